@@ -1,0 +1,123 @@
+"""What the pipelines share with each other and with diffusers' interface: components, folders, outputs."""
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from einops import rearrange
+from huggingface_hub import HfApi
+from PIL import Image
+from torch import Tensor, nn
+
+from wvq.tokenizer import InputError
+from wvq.tokenizer.saving import local_folder, read_json, write_json, written_whole
+
+OUTPUT_TYPES = ("pil", "np", "pt", "uint8", "latent")
+
+
+@dataclass
+class ImagePipelineOutput:
+    """Images of a pipeline: a list of PIL images, a float array (N, H, W, C) in [0, 1], a float tensor (N, C, H, W) in
+    [0, 1], a uint8 tensor (N, C, H, W), or tokens (N, h, w), as output_type was "pil", "np", "pt", "uint8" or "latent"."""
+
+    images: list[Image.Image] | np.ndarray | Tensor
+
+
+class Pipeline:
+    """Components in a folder each, and model_index.json that names them.
+
+    The index is checked against the pipeline's own list of components: it cannot name code to run.
+    """
+
+    component_classes: ClassVar[dict[str, tuple[str, str]]]
+    component_loaders: ClassVar[dict[str, Callable[[Path], nn.Module]]]
+
+    def __init__(self, **components: nn.Module):
+        self.components = components
+        for name, component in components.items():
+            setattr(self, name, component.eval())
+        self._progress_bar_config: dict[str, Any] = {}
+
+    @property
+    def device(self) -> torch.device:
+        return next(next(iter(self.components.values())).parameters()).device
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move all components to a device."""
+        for component in self.components.values():
+            component.to(device)
+        return self
+
+    def set_progress_bar_config(self, **options: Any) -> None:
+        """Options for tqdm, such as disable=True."""
+        self._progress_bar_config = options
+
+    def index(self) -> dict[str, Any]:
+        """Content of model_index.json."""
+        return {"_class_name": type(self).__name__, **{k: list(v) for k, v in self.component_classes.items()}}
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write model_index.json and a folder per component (configuration in JSON, weights in safetensors)."""
+        with written_whole(Path(folder)) as partial:
+            write_json(partial / "model_index.json", self.index())
+            for name, component in self.components.items():
+                component.save_pretrained(partial / name)  # pyright: ignore[reportCallIssue]
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | Path) -> Self:
+        """Load from a folder or a hub repository.
+
+        Raises:
+            InputError: for a missing folder, an index of another pipeline or with other components.
+        """
+        folder = local_folder(name_or_path, ("*.json", "*.safetensors"))
+        index = read_json(folder / "model_index.json")
+        if not isinstance(index, dict) or index.get("_class_name") != cls.__name__:
+            raise InputError(f"{folder / 'model_index.json'} does not describe a {cls.__name__}")
+        for name, expected in cls.component_classes.items():
+            if index.get(name) != list(expected):
+                raise InputError(
+                    f"{folder / 'model_index.json'} has {name} = {index.get(name)}; a {cls.__name__} has {list(expected)}"
+                )
+        components = {name: load(folder / name) for name, load in cls.component_loaders.items()}
+        return cls(**components, **cls.extra_arguments(index))
+
+    @classmethod
+    def extra_arguments(cls, index: dict[str, Any]) -> dict[str, Any]:
+        """Arguments of the constructor, components apart, from model_index.json."""
+        return {}
+
+    def push_to_hub(self, repo_id: str, private: bool = False) -> str:
+        """Upload to the hub's repository repo_id ("owner/name"), made if need be; returns its address."""
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(Path(folder) / "pipeline")
+            api = HfApi()
+            url = api.create_repo(repo_id, private=private, exist_ok=True)
+            api.upload_folder(repo_id=repo_id, folder_path=Path(folder) / "pipeline")
+        return str(url)
+
+
+def check_output_type(output_type: str) -> None:
+    """Raises: InputError: unless output_type is one of OUTPUT_TYPES."""
+    if output_type not in OUTPUT_TYPES:
+        raise InputError(f"output_type is '{output_type}'; valid are {', '.join(OUTPUT_TYPES)}")
+
+
+def format_images(images: Tensor, output_type: str) -> list[Image.Image] | np.ndarray | Tensor:
+    """Images (N, C, H, W), uint8, in the form of output_type ("pil", "np", "pt" or "uint8")."""
+    if output_type == "pil":
+        return to_pil(images)
+    if output_type == "uint8":
+        return images
+    unit = images.float() / 255
+    return rearrange(unit, "n c h w -> n h w c").cpu().numpy() if output_type == "np" else unit
+
+
+def to_pil(images: Tensor) -> list[Image.Image]:
+    """Images (N, C, H, W), uint8, as PIL images (grey for C = 1)."""
+    pictures = rearrange(images, "n c h w -> n h w c").cpu().numpy()
+    return [Image.fromarray(p if p.shape[-1] == 3 else p[..., 0]) for p in pictures]

@@ -1,0 +1,174 @@
+"""Classes to images: sample tokens from the prior, decode them with the tokenizer."""
+
+import difflib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from tqdm import tqdm
+from transformers import LlamaForCausalLM
+
+from wvq.prior import sample_tokens
+from wvq.tokenizer import InputError, VQTokenizer
+from wvq.tokenizer.data import to_uint8
+
+from .base import ImagePipelineOutput, Pipeline, check_output_type, format_images
+
+
+def load_prior(folder: Path) -> LlamaForCausalLM:
+    """A prior from a folder with config.json and safetensors.
+
+    Raises:
+        InputError: if it is missing or is no prior of this package.
+    """
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{folder / 'config.json'} does not exist; a prior's folder has config.json and *.safetensors")
+    try:
+        prior = LlamaForCausalLM.from_pretrained(folder, use_safetensors=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InputError(f"{folder} does not hold a prior that can be loaded: {str(error).splitlines()[0]}") from error
+    missing = [name for name in ("num_codes", "num_tokens", "num_classes") if not hasattr(prior.config, name)]
+    if missing:
+        raise InputError(f"{folder / 'config.json'} has no {missing[0]}; it is not a prior made by build_prior")
+    return prior
+
+
+class ClassConditionalPipeline(Pipeline):
+    """Generates images of given classes, or without any for a prior trained without classes.
+
+    Args:
+        tokenizer: stage one.
+        prior: stage two, trained on that tokenizer's tokens.
+        class_names: names of the prior's classes, in the order of their labels; () to use numbers only.
+
+    Raises:
+        InputError: if tokenizer, prior and names do not belong together.
+
+    Example:
+        >>> pipeline = ClassConditionalPipeline.from_pretrained("runs/demo/wasserstein-0/pipeline")
+        >>> images = pipeline(["Sneaker", "Bag"], num_images_per_label=4, guidance_scale=2.0).images
+    """
+
+    component_classes: ClassVar = {"tokenizer": ("wvq.tokenizer", "VQTokenizer"), "prior": ("transformers", "LlamaForCausalLM")}
+    component_loaders: ClassVar = {"tokenizer": VQTokenizer.from_pretrained, "prior": load_prior}
+
+    tokenizer: VQTokenizer
+    prior: LlamaForCausalLM
+
+    def __init__(self, tokenizer: VQTokenizer, prior: nn.Module, class_names: Sequence[str] = ()):
+        super().__init__(tokenizer=tokenizer, prior=prior)
+        self.class_names = tuple(class_names)
+        config = self.prior.config
+        expected = (tokenizer.config.codebook_size, tokenizer.config.grid_size**2)
+        if (config.num_codes, config.num_tokens) != expected:
+            raise InputError(
+                f"the prior was made for {config.num_codes} codes and {config.num_tokens} tokens an image, the tokenizer "
+                f"has {expected[0]} and {expected[1]}; they do not belong together"
+            )
+        trained_on = getattr(config, "tokenizer_fingerprint", None)
+        if trained_on is not None and trained_on != tokenizer.fingerprint:
+            raise InputError(
+                f"the prior was trained on tokens of tokenizer {trained_on[:12]}, this tokenizer is "
+                f"{tokenizer.fingerprint[:12]}; they do not belong together"
+            )
+        if self.class_names and len(self.class_names) != config.num_classes:
+            raise InputError(f"{len(self.class_names)} class_names were given, the prior has {config.num_classes} classes")
+
+    def index(self) -> dict[str, Any]:
+        return super().index() | {"class_names": list(self.class_names)}
+
+    @classmethod
+    def extra_arguments(cls, index: dict[str, Any]) -> dict[str, Any]:
+        return {"class_names": index.get("class_names", [])}
+
+    def labels_of(self, class_labels: int | str | None | Sequence[int | str]) -> Tensor:
+        """Labels (N,), int64, of class numbers or names; None, for a prior without classes, is its one null class.
+
+        Raises:
+            InputError: for a class that does not exist; near matches are suggested.
+        """
+        num_classes = self.prior.config.num_classes
+        if class_labels is None:
+            if num_classes:
+                raise InputError(f"class_labels is None; this prior has {num_classes} classes, give numbers or names")
+            return torch.zeros(1, dtype=torch.int64)
+        given = [class_labels] if isinstance(class_labels, int | str) else list(class_labels)
+        return torch.tensor([self._label_of(label) for label in given], dtype=torch.int64)
+
+    def _label_of(self, label: int | str) -> int:
+        num_classes = self.prior.config.num_classes
+        if isinstance(label, str) and label.isdecimal() and label not in self.class_names:
+            label = int(label)
+        if isinstance(label, int):
+            if not 0 <= label < num_classes:
+                raise InputError(f"class {label} does not exist; this prior has classes 0 to {num_classes - 1}")
+            return label
+        if label not in self.class_names:
+            near = difflib.get_close_matches(label, self.class_names, n=3, cutoff=0.4)
+            hint = f"did you mean {', '.join(near)}?" if near else f"valid are {', '.join(self.class_names) or 'none'}"
+            raise InputError(f"class '{label}' does not exist; {hint}")
+        return self.class_names.index(label)
+
+    def __call__(
+        self,
+        class_labels: int | str | None | Sequence[int | str] = None,
+        num_images_per_label: int = 1,
+        guidance_scale: float = 1.0,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        callback_on_step_end: Callable[[Self, int, int, dict[str, Any]], Any] | None = None,
+    ) -> ImagePipelineOutput | tuple[Any]:
+        """Generate num_images_per_label images for each of class_labels, in that order.
+
+        Args:
+            class_labels: numbers or names of classes; None for a prior without classes.
+            guidance_scale, temperature, top_k, top_p, min_p: see `wvq.prior.sample_tokens`.
+            generator: one, or one per image, which makes an image independent of the others in the batch.
+            output_type: "pil", "np", "pt", "uint8" or "latent" (tokens).
+            return_dict: whether to return `ImagePipelineOutput` instead of a tuple.
+            callback_on_step_end: called after each token as (pipeline, position, number of tokens, {"tokens": so far}).
+
+        Raises:
+            InputError: for a class that does not exist or an argument out of its range.
+        """
+        check_output_type(output_type)
+        if num_images_per_label < 1:
+            raise InputError(f"num_images_per_label is {num_images_per_label}; it must be at least 1")
+        labels = self.labels_of(class_labels).repeat_interleave(num_images_per_label)
+        if guidance_scale != 1 and not self.prior.config.num_classes:
+            raise InputError(f"guidance_scale is {guidance_scale}; a prior without classes takes only 1")
+        num_tokens = self.prior.config.num_tokens
+        with tqdm(total=num_tokens, desc="sampling", unit="token", **self._progress_bar_config) as progress:
+
+            def on_token(position: int, tokens: Tensor) -> None:
+                progress.update()
+                if callback_on_step_end:
+                    callback_on_step_end(self, position, num_tokens, {"tokens": tokens})
+
+            indices = sample_tokens(
+                self.prior,
+                class_labels=labels,
+                num_tokens=num_tokens,
+                num_codes=self.prior.config.num_codes,
+                guidance_scale=guidance_scale,
+                temperature=temperature,
+                top_k=top_k,
+                top_p=top_p,
+                min_p=min_p,
+                generator=generator,
+                on_token=on_token,
+            )
+        grid = rearrange(indices, "n (h w) -> n h w", h=self.tokenizer.config.grid_size)
+        if output_type == "latent":
+            images: Any = grid
+        else:
+            images = format_images(to_uint8(self.tokenizer.decode(grid)), output_type)
+        return ImagePipelineOutput(images) if return_dict else (images,)

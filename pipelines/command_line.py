@@ -1,0 +1,147 @@
+"""`wvq COMMAND`: every command takes options, a recipe (`--config recipe.yaml`), or both, and explains itself."""
+
+import importlib
+import re
+import sys
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Any, NamedTuple
+
+USAGE_ERROR = 2
+
+
+class Command(NamedTuple):
+    """A command: what it says of itself, its function, the configuration class that is the function's one argument,
+    options that follow from others ((source, target) pairs), and the recipe it starts from."""
+
+    summary: str
+    function: str
+    configuration: str
+    links: tuple[tuple[str, str], ...] = ()
+    recipe: str | None = None
+
+
+_DATA_TO_MODEL = (("data.image_size", "model.image_size"), ("data.channels", "model.channels"))
+_COMPARISON = (
+    ("data", "tokenizer.data"),
+    ("data", "prior.data"),
+    ("data.image_size", "tokenizer.model.image_size"),
+    ("data.channels", "tokenizer.model.channels"),
+)
+
+COMMANDS = {
+    "demo": Command(
+        "both stages, samples, scores and a report on Fashion-MNIST, sized for 2 CPU cores",
+        "wvq.eval.compare:compare",
+        "wvq.eval.compare:Comparison",
+        _COMPARISON,
+        recipe="demo.yaml",
+    ),
+    "train-tokenizer": Command(
+        "stage one: train an image tokenizer",
+        "wvq.tokenizer.train:train_tokenizer",
+        "wvq.tokenizer.train:TokenizerTraining",
+        _DATA_TO_MODEL,
+    ),
+    "tokenize": Command(
+        "encode a data set once, into the token cache",
+        "wvq.tokenizer.tokens:tokenize",
+        "wvq.tokenizer.tokens:Tokenization",
+    ),
+    "train-prior": Command(
+        "stage two: train a prior on tokens", "wvq.prior.train:train_prior", "wvq.prior.train:PriorTraining"
+    ),
+    "sample": Command("generate images", "wvq.pipelines.sample:sample", "wvq.pipelines.sample:Sampling"),
+    "reconstruct": Command(
+        "encode and decode images", "wvq.pipelines.reconstruct:reconstruct", "wvq.pipelines.reconstruct:Reconstruction"
+    ),
+    "evaluate": Command(
+        "score reconstructions and samples", "wvq.eval.evaluate:evaluate", "wvq.eval.evaluate:Evaluation"
+    ),
+    "compare": Command(
+        "train and score quantizers under one budget, and write the report",
+        "wvq.eval.compare:compare",
+        "wvq.eval.compare:Comparison",
+        _COMPARISON,
+    ),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run `wvq` with the given arguments (those of the process by default); exit code 2 for input that cannot be used."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_overview())
+        return
+    name, *rest = arguments
+    if name not in COMMANDS:
+        _fail("wvq", f"'{name}' is no command; valid are {', '.join(COMMANDS)}")
+    command = COMMANDS[name]
+
+    from wvq.tokenizer.errors import InputError
+
+    try:
+        configuration = parse(name, rest)
+        result = _load(command.function)(configuration)
+    except InputError as error:
+        _fail(f"wvq {name}", str(error))
+    except OSError as error:
+        _fail(f"wvq {name}", f"{error.filename or 'input or output'}: {error.strerror or error}")
+    if result is not None:
+        print(result)
+
+
+def parse(name: str, arguments: Sequence[str]) -> Any:
+    """The configuration of a command from its arguments and recipes; dashes and underscores in options are the same.
+
+    Raises:
+        InputError: for an unknown or unfit option or recipe key.
+        SystemExit: after --help.
+    """
+    from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
+
+    from wvq.tokenizer.errors import InputError
+
+    class Parser(ArgumentParser):
+        def format_help(self) -> str:
+            return re.sub(r"--[a-z][\w.]*", lambda option: option[0].replace("_", "-"), super().format_help())
+
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    command = COMMANDS[name]
+    configuration = _load(command.configuration)
+    recipes = [str(files("wvq.pipelines") / command.recipe)] if command.recipe else []
+    parser = Parser(prog=f"wvq {name}", description=command.summary, exit_on_error=False, default_config_files=recipes)
+    parser.add_argument("--config", action="config", help="a recipe: these options in a YAML or JSON file")
+    parser.add_class_arguments(configuration)
+    for source, target in command.links:
+        parser.link_arguments(source, target)
+    dashed = [re.sub(r"^--[\w.-]+", lambda o: "--" + o[0][2:].replace("-", "_"), a) for a in arguments]
+    try:
+        values = parser.instantiate_classes(parser.parse_args(dashed))
+        return configuration(**{key: value for key, value in values.items() if key != "config"})
+    except (ArgumentError, TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(_first_cause(error)) from error
+
+
+def _first_cause(error: BaseException) -> str:
+    """The message of a parsing error, without the traces that jsonargparse adds, in at most two lines."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return "\n".join(lines[:2])
+
+
+def _load(path: str) -> Any:
+    module, name = path.split(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
+    return "usage: wvq COMMAND [options]\n\n" + "\n".join(lines) + "\n\nwvq COMMAND --help lists the options of a command."
+
+
+def _fail(program: str, message: str) -> None:
+    print(f"{program}: error: {message}", file=sys.stderr)
+    raise SystemExit(USAGE_ERROR)

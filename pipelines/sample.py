@@ -1,0 +1,112 @@
+"""`wvq sample`: pictures from a pipeline, each from its own random numbers."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from wvq.prior.sampling import check_sampling
+from wvq.tokenizer import InputError
+from wvq.tokenizer.grids import image_grid
+from wvq.tokenizer.saving import write_json, written_whole
+
+from .base import to_pil
+from .class_conditional import ClassConditionalPipeline
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """How images are drawn."""
+
+    guidance_scale: float = 1.0
+    """Classifier-free guidance; 1 for none."""
+    temperature: float = 1.0
+    """0 is greedy."""
+    top_k: int = 0
+    """The most probable codes kept; 0 for all."""
+    top_p: float = 1.0
+    """The smallest set of codes with this probability is kept."""
+    min_p: float = 0.0
+    """Codes below this share of the highest probability are dropped."""
+    seed: int = 0
+    """Image i is the same for the same seed, whatever the batch size."""
+    batch_size: int = 250
+    """Images drawn at once."""
+
+    def __post_init__(self) -> None:
+        check_sampling(self.guidance_scale, self.temperature, self.top_k, self.top_p, self.min_p)
+        if self.batch_size < 1:
+            raise InputError(f"batch_size is {self.batch_size}; it must be at least 1")
+
+
+@dataclass(frozen=True)
+class Sampling(SamplingOptions):
+    """Pictures of the classes of a pipeline."""
+
+    pipeline: str = "runs/pipeline"
+    """Folder or hub repository of the pipeline."""
+    output_dir: str = "runs/samples"
+    """Where images/, grid.png and samples.json go."""
+    classes: tuple[str, ...] = ()
+    """Names or numbers of classes; all of them if none is given."""
+    num_images_per_class: int = 8
+    """Images of each class (or in all, for a prior without classes)."""
+
+
+def sample(config: Sampling) -> Path:
+    """Generate and write images; returns the output folder.
+
+    Raises:
+        InputError: for a pipeline that cannot be loaded or a class that does not exist.
+    """
+    pipeline = ClassConditionalPipeline.from_pretrained(config.pipeline)
+    pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
+    if config.num_images_per_class < 1:
+        raise InputError(f"num_images_per_class is {config.num_images_per_class}; it must be at least 1")
+    num_classes = pipeline.prior.config.num_classes
+    given = list(config.classes) or list(range(num_classes)) or None
+    labels = pipeline.labels_of(given).repeat_interleave(config.num_images_per_class)
+    images = torch.cat([batch.cpu() for batch in sample_images(pipeline, labels, config)])
+    folder = Path(config.output_dir)
+    with written_whole(folder) as partial:
+        (partial / "images").mkdir()
+        for number, picture in enumerate(to_pil(images)):
+            picture.save(partial / "images" / f"{number:06d}.png")
+        columns = config.num_images_per_class if num_classes else math.ceil(math.sqrt(len(images)))
+        image_grid(images, columns=min(columns, 16), scale=max(1, 64 // images.shape[-1])).save(partial / "grid.png")
+        names = [pipeline.class_names[label] if pipeline.class_names else label for label in labels.tolist()]
+        write_json(partial / "samples.json", {**asdict(config), "labels": labels.tolist(), "classes_of_images": names})
+    return folder
+
+
+def sample_images(pipeline: ClassConditionalPipeline, labels: Tensor, options: SamplingOptions) -> Iterator[Tensor]:
+    """Images of labels (N,), in order, as uint8 batches (B, C, H, W); image i draws from generator (seed, i)."""
+    num_classes = pipeline.prior.config.num_classes
+    pipeline.set_progress_bar_config(disable=True)
+    with tqdm(total=len(labels), desc="sampling", unit="image") as progress:
+        for start in range(0, len(labels), options.batch_size):
+            batch = labels[start : start + options.batch_size]
+            pixels = pipeline(
+                batch.tolist() if num_classes else None,
+                num_images_per_label=1 if num_classes else len(batch),
+                guidance_scale=options.guidance_scale,
+                temperature=options.temperature,
+                top_k=options.top_k,
+                top_p=options.top_p,
+                min_p=options.min_p,
+                generator=[image_generator(options.seed, start + i) for i in range(len(batch))],
+                output_type="uint8",
+            ).images  # pyright: ignore[reportAttributeAccessIssue]
+            progress.update(len(batch))
+            yield pixels
+
+
+def image_generator(seed: int, number: int) -> torch.Generator:
+    """The random numbers of image `number` under a seed."""
+    state = np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state[0] >> np.uint64(1)))

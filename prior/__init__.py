@@ -1,0 +1,6 @@
+"""Stage two: an autoregressive model over tokens, and its sampler."""
+
+from .model import PriorConfig, PriorSize, build_prior
+from .sampling import sample_tokens
+
+__all__ = ["PriorConfig", "PriorSize", "build_prior", "sample_tokens"]

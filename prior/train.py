@@ -1,0 +1,294 @@
+"""Stage two, training: `wvq train-prior`."""
+
+import math
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from accelerate.utils import DataLoaderConfiguration, set_seed
+from einops import rearrange
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tqdm import tqdm
+from transformers import LlamaForCausalLM
+
+from wvq.tokenizer import InputError, VQTokenizer
+from wvq.tokenizer.batches import ShuffledBatches, training_loader, uniform_draws
+from wvq.tokenizer.checkpoints import Run, stop_request
+from wvq.tokenizer.data import DataConfig, to_uint8
+from wvq.tokenizer.grids import image_grid
+from wvq.tokenizer.saving import written_whole
+from wvq.tokenizer.schedule import check_processes, check_schedule, learning_rate_share, set_learning_rates
+from wvq.tokenizer.tokens import TokenDataset, Tokenization, tokenize
+
+from .model import PriorConfig, PriorSize, build_prior
+from .sampling import sample_tokens
+
+
+@dataclass(frozen=True)
+class PriorTraining:
+    """A training run of stage two. The same command goes on from the run's newest checkpoint."""
+
+    output_dir: str
+    """Folder of the run."""
+    tokenizer: str
+    """Folder or hub repository of the trained tokenizer."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """The images; they are encoded once, into tokens_dir. The evaluation split is held out."""
+    tokens_dir: str = "runs/tokens"
+    """Folder of the token cache."""
+    model: PriorSize = field(default_factory=PriorSize)
+    """Size of the prior."""
+    steps: int = 100_000
+    """Optimizer steps."""
+    batch_size: int = 128
+    """Images per optimizer step, over all processes and accumulated batches."""
+    gradient_accumulation_steps: int = 1
+    """Parts into which the batch is cut to save memory."""
+    optimizer: Literal["muon", "adamw"] = "muon"
+    """Optimizer of the matrices inside the layers; embeddings, output layer and norms always have AdamW."""
+    learning_rate: float = 1e-3
+    """Peak learning rate."""
+    weight_decay: float = 0.05
+    """Decoupled weight decay of the matrices."""
+    warmup_steps: int = 200
+    """Steps in which the learning rate rises linearly from 0; a cosine follows."""
+    final_learning_rate: float = 0.05
+    """Where the cosine ends, as a share of the peak."""
+    max_grad_norm: float = 1.0
+    """Gradients are clipped to this norm."""
+    class_dropout: float = 0.1
+    """Share of the training images whose class is replaced by the null class, for guidance."""
+    label_smoothing: float = 0.0
+    """Share of the target probability spread over all ids."""
+    ema_decay: float = 0.0
+    """Decay of the exponential moving average of the weights that is evaluated and saved; 0 for none."""
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    """Precision of the forward and backward pass."""
+    log_every: int = 50
+    """Steps between lines of training metrics."""
+    evaluate_every: int = 2_000
+    """Steps between evaluations on held-out tokens."""
+    sample_every: int = 10_000
+    """Steps between pictures of samples, 8 a class for up to 10 classes; 0 for none."""
+    sample_guidance_scale: float = 2.0
+    """Guidance scale of those samples."""
+    checkpoint_every: int = 2_000
+    """Steps between checkpoints."""
+    keep_checkpoints: int = 2
+    """Checkpoints kept."""
+    log_with: tuple[str, ...] = ()
+    """Accelerate trackers, such as tensorboard or wandb."""
+    seed: int = 0
+    """Of weights, order of images and class drop-out."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "log_with", tuple(self.log_with))
+        check_schedule(self, "log_every", "evaluate_every", "checkpoint_every", "keep_checkpoints")
+        if not 0 <= self.class_dropout <= 1:
+            raise InputError(f"class_dropout is {self.class_dropout}; it must be in [0, 1]")
+
+
+def train_prior(config: PriorTraining) -> Path:
+    """Train a prior, or finish training it; returns the folder of a `LlamaForCausalLM`.
+
+    Raises:
+        InputError: for data or a tokenizer that cannot be read, or a folder with a run of another configuration.
+    """
+    # The world: processes, precision, tokens, the run's folder.
+    accelerator = Accelerator(
+        mixed_precision=config.mixed_precision,
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        dataloader_config=DataLoaderConfiguration(split_batches=True),
+        log_with=list(config.log_with) or None,
+        project_dir=config.output_dir,
+    )
+    check_processes(config, accelerator)
+    run = Run(config.output_dir, config, accelerator)
+    if run.finished:
+        return run.folder / "model"
+    tokens = tokenize(Tokenization(config.tokenizer, config.data, config.tokens_dir))
+    train_set, evaluation_set = TokenDataset(tokens, "train"), TokenDataset(tokens, "evaluation")
+    if config.log_with:
+        accelerator.init_trackers("prior")
+
+    # The model, its optimizers, its average.
+    set_seed(config.seed)
+    description = PriorConfig(
+        **vars(config.model),
+        num_codes=train_set.num_codes,
+        num_tokens=train_set.tokens.shape[1],
+        num_classes=len(train_set.class_names),
+    )
+    model = build_prior(description)
+    optimizers = build_optimizers(model, config)
+    model, *optimizers = accelerator.prepare(model, *optimizers)
+    average = None
+    if config.ema_decay:
+        average = AveragedModel(accelerator.unwrap_model(model), multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
+        accelerator.register_for_checkpointing(average)
+    evaluated = average.module if average else accelerator.unwrap_model(model)
+    assert isinstance(evaluated, LlamaForCausalLM)
+
+    # Where to begin.
+    step = run.resume()
+    parts = config.gradient_accumulation_steps
+    batches = ShuffledBatches(
+        len(train_set), config.batch_size // parts, step * parts, config.steps * parts, config.seed
+    )
+    loader = accelerator.prepare(training_loader(train_set, batches))
+    progress = tqdm(
+        total=config.steps, initial=step, desc=run.folder.name, unit="step", disable=not accelerator.is_main_process
+    )
+    unigram = unigram_bits(train_set, evaluation_set)
+    loss_sum, counted = torch.zeros((), device=accelerator.device), 0
+    started = time.perf_counter() - max((row.get("seconds", 0.0) for row in run.metrics()), default=0.0)
+    clock = time.perf_counter()
+
+    model.train()
+    with progress, stop_request() as stop:
+        for number, batch in enumerate(loader, start=step * parts):
+            codes, labels = batch["tokens"].to(accelerator.device), batch["labels"].to(accelerator.device)
+            dropped = uniform_draws(config.seed, number, len(labels), accelerator) < config.class_dropout
+            if not description.num_classes:
+                dropped = torch.ones_like(dropped)
+            labels = torch.where(dropped, description.num_classes, labels)
+
+            # One optimizer step, when all parts of the batch have been seen.
+            with accelerator.accumulate(model):
+                for optimizer in optimizers:
+                    set_learning_rates(optimizer, learning_rate_share(step, config))
+                loss = token_loss(model, codes, labels, description, config.label_smoothing)
+                accelerator.backward(loss)
+                if accelerator.sync_gradients:
+                    accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm)
+                for optimizer in optimizers:
+                    optimizer.step()
+                    optimizer.zero_grad()
+            loss_sum, counted = loss_sum + loss.detach(), counted + 1
+            if not accelerator.sync_gradients:
+                continue
+            step += 1
+            progress.update()
+            if average:
+                average.update_parameters(accelerator.unwrap_model(model))
+
+            # What is written down now and then.
+            if step % config.log_every == 0 or step == config.steps:
+                mean = accelerator.reduce(loss_sum / counted, "mean").item()  # pyright: ignore[reportAttributeAccessIssue]
+                now = time.perf_counter()
+                speed = counted / parts * config.batch_size * description.num_tokens / (now - clock)
+                rate = config.learning_rate * learning_rate_share(step - 1, config)
+                values = {"loss": mean, "learning_rate": rate, "tokens_per_second": speed, "seconds": now - started}
+                run.log(step, "train", values)
+                progress.set_postfix(loss=f"{mean:.3f}", tokens_s=f"{speed:.0f}")
+                loss_sum, counted, clock = torch.zeros_like(loss_sum), 0, now
+            if step % config.evaluate_every == 0 or step == config.steps:
+                held_out = validate(evaluated, evaluation_set, description, accelerator)
+                bits = held_out / math.log(2)
+                run.log(
+                    step, "evaluation", {"loss": held_out, "bits_per_token": bits, "unigram_bits_per_token": unigram}
+                )
+                progress.write(f"step {step}: held-out {bits:.3f} bits per token (unigram {unigram:.3f})")
+                model.train()
+                loss_sum, counted, clock = torch.zeros_like(loss_sum), 0, time.perf_counter()
+            if config.sample_every and (step % config.sample_every == 0 or step == config.steps):
+                if accelerator.is_main_process:
+                    path = run.folder / "images" / f"step-{step:08d}.png"
+                    write_samples(evaluated, description, path, config)
+                clock = time.perf_counter()
+            if step % config.checkpoint_every == 0 or step == config.steps or stop:
+                run.save_checkpoint(step, config.keep_checkpoints)
+            stop.leave_if_set(step)
+
+    if accelerator.is_main_process:
+        with written_whole(run.folder / "model") as partial:
+            evaluated.save_pretrained(partial)
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+    return run.folder / "model"
+
+
+def build_optimizers(model: nn.Module, config: PriorTraining) -> list[torch.optim.Optimizer]:
+    """AdamW with decay on matrices only; with "muon", Muon (arXiv 2502.16982) for the matrices inside the layers.
+
+    Muon's update is scaled to the root mean square of AdamW's, so that both share one learning rate.
+    """
+    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and ".layers." in name]
+    inside = {id(p) for p in matrices}
+    tables = [p for p in model.parameters() if p.ndim == 2 and id(p) not in inside]
+    vectors = [p for p in model.parameters() if p.ndim != 2]
+    rate, decay = config.learning_rate, config.weight_decay
+    groups = [
+        {"params": tables, "peak": rate, "weight_decay": decay},
+        {"params": vectors, "peak": rate, "weight_decay": 0.0},
+    ]
+    if config.optimizer == "adamw":
+        groups.append({"params": matrices, "peak": rate, "weight_decay": decay})
+        return [torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.95))]
+    muon = torch.optim.Muon(
+        [{"params": matrices, "peak": rate}], lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"
+    )
+    return [torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.95)), muon]
+
+
+def token_loss(
+    model: nn.Module, codes: Tensor, labels: Tensor, description: PriorConfig, label_smoothing: float = 0.0
+) -> Tensor:
+    """Mean cross-entropy in nats of codes (B, T), each predicted from the class and the codes before it.
+
+    labels (B,) are in [0, num_classes], the last being the null class.
+    """
+    prompt = (labels + description.num_codes)[:, None]
+    logits = model(input_ids=torch.cat([prompt, codes[:, :-1]], dim=1), use_cache=False).logits
+    return F.cross_entropy(
+        rearrange(logits.float(), "b t v -> (b t) v"), codes.flatten(), label_smoothing=label_smoothing
+    )
+
+
+@torch.no_grad()
+def validate(model: nn.Module, dataset: TokenDataset, description: PriorConfig, accelerator: Accelerator) -> float:
+    """Mean loss in nats per token over the held-out images, shared out over the processes, with their own classes."""
+    model.eval()
+    total = torch.zeros(2, dtype=torch.float64, device=accelerator.device)
+    own = torch.arange(accelerator.process_index, len(dataset), accelerator.num_processes)
+    for indices in own.split(256):
+        batch = dataset.__getitems__(indices.tolist())
+        labels = batch["labels"] if description.num_classes else torch.zeros_like(batch["labels"])
+        with accelerator.autocast():
+            loss = token_loss(
+                model, batch["tokens"].to(accelerator.device), labels.to(accelerator.device), description
+            )
+        total += torch.stack([loss.double() * len(indices), total.new_tensor(len(indices))])
+    total = accelerator.reduce(total, "sum")
+    assert isinstance(total, Tensor)
+    return float(total[0] / total[1])
+
+
+def unigram_bits(train_set: TokenDataset, evaluation_set: TokenDataset) -> float:
+    """Bits per held-out token of the training tokens' own frequencies (with one added to each count): what a prior
+    that has learnt nothing but frequencies would need."""
+    counts = torch.bincount(train_set.tokens.flatten(), minlength=train_set.num_codes).double() + 1
+    return float(-(counts / counts.sum()).log2()[evaluation_set.tokens.flatten()].mean())
+
+
+def write_samples(model: LlamaForCausalLM, description: PriorConfig, path: Path, config: PriorTraining) -> None:
+    """Write a picture of samples: a row of 8 for each of up to 10 classes, or 5 rows without classes."""
+    tokenizer = VQTokenizer.from_pretrained(config.tokenizer).to(model.device)
+    classes = torch.linspace(0, description.num_classes - 1, min(description.num_classes, 10)).long()
+    labels = (classes if description.num_classes else torch.zeros(5, dtype=torch.int64)).repeat_interleave(8)
+    indices = sample_tokens(
+        model,
+        class_labels=labels,
+        num_tokens=description.num_tokens,
+        num_codes=description.num_codes,
+        guidance_scale=config.sample_guidance_scale if description.num_classes else 1.0,
+        generator=torch.Generator().manual_seed(config.seed),
+    )
+    images = to_uint8(tokenizer.decode(rearrange(indices, "b (h w) -> b h w", h=tokenizer.config.grid_size))).cpu()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image_grid(images, columns=8, scale=max(1, 64 // images.shape[-1])).save(path)

@@ -1,0 +1,19 @@
+from pathlib import Path
+
+import pytest
+from fixtures import read_fashion_images, write_fashion_folder
+from torch import Tensor
+
+
+@pytest.fixture(scope="session")
+def fashion_images() -> tuple[Tensor, Tensor]:
+    """600 real images (600, 1, 28, 28) uint8, 60 a class, and their labels (600,)."""
+    return read_fashion_images()
+
+
+@pytest.fixture(scope="session")
+def fashion_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same images as files: train/CLASS (50 each) and evaluation/CLASS (10 each). Read only."""
+    folder = tmp_path_factory.mktemp("fashion")
+    write_fashion_folder(folder)
+    return folder

@@ -1,0 +1,9 @@
+"""The one exception that says: what was given cannot be used."""
+
+
+class InputError(ValueError):
+    """An argument, a file or a configuration that cannot be used.
+
+    The message names the argument or file, the value received and what would be valid, in one or two lines. The
+    command line prints it as it is and exits with code 2; every other exception is a defect and keeps its traceback.
+    """

@@ -1,0 +1,83 @@
+"""From an encoded image to a square uint8 array: the one decoding, crop and resize of training and evaluation."""
+
+import io
+import warnings
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+CROP = "centre square of the shorter side"
+RESIZE = "PIL bicubic, antialiased when reducing"
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+
+
+class BadImage(Exception):
+    """Bytes that are no image, or one without a faithful 8-bit form; the message is the reason."""
+
+
+def square_pixels(
+    content: bytes | npt.NDArray[np.uint8] | Image.Image, image_size: int, channels: int
+) -> npt.NDArray[np.uint8]:
+    """Decode, crop to the centre square of the shorter side, resize; pixels of that size already pass bit-exact.
+
+    Rotated as its EXIF orientation says, transparency over white, 16-bit grey scaled to 8, the first frame of several.
+    Embedded colour profiles are not applied.
+
+    Args:
+        content: an encoded image, the pixels of a grey one (H, W), or a PIL image of any mode.
+        image_size: height and width wanted.
+        channels: 1 for grey (ITU-R 601 luma), 3 for RGB.
+
+    Returns:
+        (channels, image_size, image_size) uint8.
+
+    Raises:
+        BadImage: for content that cannot be decoded.
+    """
+    if isinstance(content, np.ndarray) and content.shape == (image_size, image_size):
+        return np.broadcast_to(content, (channels, image_size, image_size))  # a shortcut: all below changes nothing
+    image = _decode(content).convert("L" if channels == 1 else "RGB")
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    image = image.crop((left, top, left + side, top + side))
+    if side != image_size:
+        image = image.resize((image_size, image_size), Image.Resampling.BICUBIC)
+    pixels = np.asarray(image)
+    return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def _decode(content: bytes | npt.NDArray[np.uint8] | Image.Image) -> Image.Image:
+    """Upright image of mode L or RGB."""
+    if isinstance(content, np.ndarray):
+        return Image.fromarray(content)
+    try:
+        with warnings.catch_warnings():
+            # Big images and damaged metadata: PIL decodes the pixels all the same, and the user cannot act on either.
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+            image = Image.open(io.BytesIO(content)) if isinstance(content, bytes) else content
+            image.load()
+            image = ImageOps.exif_transpose(image)
+            if image.mode == "F":
+                raise BadImage("floating-point pixels have no defined white")
+            if image.mode.startswith("I"):
+                return _eight_bit(image)
+            if image.has_transparency_data:
+                white = Image.new("RGBA", image.size, "white")
+                return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+            return image.convert("L" if image.mode in ("1", "L") else "RGB")
+    except BadImage:
+        raise
+    except Exception as error:  # PIL's decoders raise a dozen unrelated types on damaged bytes
+        reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error) or type(error).__name__
+        raise BadImage(reason if content else "empty") from error
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """Mode L from 16-bit grey, where PIL's own conversion clips every value above 255."""
+    values = np.asarray(image).astype(np.int64)
+    if values.min() < 0 or values.max() > 65535:
+        raise BadImage("32-bit integer pixels have no defined white")
+    if "transparency" in image.info:
+        values[values == image.info["transparency"]] = 65535
+    return Image.fromarray(((values + 128) // 257).astype(np.uint8))

@@ -1,0 +1,167 @@
+"""The image tokenizer: encoder, quantizer, decoder, and how it is saved."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .autoencoder import Decoder, Encoder
+from .build import build_quantizer
+from .errors import InputError
+from .quantizer import QuantizerOutput
+from .saving import SavedModule
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """What a `VQTokenizer` is made of."""
+
+    image_size: int = 28
+    """Height and width of the images; it must divide by 2 for every down-sampling."""
+    channels: int = 3
+    """Colour channels of the images: 1 or 3."""
+    patch_size: int = 1
+    """Pixels along each axis that enter and leave the network as one position; 2 costs a quarter at the finest level."""
+    base_channels: int = 64
+    """Width of the network at its finest resolution."""
+    channel_multipliers: tuple[int, ...] = (1, 1, 2)
+    """Width of each resolution over base_channels, finest first; each after the first halves height and width."""
+    num_blocks: int = 2
+    """Residual blocks per resolution, in the encoder and in the decoder."""
+    attention: bool = False
+    """Whether the coarsest resolution has self-attention."""
+    latent_channels: int = 64
+    """Width between the network and the 1x1 projections to and from the codebook."""
+    codebook_size: int = 16384
+    """Number of codes, K."""
+    codebook_dim: int = 8
+    """Dimension of a code, D."""
+    quantizer: str = "wasserstein"
+    """Name of the quantizer: vanilla or wasserstein."""
+    quantizer_options: dict[str, Any] = field(default_factory=dict)
+    """Options of that quantizer, such as commitment_weight."""
+
+    def __post_init__(self) -> None:
+        for name in ("image_size", "patch_size", "base_channels", "num_blocks", "latent_channels"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.channels not in (1, 3):
+            raise InputError(f"channels is {self.channels}; valid are 1 and 3")
+        object.__setattr__(self, "channel_multipliers", tuple(self.channel_multipliers))  # JSON has only lists
+        if not self.channel_multipliers or min(self.channel_multipliers) < 1:
+            raise InputError(f"channel_multipliers is {self.channel_multipliers}; it needs one or more numbers >= 1")
+        if self.image_size % self.downsampling:
+            raise InputError(
+                f"image_size is {self.image_size}; with patch_size {self.patch_size} and "
+                f"{len(self.channel_multipliers) - 1} down-samplings it must divide by {self.downsampling}"
+            )
+        with torch.device("meta"):  # checks name, sizes and options without drawing a codebook
+            build_quantizer(self.quantizer, self.codebook_size, self.codebook_dim, **self.quantizer_options)
+
+    @property
+    def downsampling(self) -> int:
+        """Pixels per token along each axis."""
+        return self.patch_size * 2 ** (len(self.channel_multipliers) - 1)
+
+    @property
+    def grid_size(self) -> int:
+        """Tokens along each axis."""
+        return self.image_size // self.downsampling
+
+
+@dataclass
+class TokenizerOutput:
+    """What a `VQTokenizer` returns for images: the reconstructions (B, C, H, W), the features before quantization
+    (B, D, h, w) and what the quantizer returned for them."""
+
+    reconstructions: Tensor
+    features: Tensor
+    quantizer: QuantizerOutput
+
+
+class VQTokenizer(SavedModule):
+    """Images to a grid of tokens and back.
+
+    Example:
+        >>> tokenizer = VQTokenizer(TokenizerConfig(image_size=32, codebook_size=1024))
+        >>> indices = tokenizer.encode(images)      # (B, 3, 32, 32) in [-1, 1] -> (B, 8, 8)
+        >>> images = tokenizer.decode(indices)      # (B, 8, 8) -> (B, 3, 32, 32) in [-1, 1]
+    """
+
+    config_class = TokenizerConfig
+
+    def __init__(self, config: TokenizerConfig):
+        super().__init__()
+        self.config = config
+        network = (
+            config.channels * config.patch_size**2,
+            config.base_channels,
+            config.channel_multipliers,
+            config.num_blocks,
+            config.attention,
+            config.latent_channels,
+        )
+        self.encoder = Encoder(*network)
+        self.to_codebook = nn.Conv2d(config.latent_channels, config.codebook_dim, 1)
+        self.quantizer = build_quantizer(
+            config.quantizer, config.codebook_size, config.codebook_dim, **config.quantizer_options
+        )
+        self.from_codebook = nn.Conv2d(config.codebook_dim, config.latent_channels, 1)
+        self.decoder = Decoder(*network)
+
+    def forward(self, images: Tensor) -> TokenizerOutput:
+        """Reconstruct images (B, C, H, W) in [-1, 1]; the reconstructions are not clamped."""
+        features = self.features(images)
+        quantized = self.quantizer(features)
+        return TokenizerOutput(self.images(quantized.quantized), features, quantized)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Images (B, C, H, W) in [-1, 1] -> features (B, D, h, w), before quantization.
+
+        Raises:
+            InputError: if the images are not of the tokenizer's channels and size.
+        """
+        expected = (self.config.channels, self.config.image_size, self.config.image_size)
+        if tuple(images.shape[1:]) != expected:
+            raise InputError(f"images have shape {tuple(images.shape)}; this tokenizer takes (B, {str(expected)[1:]}")
+        return self.to_codebook(self.encoder(F.pixel_unshuffle(images, self.config.patch_size)))
+
+    def images(self, codes: Tensor) -> Tensor:
+        """Codes (B, D, h, w) -> images (B, C, H, W), not clamped."""
+        return F.pixel_shuffle(self.decoder(self.from_codebook(codes)), self.config.patch_size)
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """Images (B, C, H, W) in [-1, 1] -> tokens (B, h, w), int64 in [0, K)."""
+        return self.quantizer(self.features(images)).indices
+
+    @torch.no_grad()
+    def decode(self, indices: Tensor) -> Tensor:
+        """Tokens (B, h, w), int64 in [0, K) -> images (B, C, H, W) clamped to [-1, 1].
+
+        Raises:
+            InputError: if the grid is of another size or a token is out of range.
+        """
+        grid = self.config.grid_size
+        if tuple(indices.shape[1:]) != (grid, grid):
+            raise InputError(f"indices have shape {tuple(indices.shape)}; this tokenizer takes (B, {grid}, {grid})")
+        if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < self.config.codebook_size:
+            raise InputError(
+                f"indices reach from {int(indices.min())} to {int(indices.max())}; "
+                f"valid are 0 to {self.config.codebook_size - 1}"
+            )
+        codes = self.quantizer.lookup(indices).movedim(-1, 1)
+        return self.images(codes).clamp(-1, 1)
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of the configuration and of every weight; tokenizers of one fingerprint give equal tokens."""
+        digest = hashlib.sha256(json.dumps(asdict(self.config), sort_keys=True).encode())
+        for name, tensor in sorted(self.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.cpu().flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()

@@ -1,0 +1,139 @@
+"""How a network is saved for its users: config.json and model.safetensors, written whole or not at all."""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from .errors import InputError
+
+
+@contextmanager
+def written_whole(target: Path) -> Iterator[Path]:
+    """A new folder that takes the place of `target` when the block ends without an exception, and is gone if not.
+
+    Raises:
+        InputError: if `target` holds anything that the new folder does not; that would be lost.
+    """
+    target = target.resolve()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as room:
+        new, old = Path(room) / "new", Path(room) / "old"
+        new.mkdir()
+        yield new
+        if target.exists():
+            lost = {path.name for path in target.iterdir()} - {path.name for path in new.iterdir()}
+            if lost:
+                raise InputError(f"{target} would be replaced, but holds '{min(lost)}' as well; give another folder")
+            os.replace(target, old)
+        os.replace(new, target)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write content as JSON to path, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(json.dumps(content, indent=2) + "\n")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        InputError: if the file is missing or is no JSON.
+    """
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise InputError(f"{path} does not exist") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not valid JSON: {error}") from error
+
+
+def local_folder(name_or_path: str | Path, patterns: tuple[str, ...] = ("*.json", "*.safetensors")) -> Path:
+    """The folder itself if it exists, otherwise the JSON and safetensors of the hub's repository of that name.
+
+    Raises:
+        InputError: if it is neither.
+    """
+    path = Path(name_or_path)
+    if path.is_dir():
+        return path
+    try:
+        return Path(snapshot_download(str(name_or_path), allow_patterns=list(patterns)))
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise InputError(
+            f"'{name_or_path}' is no folder, and no repository of that name could be had from the hub"
+        ) from error
+
+
+class SavedModule(nn.Module):
+    """A module built from one frozen dataclass, saved as that dataclass in JSON and its weights in safetensors."""
+
+    config_class: ClassVar[type]
+    config: Any
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write config.json and model.safetensors into folder, in place of an older pair.
+
+        Raises:
+            InputError: if the folder holds anything else.
+        """
+        with written_whole(Path(folder)) as partial:
+            description = {"_class_name": type(self).__name__, **asdict(self.config)}
+            write_json(partial / "config.json", description)
+            weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+            save_file(weights, partial / "model.safetensors")
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | Path) -> Self:
+        """Load from a folder or a hub repository, in eval mode.
+
+        Raises:
+            InputError: for a missing folder or file, another class's folder, an unknown or missing key, or weights that
+                do not fit the configuration.
+        """
+        folder = local_folder(name_or_path)
+        description = read_json(folder / "config.json")
+        if not isinstance(description, dict) or description.pop("_class_name", cls.__name__) != cls.__name__:
+            raise InputError(f"{folder / 'config.json'} does not describe a {cls.__name__}")
+        known = {f.name for f in fields(cls.config_class)}
+        unknown = sorted(set(description) - known)
+        if unknown:
+            raise InputError(f"{folder / 'config.json'} has the unknown key '{unknown[0]}'; valid are {sorted(known)}")
+        try:
+            module = cls(cls.config_class(**description))
+        except TypeError as error:
+            raise InputError(f"{folder / 'config.json'} does not describe a {cls.__name__}: {error}") from error
+        weights = folder / "model.safetensors"
+        try:
+            module.load_state_dict(load_file(weights))
+        except FileNotFoundError as error:
+            raise InputError(f"{weights} does not exist") from error
+        except (SafetensorError, RuntimeError) as error:
+            reason = str(error).strip().splitlines()[-1].strip()
+            raise InputError(f"{weights} does not hold the weights its config.json describes: {reason}") from error
+        return module.eval()
+
+    def push_to_hub(self, repo_id: str, private: bool = False) -> str:
+        """Upload to the hub's repository repo_id ("owner/name"), made if need be; returns its address."""
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(Path(folder) / "model")
+            api = HfApi()
+            url = api.create_repo(repo_id, private=private, exist_ok=True)
+            api.upload_folder(repo_id=repo_id, folder_path=Path(folder) / "model")
+        return str(url)

@@ -1,0 +1,123 @@
+"""Where images come from: `find_source`, and folders of image files."""
+
+import difflib
+import os
+import re
+from pathlib import Path
+
+import datasets
+
+from .errors import InputError
+from .fashion_mnist import read_fashion_mnist
+from .images import SUFFIXES
+from .records import EVALUATION_NAMES, Records, Source
+from .tables import load_from_hub, read_parquet, read_tables
+
+FASHION_MNIST = "fashion-mnist"
+
+
+def find_source(source: str, root: str | None, image_column: str, label_column: str) -> Source:
+    """The images that `DataConfig.source` names; the arguments are fields of `DataConfig`.
+
+    Raises:
+        InputError: if there is no such source, or it cannot be read.
+    """
+    if source == FASHION_MNIST:
+        return read_fashion_mnist(root)
+    path = Path(source).expanduser()
+    if path.is_dir():
+        if any(path.glob("*.parquet")):
+            return read_parquet(path, image_column, label_column)
+        return read_folder(path)
+    if path.is_file():
+        if path.suffix != ".parquet":
+            raise InputError(f"data source {source!r} is a file; valid are a folder, a .parquet file, {FASHION_MNIST}")
+        return read_parquet(path, image_column, label_column)
+    if near := _meant(source, path):
+        raise InputError(f"data source {source!r} does not exist; did you mean {' or '.join(map(repr, near))}?")
+    if not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", source) or path.suffix == ".parquet" or _beside_files(path):
+        raise InputError(
+            f"data source {source!r} does not exist; valid are {FASHION_MNIST}, a folder of images, a .parquet file "
+            "or a folder of them, a hub data set owner/name"
+        )
+    return read_tables(load_from_hub(source), source, image_column, label_column)
+
+
+def _beside_files(path: Path) -> bool:
+    """Whether the path starts in a folder that is here, so that "data/photos" is no owner/name."""
+    return len(path.parts) > 1 and path.parent.is_dir()
+
+
+def _meant(source: str, path: Path) -> list[str]:
+    known = [FASHION_MNIST]
+    if _beside_files(path):
+        known += [str(path.parent / name) for name in sorted(os.listdir(path.parent))]
+    return difflib.get_close_matches(source.lower(), known, n=2, cutoff=0.8)
+
+
+def read_folder(folder: Path) -> Source:
+    """A folder of images, of one sub-folder of images per class, or of `train` and an evaluation folder of either kind.
+
+    Sub-folders of a class folder belong to the class, and names that start with a dot are passed over. The walk is our
+    own because `datasets`' imagefolder takes any sub-folder or file with a word like "test" in its name for a split:
+    a class "test-tubes" would silently become the evaluation set.
+
+    Raises:
+        InputError: for a folder without images, images both beside and in class folders, or splits of other classes.
+    """
+    files = _images_under(folder)
+    if not files:
+        raise InputError(f"{folder} holds no images; valid suffixes are {' '.join(SUFFIXES)}")
+    tops = {file.parts[0] for file in files if len(file.parts) > 1}
+    evaluation = next((name for name in EVALUATION_NAMES if name in tops), None)
+    if "train" not in tops or (evaluation is None and len(tops) > 1):
+        records, class_names = _labelled(folder, files, "folder")
+        return Source(records, None, class_names)
+
+    stray = [file for file in files if len(file.parts) == 1 or file.parts[0] not in ("train", *EVALUATION_NAMES)]
+    if stray:
+        raise InputError(f"{folder} has train/ and {evaluation or 'no evaluation'}/, but {stray[0]} is in neither")
+    train, class_names = _split_folder(folder, files, "train")
+    if evaluation is None:
+        return Source(train, None, class_names)
+    held_out, other_names = _split_folder(folder, files, evaluation)
+    if other_names != class_names:
+        odd = sorted(set(class_names) ^ set(other_names))
+        raise InputError(
+            f"{folder}: train/ and {evaluation}/ must have the same classes; only one has {', '.join(odd)}"
+        )
+    return Source(train, held_out, class_names)
+
+
+def _images_under(folder: Path) -> list[Path]:
+    """Image files relative to the folder, in an order that depends on their names alone."""
+
+    def refuse(error: OSError) -> None:
+        raise InputError(f"{error.filename}: cannot be read: {error.strerror}") from error
+
+    found = []
+    for parent, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            if not name.startswith(".") and name.lower().endswith(SUFFIXES):
+                found.append(Path(parent, name).relative_to(folder))
+    return sorted(found, key=lambda file: file.as_posix())
+
+
+def _split_folder(folder: Path, files: list[Path], split: str) -> tuple[Records, tuple[str, ...]]:
+    inside = [file.relative_to(split) for file in files if file.parts[0] == split]
+    return _labelled(folder / split, inside, f"folder {split}")
+
+
+def _labelled(folder: Path, files: list[Path], origin: str) -> tuple[Records, tuple[str, ...]]:
+    tops = [file.parts[0] if len(file.parts) > 1 else "" for file in files]
+    class_names = tuple(sorted(set(tops) - {""}))
+    if class_names and "" in tops:
+        raise InputError(
+            f"{folder} has images both in itself ({files[tops.index('')]}) and in sub-folders ({class_names[0]}); "
+            "valid are one sub-folder per class, or images without sub-folders"
+        )
+    labels = [class_names.index(top) if top else 0 for top in tops]
+    features = datasets.Features({"image": datasets.Image(decode=False)})
+    table = datasets.Dataset.from_dict({"image": [str(folder / file) for file in files]}, features=features)
+    return Records.of(table, labels, origin), class_names

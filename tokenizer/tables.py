@@ -1,0 +1,132 @@
+"""Images in tables: parquet files and data sets of the Hugging Face hub."""
+
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import numpy.typing as npt
+from datasets.exceptions import DatasetsError
+
+from .errors import InputError
+from .records import EVALUATION_NAMES, Records, Source
+
+_SPLIT_NAMES = ("train", *EVALUATION_NAMES)
+
+
+def read_parquet(path: Path, image_column: str, label_column: str) -> Source:
+    """A parquet file, or a folder of them.
+
+    Files of a folder that are named after splits, like "train-00000-of-00002.parquet" and "test.parquet", are those
+    splits; otherwise all files together are one.
+
+    Raises:
+        InputError: for what is no parquet file, and as `read_tables` does.
+    """
+    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+    named = [file for file in files if path.is_dir() and file.stem.partition("-")[0] in _SPLIT_NAMES]
+    if named and named != files:
+        odd = next(file for file in files if file not in named)
+        raise InputError(f"{path}: {named[0].name} is named after a split but {odd.name} is not; name all or none so")
+    splits: dict[str, list[str]] = {}
+    for file in files:
+        splits.setdefault(file.stem.partition("-")[0] if named else "train", []).append(str(file))
+    try:
+        tables = datasets.load_dataset("parquet", data_files=splits)
+    except (OSError, ValueError, DatasetsError) as error:
+        raise InputError(f"{path}: cannot be read as parquet: {_first_line(error.__cause__ or error)}") from error
+    assert isinstance(tables, datasets.DatasetDict)
+    return read_tables(tables, str(path), image_column, label_column)
+
+
+def load_from_hub(name: str) -> datasets.DatasetDict:
+    """Download a data set, or read it from the hub's cache.
+
+    Raises:
+        InputError: if the hub does not have it or cannot be reached.
+    """
+    try:
+        tables = datasets.load_dataset(name)
+    except (OSError, ValueError, RuntimeError, DatasetsError) as error:
+        raise InputError(f"the hub gave no data set {name!r}: {_first_line(error)}") from error
+    assert isinstance(tables, datasets.DatasetDict)
+    return tables
+
+
+def read_tables(tables: datasets.DatasetDict, place: str, image_column: str, label_column: str) -> Source:
+    """The split "train", or the only one, and the first of `EVALUATION_NAMES` that there is.
+
+    Class names are those of a ClassLabel column, otherwise the sorted values of the train split.
+
+    Raises:
+        InputError: for splits or columns that are missing or of another type, and for rows without a label.
+    """
+    train = "train" if "train" in tables else next(iter(tables))
+    if train != "train" and len(tables) > 1:
+        raise InputError(f"{place} has the splits {', '.join(map(str, tables))}; one of them must be called train")
+    splits = [train, *[name for name in EVALUATION_NAMES if name in tables and name != train][:1]]
+    chosen = [tables[name] for name in splits]
+    if image_column not in chosen[0].features:
+        raise InputError(f"{place} has no image column {image_column!r}; its columns: {', '.join(chosen[0].features)}")
+    images = [image_table(table, image_column) for table in chosen]
+    class_names: tuple[str, ...] = ()
+    labels: list[Any] = [np.zeros(len(table)) for table in chosen]
+    if label_column in chosen[0].features:
+        class_names, labels = _classes(chosen, label_column, place)
+    parts = [
+        Records.of(pictures, values, f"split {name}")
+        for name, pictures, values in zip(splits, images, labels, strict=True)
+    ]
+    return Source(parts[0], parts[1] if len(parts) > 1 else None, class_names)
+
+
+def image_table(table: datasets.Dataset, column: str) -> datasets.Dataset:
+    """The table with nothing but "image" of {"bytes", "path"}.
+
+    Raises:
+        InputError: for a column that does not hold encoded images.
+    """
+    feature = table.features[column]
+    encoded = isinstance(feature, datasets.Image) or (isinstance(feature, dict) and "bytes" in feature)
+    if not encoded and not (isinstance(feature, datasets.Value) and "binary" in feature.dtype):
+        raise InputError(
+            f"column {column!r} holds {feature}; valid are encoded images (bytes, or a struct of bytes and path)"
+        )
+    table = (
+        table.select_columns(column).rename_column(column, "image")
+        if column != "image"
+        else table.select_columns(column)
+    )
+    return table.cast_column("image", datasets.Image(decode=False))
+
+
+def _classes(
+    tables: list[datasets.Dataset], column: str, place: str
+) -> tuple[tuple[str, ...], list[npt.NDArray[np.int64]]]:
+    feature = tables[0].features[column]
+    columns = [table.select_columns(column)[:][column] for table in tables]
+    hint = "; to train without classes name a label_column that is absent"
+    if isinstance(feature, datasets.ClassLabel):
+        positions = {value: value for value in range(len(feature.names))}
+        names = tuple(feature.names)
+    elif isinstance(feature, datasets.Value) and feature.dtype.removeprefix("u").startswith(
+        ("int", "bool", "string", "large_string")
+    ):
+        values = sorted(set(columns[0]) - {None})
+        positions = {value: position for position, value in enumerate(values)}
+        names = tuple(str(value) for value in values)
+    else:
+        raise InputError(
+            f"label column {column!r} of {place} holds {feature}; valid are classes, integers and strings{hint}"
+        )
+    unknown = {value for values in columns for value in values if value not in positions}
+    if unknown:
+        listed = ", ".join(sorted(map(repr, unknown))[:5])
+        raise InputError(
+            f"label column {column!r} of {place} has values that are no class of its train split: {listed}{hint}"
+        )
+    return names, [np.array([positions[value] for value in values], np.int64) for values in columns]
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
