@@ -52,9 +52,8 @@ def shared_protocol(config: "Comparison", scores: dict[str, Any]) -> dict[str, A
     del protocol["tokenizer"]
     recipe = json.loads((Path(config.output_dir) / "recipe.json").read_text())
     for part in ("tokenizer", "prior"):
-        if recipe[part]:
-            for key in ("data", "output_dir", "tokenizer", "tokens_dir", "seed", "log_with"):
-                recipe[part].pop(key, None)
+        for key in ("data", "output_dir", "tokenizer", "tokens_dir", "seed", "log_with"):
+            recipe[part].pop(key, None)
     if scores["generation"]:
         generation = scores["generation"]["protocol"]
         sampling = {k: v for k, v in generation["sampling"].items() if k != "tokenizer"}
@@ -64,7 +63,7 @@ def shared_protocol(config: "Comparison", scores: dict[str, Any]) -> dict[str, A
     recipe["tokenizer"]["model"].pop("quantizer_options", None)
     protocol["methods"] = recipe["methods"]
     protocol["tokenizer_training"] = recipe["tokenizer"]
-    protocol["prior_training"] = recipe["prior"]
+    protocol["prior_training"] = None if config.tokenizers_only else recipe["prior"]
     return protocol
 
 
@@ -124,9 +123,9 @@ def commands(config: "Comparison") -> list[str]:
         for name in config.methods:
             folder = root / f"{name}-{seed}"
             lines.append(f"wvq train-tokenizer --config {folder}/tokenizer/run.json --output-dir runs/again/tokenizer")
-            if config.prior is not None:
+            if not config.tokenizers_only:
                 lines.append(f"wvq train-prior --config {folder}/prior/run.json --output-dir runs/again/prior")
-                lines.append(f"wvq sample --pipeline {folder}/pipeline --output-dir runs/again/samples")
+                lines.append(f"wvq sample --pipeline {folder}/prior/pipeline --output-dir runs/again/samples")
     return lines
 
 

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 
 from wvq.pipelines import ClassConditionalPipeline
-from wvq.pipelines.class_conditional import load_prior
 from wvq.pipelines.sample import SamplingOptions, sample_images
-from wvq.prior.train import PriorTraining, train_prior
+from wvq.pipelines.train import train_pipeline
+from wvq.prior.train import PriorTraining
 from wvq.tokenizer import InputError, VQTokenizer
 from wvq.tokenizer.checkpoints import first_difference
 from wvq.tokenizer.data import DataConfig, ImageDataset, load_splits
 from wvq.tokenizer.saving import read_json, write_json
-from wvq.tokenizer.tokens import TokenDataset, Tokenization, tokenize
+from wvq.tokenizer.tokens import Tokenization, tokenize
 from wvq.tokenizer.train import TokenizerTraining, train_tokenizer
 
 from .clock import Clock
@@ -52,8 +52,10 @@ class Comparison:
     """Every method is trained once with each; with the same seed all start from the same weights and codebook."""
     tokenizer: TokenizerTraining = field(default_factory=TokenizerTraining)
     """Training of the tokenizers; output_dir, seed and the quantizer are set for each run."""
-    prior: PriorTraining | None = field(default_factory=PriorTraining)
-    """Training of the priors; null compares tokenizers alone."""
+    prior: PriorTraining = field(default_factory=PriorTraining)
+    """Training of the priors; output_dir, seed and the tokenizer are set for each run."""
+    tokenizers_only: bool = False
+    """Compare the tokenizers alone, without training priors."""
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     """How images are drawn for the generation score."""
     num_generated: int = 5_000
@@ -66,13 +68,17 @@ class Comparison:
     def __post_init__(self) -> None:
         object.__setattr__(self, "seeds", tuple(self.seeds))
         if not self.methods or not self.seeds:
-            raise InputError(f"methods are {list(self.methods)} and seeds {list(self.seeds)}; give at least one of each")
+            raise InputError(
+                f"methods are {list(self.methods)} and seeds {list(self.seeds)}; give at least one of each"
+            )
         if self.num_generated < 2:
             raise InputError(f"num_generated is {self.num_generated}; it must be at least 2")
         for name, method in self.methods.items():
             if not name.replace("-", "").replace("_", "").replace(".", "").isalnum():
                 raise InputError(f"method '{name}' names a folder; use letters, digits, '-', '_' and '.'")
-            self.tokenizer_training(method, self.seeds[0], Path(self.output_dir))  # checks the quantizer and its options
+            self.tokenizer_training(
+                method, self.seeds[0], Path(self.output_dir)
+            )  # checks the quantizer and its options
 
     def tokenizer_training(self, method: Method, seed: int, folder: Path) -> TokenizerTraining:
         """The training of one tokenizer in `folder`."""
@@ -99,10 +105,11 @@ def compare(config: Comparison) -> Path:
             folder = root / f"{name}-{seed}"
             clock = Clock(folder / "seconds.json")
             tokenizer_folder = train_tokenizer(config.tokenizer_training(method, seed, folder / "tokenizer"))
+            tokenizer = VQTokenizer.from_pretrained(tokenizer_folder).to(device)
             pipeline = None
-            if config.prior is not None:
-                pipeline = train_pipeline(config, config.prior, tokenizer_folder, seed, folder, clock).to(device)
-            tokenizer = pipeline.tokenizer if pipeline else VQTokenizer.from_pretrained(tokenizer_folder).to(device)
+            if not config.tokenizers_only:
+                stage_two = train_stage_two(config, tokenizer_folder, seed, folder, clock)
+                pipeline = ClassConditionalPipeline.from_pretrained(stage_two).to(device)
 
             if not (folder / "scores.json").exists():
                 reference = reference or reference_statistics(evaluation_set, extractor)
@@ -138,28 +145,22 @@ def claim_folder(root: Path, config: Comparison) -> None:
         )
 
 
-def train_pipeline(
-    config: Comparison, prior: PriorTraining, tokenizer_folder: Path, seed: int, folder: Path, clock: Clock
-) -> ClassConditionalPipeline:
-    """Encode the data, train a prior on the tokens, and save both stages as a pipeline; or load it, if it is there."""
-    if not (folder / "pipeline").exists():
-        tokens_dir = str(Path(config.output_dir) / "tokens")
+def train_stage_two(config: Comparison, tokenizer_folder: Path, seed: int, folder: Path, clock: Clock) -> Path:
+    """Encode the data and train a prior on the tokens; returns the folder of the pipeline."""
+    tokens_dir = str(Path(config.output_dir) / "tokens")
+    if not (folder / "prior").exists():
         with clock.measure("tokens"):
-            tokens = tokenize(Tokenization(str(tokenizer_folder), config.data, tokens_dir))
-        training = replace(
-            prior,
+            tokenize(Tokenization(str(tokenizer_folder), config.data, tokens_dir))
+    return train_pipeline(
+        replace(
+            config.prior,
             output_dir=str(folder / "prior"),
             tokenizer=str(tokenizer_folder),
             data=config.data,
             tokens_dir=tokens_dir,
             seed=seed,
         )
-        model = load_prior(train_prior(training))
-        names = TokenDataset(tokens, "evaluation").class_names
-        ClassConditionalPipeline(VQTokenizer.from_pretrained(tokenizer_folder), model, names).save_pretrained(
-            folder / "pipeline"
-        )
-    return ClassConditionalPipeline.from_pretrained(folder / "pipeline")
+    )
 
 
 def score(

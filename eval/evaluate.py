@@ -84,7 +84,11 @@ def evaluate(config: Evaluation) -> str:
 
 
 def score_samples(
-    pipeline: ClassConditionalPipeline, num_images: int, sampling: SamplingOptions, reference: ReferenceStatistics, extractor: Extractor
+    pipeline: ClassConditionalPipeline,
+    num_images: int,
+    sampling: SamplingOptions,
+    reference: ReferenceStatistics,
+    extractor: Extractor,
 ) -> GenerationScores:
     """Generate num_images images, the classes in turn, and score them as they come."""
     labels = torch.arange(num_images) % max(1, pipeline.prior.config.num_classes)

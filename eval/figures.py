@@ -148,9 +148,8 @@ def projection_panel(features: np.ndarray, codes: np.ndarray, used: np.ndarray, 
     points, atoms, share = principal_plane(features, codes)
     figure, axes = _figure(3.5, 3.2)
     _dots(axes, points, FEATURE_COLOR, 1, total=9000)
-    rarer_is_used = used.sum() <= len(used) / 2  # the rarer kind is drawn last, where the other cannot hide it
-    _dots(axes, atoms[~used], UNUSED_COLOR, 2 if rarer_is_used else 3)
-    _dots(axes, atoms[used], USED_COLOR, 3 if rarer_is_used else 2)
+    _dots(axes, atoms[used], USED_COLOR, 2)
+    _dots(axes, atoms[~used], UNUSED_COLOR, 3)  # on top: unused codes often lie on one spot among the others
     everything = np.concatenate([points, atoms])
     low, high = everything.min(axis=0), everything.max(axis=0)
     half = 0.54 * float((high - low).max()) or 1.0

@@ -25,7 +25,7 @@ class ReconstructionScores:
     Attributes:
         reconstruction_frechet_distance: of the reconstructions to the very same images, called `protocol["score"]`.
         reconstruction_loss: mean squared error on the [-1, 1] scale, of 8-bit reconstructions.
-        psnr: dB; infinite if an image comes back exactly.
+        psnr: dB.
         ssim: in [-1, 1].
         utilization: in [1/K, 1].
         perplexity: in [1, K].

@@ -52,7 +52,10 @@ class ClassConditionalPipeline(Pipeline):
         >>> images = pipeline(["Sneaker", "Bag"], num_images_per_label=4, guidance_scale=2.0).images
     """
 
-    component_classes: ClassVar = {"tokenizer": ("wvq.tokenizer", "VQTokenizer"), "prior": ("transformers", "LlamaForCausalLM")}
+    component_classes: ClassVar = {
+        "tokenizer": ("wvq.tokenizer", "VQTokenizer"),
+        "prior": ("transformers", "LlamaForCausalLM"),
+    }
     component_loaders: ClassVar = {"tokenizer": VQTokenizer.from_pretrained, "prior": load_prior}
 
     tokenizer: VQTokenizer
@@ -75,7 +78,9 @@ class ClassConditionalPipeline(Pipeline):
                 f"{tokenizer.fingerprint[:12]}; they do not belong together"
             )
         if self.class_names and len(self.class_names) != config.num_classes:
-            raise InputError(f"{len(self.class_names)} class_names were given, the prior has {config.num_classes} classes")
+            raise InputError(
+                f"{len(self.class_names)} class_names were given, the prior has {config.num_classes} classes"
+            )
 
     def index(self) -> dict[str, Any]:
         return super().index() | {"class_names": list(self.class_names)}
@@ -100,7 +105,7 @@ class ClassConditionalPipeline(Pipeline):
 
     def _label_of(self, label: int | str) -> int:
         num_classes = self.prior.config.num_classes
-        if isinstance(label, str) and label.isdecimal() and label not in self.class_names:
+        if isinstance(label, str) and label.lstrip("-").isdecimal() and label not in self.class_names:
             label = int(label)
         if isinstance(label, int):
             if not 0 <= label < num_classes:

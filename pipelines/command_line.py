@@ -1,11 +1,12 @@
 """`wvq COMMAND`: every command takes options, a recipe (`--config recipe.yaml`), or both, and explains itself."""
 
+import dataclasses
 import importlib
 import re
 import sys
 from collections.abc import Sequence
 from importlib.resources import files
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_type_hints
 
 USAGE_ERROR = 2
 
@@ -49,7 +50,7 @@ COMMANDS = {
         "wvq.tokenizer.tokens:Tokenization",
     ),
     "train-prior": Command(
-        "stage two: train a prior on tokens", "wvq.prior.train:train_prior", "wvq.prior.train:PriorTraining"
+        "stage two: train a prior on tokens", "wvq.pipelines.train:train_pipeline", "wvq.prior.train:PriorTraining"
     ),
     "sample": Command("generate images", "wvq.pipelines.sample:sample", "wvq.pipelines.sample:Sampling"),
     "reconstruct": Command(
@@ -114,15 +115,22 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
     parser.add_argument("--config", action="config", help="a recipe: these options in a YAML or JSON file")
     parser.add_class_arguments(configuration)
     for source, target in command.links:
-        parser.link_arguments(source, target)
+        for part in _parts(configuration, source):
+            parser.link_arguments(source + part, target + part)
     dashed = [re.sub(r"^--[\w.-]+", lambda o: "--" + o[0][2:].replace("-", "_"), a) for a in arguments]
     try:
-        values = parser.instantiate_classes(parser.parse_args(dashed))
+        values = parser.instantiate(parser.parse_args(dashed))
         return configuration(**{key: value for key, value in values.items() if key != "config"})
     except (ArgumentError, TypeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(_first_cause(error)) from error
+
+
+def _parts(configuration: type, name: str) -> list[str]:
+    """".field" for each field of a group of options, or "" alone for a single option."""
+    group = get_type_hints(configuration).get(name)
+    return [f".{field.name}" for field in dataclasses.fields(group)] if dataclasses.is_dataclass(group) else [""]
 
 
 def _first_cause(error: BaseException) -> str:
@@ -139,7 +147,9 @@ def _load(path: str) -> Any:
 def _overview() -> str:
     width = max(map(len, COMMANDS))
     lines = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
-    return "usage: wvq COMMAND [options]\n\n" + "\n".join(lines) + "\n\nwvq COMMAND --help lists the options of a command."
+    return (
+        "usage: wvq COMMAND [options]\n\n" + "\n".join(lines) + "\n\nwvq COMMAND --help lists the options of a command."
+    )
 
 
 def _fail(program: str, message: str) -> None:

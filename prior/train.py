@@ -33,9 +33,9 @@ from .sampling import sample_tokens
 class PriorTraining:
     """A training run of stage two. The same command goes on from the run's newest checkpoint."""
 
-    output_dir: str
+    output_dir: str = "runs/prior"
     """Folder of the run."""
-    tokenizer: str
+    tokenizer: str = "runs/tokenizer/model"
     """Folder or hub repository of the trained tokenizer."""
     data: DataConfig = field(default_factory=DataConfig)
     """The images; they are encoded once, into tokens_dir. The evaluation split is held out."""
@@ -125,6 +125,8 @@ def train_prior(config: PriorTraining) -> Path:
         num_classes=len(train_set.class_names),
     )
     model = build_prior(description)
+    model.config.tokenizer_fingerprint = train_set.tokenizer_fingerprint
+    model.config.class_names = list(train_set.class_names)
     optimizers = build_optimizers(model, config)
     model, *optimizers = accelerator.prepare(model, *optimizers)
     average = None
@@ -260,9 +262,7 @@ def validate(model: nn.Module, dataset: TokenDataset, description: PriorConfig, 
         batch = dataset.__getitems__(indices.tolist())
         labels = batch["labels"] if description.num_classes else torch.zeros_like(batch["labels"])
         with accelerator.autocast():
-            loss = token_loss(
-                model, batch["tokens"].to(accelerator.device), labels.to(accelerator.device), description
-            )
+            loss = token_loss(model, batch["tokens"].to(accelerator.device), labels.to(accelerator.device), description)
         total += torch.stack([loss.double() * len(indices), total.new_tensor(len(indices))])
     total = accelerator.reduce(total, "sum")
     assert isinstance(total, Tensor)

@@ -1,6 +1,5 @@
 """Extractors and the Fréchet distance."""
 
-import pickle
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
@@ -288,7 +287,7 @@ def test_a_missing_package_is_named_with_the_command(monkeypatch: pytest.MonkeyP
 def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
     (tmp_path / "text.pth").write_text("not weights")
-    (tmp_path / "pickle.pth").write_bytes(pickle.dumps(Path("anything but tensors")))
+    torch.save(Path("anything but tensors"), tmp_path / "pickle.pth")
     for name in ("efficientnet-lite0", "inception"):
         with pytest.raises(InputError, match="does not hold the weights"):
             build_extractor(name, tmp_path / "other.pth")

@@ -1,5 +1,6 @@
 """How a network is saved for its users: config.json and model.safetensors, written whole or not at all."""
 
+import errno
 import json
 import os
 import tempfile
@@ -24,13 +25,17 @@ def written_whole(target: Path) -> Iterator[Path]:
 
     Raises:
         InputError: if `target` holds anything that the new folder does not; that would be lost.
+        OSError: if the disk is full; also where a library that writes says so in an exception of its own.
     """
     target = target.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as room:
         new, old = Path(room) / "new", Path(room) / "old"
         new.mkdir()
-        yield new
+        try:
+            yield new
+        except (SafetensorError, RuntimeError) as error:
+            raise OSError(errno.EIO, f"could not be written ({str(error).splitlines()[0]})", str(target)) from error
         if target.exists():
             lost = {path.name for path in target.iterdir()} - {path.name for path in new.iterdir()}
             if lost:

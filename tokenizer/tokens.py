@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -23,9 +23,9 @@ _FORMAT = 1  # part of the key: raise it when what is written changes
 class Tokenization:
     """Encoding of a data set with a trained tokenizer."""
 
-    tokenizer: str
+    tokenizer: str = "runs/tokenizer/model"
     """Folder or hub repository of the tokenizer."""
-    data: DataConfig
+    data: DataConfig = field(default_factory=DataConfig)
     """The images; with horizontal_flip each training image is encoded mirrored as well."""
     output_dir: str = "runs/tokens"
     """Folder of the token cache; each data set lies in a folder of its own, named by its key."""

@@ -26,7 +26,7 @@ from .schedule import check_processes, check_schedule, learning_rate_share, set_
 class TokenizerTraining:
     """A training run of stage one. The same command goes on from the run's newest checkpoint."""
 
-    output_dir: str
+    output_dir: str = "runs/tokenizer"
     """Folder of the run."""
     data: DataConfig = field(default_factory=DataConfig)
     """The images."""
@@ -157,7 +157,10 @@ def train_tokenizer(config: TokenizerTraining) -> Path:
                     accelerator.clip_grad_norm_(codebook, config.max_grad_norm)
                 optimizer.step()
                 optimizer.zero_grad()
-            terms = {"loss": loss.detach(), "reconstruction_loss": reconstruction_loss.detach()} | output.quantizer.terms
+            terms = {
+                "loss": loss.detach(),
+                "reconstruction_loss": reconstruction_loss.detach(),
+            } | output.quantizer.terms
             sums = {name: sums.get(name, 0) + value for name, value in terms.items()}
             counted += 1
             if not accelerator.sync_gradients:
@@ -214,7 +217,11 @@ def validate(
         with accelerator.autocast():
             output = model(to_model(originals))
         quality.update(
-            originals, to_uint8(output.reconstructions.float()), output.features, output.quantizer.indices, model.quantizer.codebook
+            originals,
+            to_uint8(output.reconstructions.float()),
+            output.features,
+            output.quantizer.indices,
+            model.quantizer.codebook,
         )
     return quality.compute()
 

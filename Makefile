@@ -1,0 +1,36 @@
+# Every target does the set-up it needs, from nothing. The versions installed are those of constraints.txt.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.PHONY: install demo data test test-slow lint clean
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --constraint constraints.txt --editable ".[offline,dev]"
+	touch $@
+
+# Fashion-MNIST: used where it is; else Debian's package is unpacked into data/ without being installed.
+# Where there is no apt, `wvq` downloads it from the Hugging Face hub when it is first needed.
+data:
+	@sh tokenizer/fetch_fashion_mnist.sh
+
+demo: install data
+	$(BIN)/wvq demo
+
+test: install
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: install data
+	$(BIN)/python -m pytest -m slow
+
+lint: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info
