@@ -197,7 +197,7 @@ def _read_weights(path: Path) -> tuple[Any, str]:
     return state, hashlib.sha256(content).hexdigest()
 
 
-def _folded(network: nn.Module) -> nn.Module:
+def _folded(network: Any) -> Any:
     """EfficientNet-Lite with each batch normalisation, and symmetric zero padding, folded into its convolution."""
     pairs = {"_conv_stem": "_bn0", "_conv_head": "_bn1"}
     pairs_of_block = {"_expand_conv": "_bn0", "_depthwise_conv": "_bn1", "_project_conv": "_bn2"}
@@ -217,7 +217,8 @@ def _folded(network: nn.Module) -> nn.Module:
 @contextmanager
 def _full_float32() -> Iterator[None]:
     """No TensorFloat-32 in convolutions, so that features on a GPU are those on a CPU to rounding."""
-    convolutions: Any = torch.backends.cudnn.conv
+    cudnn: Any = torch.backends.cudnn
+    convolutions = cudnn.conv
     before = convolutions.fp32_precision
     convolutions.fp32_precision = "ieee"
     try:

@@ -68,7 +68,7 @@ class FrechetDistance(FrechetInceptionDistance):
             _check_same_extractor(extractor, reference)
         # torchmetrics reads the dimension from the module it is given; the user's module stays as it is.
         dimension = nn.Identity()
-        dimension.num_features = _dimension(extractor, image_shape)
+        dimension.num_features = torch.tensor(_dimension(extractor, image_shape))
         super().__init__(feature=dimension, reset_real_features=reset_real_features, **kwargs)
         self.inception = extractor.eval()
         self.reference = reference
@@ -134,8 +134,8 @@ class FrechetDistance(FrechetInceptionDistance):
 @torch.no_grad()
 def _dimension(extractor: nn.Module, image_shape: tuple[int, int, int]) -> int:
     declared = getattr(extractor, "num_features", None)
-    if isinstance(declared, int):
-        return declared
+    if declared is not None:
+        return int(declared)
     parameter = next(extractor.parameters(), None)
     blank = torch.zeros(1, *image_shape, dtype=torch.uint8, device=parameter.device if parameter is not None else None)
     try:

@@ -83,10 +83,9 @@ def test_without_an_evaluation_split_copies_are_on_the_same_side(photos):
 def test_class_folders_may_have_split_like_names_and_sub_folders(photos):
     (photos / "test-tubes" / "deep").mkdir(parents=True)
     (photos / "cats").mkdir()
-    (photos / ".hidden").mkdir()
     for number, file in enumerate(sorted(photos.glob("*.*"))):
         file.rename(photos / ("cats" if number % 2 else "test-tubes/deep") / file.name)
-    shutil.copy(photos / "cats" / "01.png", photos / ".hidden" / "01.png")
+    shutil.copytree(photos / "cats", photos / ".hidden")
     train, evaluation = load_splits(grey(photos, image_size=8, evaluation_fraction=0.3))
     assert train.class_names == ("cats", "test-tubes")
     assert len(train) + len(evaluation) == 40
@@ -202,7 +201,7 @@ def test_bad_images_stop_or_are_left_out_and_listed(photos, monkeypatch, fits):
     }
     for name, (content, reason) in bad.items():
         (photos / name).write_bytes(content)
-        with pytest.raises(InputError, match=rf"{name} is a bad image: {reason}.*--data.skip_bad_images"):
+        with pytest.raises(InputError, match=rf"{name} is a bad image: {reason}.*--data.skip-bad-images"):
             [all_images(split) for split in load_splits(grey(photos, image_size=8, evaluation_fraction=0.3))]
         (photos / name).rename(photos / f"{name}.away")
     for name in bad:

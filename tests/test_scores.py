@@ -139,8 +139,8 @@ def test_every_part_of_the_tokenizer_stays_in_its_mode(tokenizer: VQTokenizer, d
     assert tokenizer.fingerprint == weights
 
     tokenizer.train()
+    rgb = load_splits(DataConfig(source=dataset.description["source"], channels=3))[1]
     with pytest.raises(InputError, match="takes"):
-        rgb = load_splits(DataConfig(source=dataset.description["source"], channels=3))[1]
         evaluate_reconstruction(tokenizer, rgb, Projection(), progress=False)
     assert tokenizer.training
 

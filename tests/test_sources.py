@@ -235,6 +235,9 @@ def test_tables_that_make_no_sense(tmp_path, fashion_images):
     write_parquet(path, fashion_images[0][:4], ["a", "b", None, "a"])
     with pytest.raises(InputError, match="has values that are no class of its train split: None"):
         load_splits(DataConfig(source=str(path)))
+    write_parquet(path, fashion_images[0][:0])
+    with pytest.raises(InputError, match="cannot be read as parquet"):
+        load_splits(DataConfig(source=str(path)))
     path.write_bytes(b"PAR1 this is no parquet file")
     with pytest.raises(InputError, match=r"x.parquet: cannot be read as parquet"):
         load_splits(DataConfig(source=str(path)))
@@ -260,7 +263,7 @@ def test_a_path_that_does_not_exist(tmp_path, monkeypatch):
             load_splits(DataConfig(source=source))
     with pytest.raises(InputError, match=r"notes.txt' is a file; valid are a folder"):
         load_splits(DataConfig(source=str(tmp_path / "notes.txt")))
-    with pytest.raises(InputError, match="the hub gave no data set 'owner/absent'"):
+    with pytest.raises(InputError, match="no file or folder here, and the hub gave no data set 'owner/absent'"):
         load_splits(DataConfig(source="owner/absent"))
 
 

@@ -239,7 +239,7 @@ def _decode_all(
 
 def _refusal(name: str, reason: str) -> InputError:
     return InputError(
-        f"{name} is a bad image: {reason}; remove it, or leave all such images out with --data.skip_bad_images true"
+        f"{name} is a bad image: {reason}; remove it, or leave all such images out with --data.skip-bad-images true"
     )
 
 

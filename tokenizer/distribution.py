@@ -47,7 +47,7 @@ class _GaussianWasserstein(torch.autograd.Function):
         traces = covariance_a.trace() + covariance_b.trace()
         difference = mean_a - mean_b
         squared = difference.square().sum() + traces - 2 * torch.linalg.svdvals(root_a @ root_b).sum()
-        rounding = traces * mean_a.numel() * torch.finfo(torch.float64).eps
+        rounding = 8 * traces * mean_a.numel() * torch.finfo(torch.float64).eps  # 2.5, not 8, is the most seen
         distance = torch.where(squared > rounding, squared.clamp(min=0), 0.0).sqrt()
         ctx.save_for_backward(difference, root_a, root_b, distance)
         return distance

@@ -8,7 +8,7 @@ _BLOCK_ENTRIES = 2**20  # scores held at once: 4 MiB of float32, which stays in 
 
 @torch.no_grad()
 def nearest_codes(vectors: Tensor, codebook: Tensor) -> Tensor:
-    """Index of the code nearest to each vector in Euclidean distance, exact in float32.
+    """Index of the code nearest to each vector in Euclidean distance, exact to the rounding of float32.
 
     The row-wise argmin of ||z - e||^2 is the argmax of z.e - ||e||^2 / 2, one matrix product with the half-norms folded
     in. It is taken in blocks of rows, so that the (N, K) matrix never exists, and around the codebook's mean, so that a

@@ -11,7 +11,7 @@ from .usage import perplexity, utilization
 QUALITY_PROTOCOL = {
     "psnr": "mean over images of the PSNR of all channels as they are, 8-bit images, range 255; "
     "an exact image counts as one with a single value off by one",
-    "ssim": "mean over images, Gaussian window 11 with sigma 1.5, 8-bit images, range 255",
+    "ssim": "mean over images, Gaussian window 11 with sigma 1.5, reflected borders, 8-bit images, range 255",
     "utilization, perplexity": "counted over the whole evaluation set",
     "quantization_error": "squared distance of a feature to its code, summed over channels, mean over all features",
     "relative_quantization_error": "quantization_error over the trace of the features' covariance",

@@ -40,7 +40,7 @@ class Records:
             images,
             rows=np.arange(len(images)),
             labels=np.asarray(labels, np.int64),
-            digests=np.frombuffer(digests, np.uint8).reshape(-1, 32),
+            digests=np.frombuffer(digests, np.uint8).reshape(len(images), 32),
             origin=origin,
         )
 

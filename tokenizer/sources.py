@@ -40,7 +40,11 @@ def find_source(source: str, root: str | None, image_column: str, label_column: 
             f"data source {source!r} does not exist; valid are {FASHION_MNIST}, a folder of images, a .parquet file "
             "or a folder of them, a hub data set owner/name"
         )
-    return read_tables(load_from_hub(source), source, image_column, label_column)
+    try:
+        tables = load_from_hub(source)
+    except InputError as error:
+        raise InputError(f"data source {source!r} is no file or folder here, and {error}") from error
+    return read_tables(tables, source, image_column, label_column)
 
 
 def _beside_files(path: Path) -> bool:

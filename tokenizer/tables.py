@@ -92,11 +92,9 @@ def image_table(table: datasets.Dataset, column: str) -> datasets.Dataset:
         raise InputError(
             f"column {column!r} holds {feature}; valid are encoded images (bytes, or a struct of bytes and path)"
         )
-    table = (
-        table.select_columns(column).rename_column(column, "image")
-        if column != "image"
-        else table.select_columns(column)
-    )
+    table = table.select_columns(column)
+    if column != "image":
+        table = table.rename_column(column, "image")
     return table.cast_column("image", datasets.Image(decode=False))
 
 
