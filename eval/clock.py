@@ -35,7 +35,7 @@ class Clock:
         self.add(name, time.perf_counter() - started)
 
     def each(self, name: str, items: Iterable[Item]) -> Iterator[Item]:
-        """The items as they come; the time it takes to make them, and not what is done with them, is added at the end."""
+        """The items as they come; the time spent on making them, not on what is done with them, is added at the end."""
         total, started = 0.0, time.perf_counter()
         for item in items:
             total += time.perf_counter() - started

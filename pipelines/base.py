@@ -21,8 +21,8 @@ OUTPUT_TYPES = ("pil", "np", "pt", "uint8", "latent")
 
 @dataclass
 class ImagePipelineOutput:
-    """Images of a pipeline: a list of PIL images, a float array (N, H, W, C) in [0, 1], a float tensor (N, C, H, W) in
-    [0, 1], a uint8 tensor (N, C, H, W), or tokens (N, h, w), as output_type was "pil", "np", "pt", "uint8" or "latent"."""
+    """What a pipeline made, by its output_type: for "pil" a list of PIL images, for "np" a float array (N, H, W, C) and
+    for "pt" a float tensor (N, C, H, W), both in [0, 1], for "uint8" a uint8 tensor, for "latent" tokens (N, h, w)."""
 
     images: list[Image.Image] | np.ndarray | Tensor
 
@@ -81,7 +81,8 @@ class Pipeline:
         for name, expected in cls.component_classes.items():
             if index.get(name) != list(expected):
                 raise InputError(
-                    f"{folder / 'model_index.json'} has {name} = {index.get(name)}; a {cls.__name__} has {list(expected)}"
+                    f"{folder / 'model_index.json'} has {name} = {index.get(name)}; "
+                    f"a {cls.__name__} has {list(expected)}"
                 )
         components = {name: load(folder / name) for name, load in cls.component_loaders.items()}
         return cls(**components, **cls.extra_arguments(index))

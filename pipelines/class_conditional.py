@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Self
 
 import torch
 from einops import rearrange
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import LlamaForCausalLM
@@ -27,9 +28,11 @@ def load_prior(folder: Path) -> LlamaForCausalLM:
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder / 'config.json'} does not exist; a prior's folder has config.json and *.safetensors")
     try:
-        prior = LlamaForCausalLM.from_pretrained(folder, use_safetensors=True)
-    except (OSError, ValueError, RuntimeError) as error:
+        prior, report = LlamaForCausalLM.from_pretrained(folder, use_safetensors=True, output_loading_info=True)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise InputError(f"{folder} does not hold a prior that can be loaded: {str(error).splitlines()[0]}") from error
+    if unfit := [*report["missing_keys"], *report["unexpected_keys"]]:  # transformers would draw what is missing
+        raise InputError(f"{folder} does not hold the weights its config.json describes: {min(unfit)}")
     missing = [name for name in ("num_codes", "num_tokens", "num_classes") if not hasattr(prior.config, name)]
     if missing:
         raise InputError(f"{folder / 'config.json'} has no {missing[0]}; it is not a prior made by build_prior")
@@ -68,8 +71,8 @@ class ClassConditionalPipeline(Pipeline):
         expected = (tokenizer.config.codebook_size, tokenizer.config.grid_size**2)
         if (config.num_codes, config.num_tokens) != expected:
             raise InputError(
-                f"the prior was made for {config.num_codes} codes and {config.num_tokens} tokens an image, the tokenizer "
-                f"has {expected[0]} and {expected[1]}; they do not belong together"
+                f"the prior was made for {config.num_codes} codes and {config.num_tokens} tokens an image, "
+                f"the tokenizer has {expected[0]} and {expected[1]}; they do not belong together"
             )
         trained_on = getattr(config, "tokenizer_fingerprint", None)
         if trained_on is not None and trained_on != tokenizer.fingerprint:
@@ -89,7 +92,7 @@ class ClassConditionalPipeline(Pipeline):
     def extra_arguments(cls, index: dict[str, Any]) -> dict[str, Any]:
         return {"class_names": index.get("class_names", [])}
 
-    def labels_of(self, class_labels: int | str | None | Sequence[int | str]) -> Tensor:
+    def labels_of(self, class_labels: int | str | Sequence[int | str] | None) -> Tensor:
         """Labels (N,), int64, of class numbers or names; None, for a prior without classes, is its one null class.
 
         Raises:
@@ -100,12 +103,14 @@ class ClassConditionalPipeline(Pipeline):
             if num_classes:
                 raise InputError(f"class_labels is None; this prior has {num_classes} classes, give numbers or names")
             return torch.zeros(1, dtype=torch.int64)
+        if not num_classes:
+            raise InputError(f"class_labels is {class_labels!r}; this prior has no classes, it takes only None")
         given = [class_labels] if isinstance(class_labels, int | str) else list(class_labels)
         return torch.tensor([self._label_of(label) for label in given], dtype=torch.int64)
 
     def _label_of(self, label: int | str) -> int:
         num_classes = self.prior.config.num_classes
-        if isinstance(label, str) and label.lstrip("-").isdecimal() and label not in self.class_names:
+        if isinstance(label, str) and label.removeprefix("-").isdecimal() and label not in self.class_names:
             label = int(label)
         if isinstance(label, int):
             if not 0 <= label < num_classes:
@@ -119,7 +124,7 @@ class ClassConditionalPipeline(Pipeline):
 
     def __call__(
         self,
-        class_labels: int | str | None | Sequence[int | str] = None,
+        class_labels: int | str | Sequence[int | str] | None = None,
         num_images_per_label: int = 1,
         guidance_scale: float = 1.0,
         temperature: float = 1.0,
@@ -151,7 +156,8 @@ class ClassConditionalPipeline(Pipeline):
         if guidance_scale != 1 and not self.prior.config.num_classes:
             raise InputError(f"guidance_scale is {guidance_scale}; a prior without classes takes only 1")
         num_tokens = self.prior.config.num_tokens
-        with tqdm(total=num_tokens, desc="sampling", unit="token", **self._progress_bar_config) as progress:
+        bar = {"desc": "sampling", "unit": "token"} | self._progress_bar_config
+        with tqdm(total=num_tokens, **bar) as progress:
 
             def on_token(position: int, tokens: Tensor) -> None:
                 progress.update()

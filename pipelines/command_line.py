@@ -6,7 +6,8 @@ import re
 import sys
 from collections.abc import Sequence
 from importlib.resources import files
-from typing import Any, NamedTuple, get_type_hints
+from os import PathLike
+from typing import Any, NamedTuple, NoReturn, get_type_hints
 
 USAGE_ERROR = 2
 
@@ -69,7 +70,7 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run `wvq` with the given arguments (those of the process by default); exit code 2 for input that cannot be used."""
+    """Run `wvq` with the given arguments, by default the process's; exit code 2 for input that cannot be used."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_overview())
@@ -104,13 +105,14 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
     from wvq.tokenizer.errors import InputError
 
     class Parser(ArgumentParser):
-        def format_help(self) -> str:
-            return re.sub(r"--[a-z][\w.]*", lambda option: option[0].replace("_", "-"), super().format_help())
+        def format_help(self, *args: Any, **kwargs: Any) -> str:
+            text = super().format_help(*args, **kwargs)
+            return re.sub(r"--[a-z][\w.]*", lambda option: option[0].replace("_", "-"), text)
 
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     command = COMMANDS[name]
     configuration = _load(command.configuration)
-    recipes = [str(files("wvq.pipelines") / command.recipe)] if command.recipe else []
+    recipes: list[str | PathLike[str]] = [str(files("wvq.pipelines") / command.recipe)] if command.recipe else []
     parser = Parser(prog=f"wvq {name}", description=command.summary, exit_on_error=False, default_config_files=recipes)
     parser.add_argument("--config", action="config", help="a recipe: these options in a YAML or JSON file")
     parser.add_class_arguments(configuration)
@@ -128,7 +130,7 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
 
 
 def _parts(configuration: type, name: str) -> list[str]:
-    """".field" for each field of a group of options, or "" alone for a single option."""
+    """ ".field" for each field of a group of options, or "" alone for a single option."""
     group = get_type_hints(configuration).get(name)
     return [f".{field.name}" for field in dataclasses.fields(group)] if dataclasses.is_dataclass(group) else [""]
 
@@ -152,6 +154,6 @@ def _overview() -> str:
     )
 
 
-def _fail(program: str, message: str) -> None:
+def _fail(program: str, message: str) -> NoReturn:
     print(f"{program}: error: {message}", file=sys.stderr)
     raise SystemExit(USAGE_ERROR)

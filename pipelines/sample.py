@@ -91,7 +91,7 @@ def sample_images(pipeline: ClassConditionalPipeline, labels: Tensor, options: S
     with tqdm(total=len(labels), desc="sampling", unit="image") as progress:
         for start in range(0, len(labels), options.batch_size):
             batch = labels[start : start + options.batch_size]
-            pixels = pipeline(
+            made = pipeline(
                 batch.tolist() if num_classes else None,
                 num_images_per_label=1 if num_classes else len(batch),
                 guidance_scale=options.guidance_scale,
@@ -101,9 +101,10 @@ def sample_images(pipeline: ClassConditionalPipeline, labels: Tensor, options: S
                 min_p=options.min_p,
                 generator=[image_generator(options.seed, start + i) for i in range(len(batch))],
                 output_type="uint8",
-            ).images  # pyright: ignore[reportAttributeAccessIssue]
+                return_dict=False,
+            )
             progress.update(len(batch))
-            yield pixels
+            yield made[0]
 
 
 def image_generator(seed: int, number: int) -> torch.Generator:

@@ -70,8 +70,8 @@ def build_prior(config: PriorConfig) -> LlamaForCausalLM:
         bos_token_id=None,
         eos_token_id=None,
         pad_token_id=None,
-        num_codes=config.num_codes,
-        num_tokens=config.num_tokens,
-        num_classes=config.num_classes,
     )
+    description.num_codes = config.num_codes
+    description.num_tokens = config.num_tokens
+    description.num_classes = config.num_classes
     return LlamaForCausalLM(description)

@@ -35,10 +35,10 @@ def sample_tokens(
 ) -> Tensor:
     """Sample images as token sequences, conditioned on their class.
 
-    The model's vocabulary is codes, class ids, null class; the prompt is the class id. With guidance the log-probabilities
-    are null + guidance_scale * (class - null), as in transformers, before temperature and truncation; only codes can be
-    drawn. Each draw inverts the cumulative distribution at one uniform number per image and position, so an image
-    depends on its own numbers alone.
+    The model's vocabulary is codes, class ids, null class; the prompt is the class id. With guidance the
+    log-probabilities are null + guidance_scale * (class - null), as in transformers, before temperature and truncation;
+    only codes can be drawn. Each draw inverts the cumulative distribution at one uniform number per image and position,
+    so an image depends on its own numbers alone.
 
     Args:
         model: a causal language model of transformers; put into eval mode and left as it came.

@@ -67,7 +67,7 @@ class PriorTraining:
     """Share of the target probability spread over all ids."""
     ema_decay: float = 0.0
     """Decay of the exponential moving average of the weights that is evaluated and saved; 0 for none."""
-    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    mixed_precision: Literal["no", "bf16"] = "no"
     """Precision of the forward and backward pass."""
     log_every: int = 50
     """Steps between lines of training metrics."""
@@ -156,9 +156,7 @@ def train_prior(config: PriorTraining) -> Path:
         for number, batch in enumerate(loader, start=step * parts):
             codes, labels = batch["tokens"].to(accelerator.device), batch["labels"].to(accelerator.device)
             dropped = uniform_draws(config.seed, number, len(labels), accelerator) < config.class_dropout
-            if not description.num_classes:
-                dropped = torch.ones_like(dropped)
-            labels = torch.where(dropped, description.num_classes, labels)
+            labels = torch.where(dropped, description.num_classes, labels)  # without classes 0 is the null class
 
             # One optimizer step, when all parts of the batch have been seen.
             with accelerator.accumulate(model):
@@ -195,7 +193,8 @@ def train_prior(config: PriorTraining) -> Path:
                 run.log(
                     step, "evaluation", {"loss": held_out, "bits_per_token": bits, "unigram_bits_per_token": unigram}
                 )
-                progress.write(f"step {step}: held-out {bits:.3f} bits per token (unigram {unigram:.3f})")
+                if accelerator.is_main_process:
+                    progress.write(f"step {step}: held-out {bits:.3f} bits per token (unigram {unigram:.3f})")
                 model.train()
                 loss_sum, counted, clock = torch.zeros_like(loss_sum), 0, time.perf_counter()
             if config.sample_every and (step % config.sample_every == 0 or step == config.steps):
@@ -260,9 +259,9 @@ def validate(model: nn.Module, dataset: TokenDataset, description: PriorConfig, 
     own = torch.arange(accelerator.process_index, len(dataset), accelerator.num_processes)
     for indices in own.split(256):
         batch = dataset.__getitems__(indices.tolist())
-        labels = batch["labels"] if description.num_classes else torch.zeros_like(batch["labels"])
+        codes, labels = batch["tokens"].to(accelerator.device), batch["labels"].to(accelerator.device)
         with accelerator.autocast():
-            loss = token_loss(model, batch["tokens"].to(accelerator.device), labels.to(accelerator.device), description)
+            loss = token_loss(model, codes, labels, description)
         total += torch.stack([loss.double() * len(indices), total.new_tensor(len(indices))])
     total = accelerator.reduce(total, "sum")
     assert isinstance(total, Tensor)

@@ -11,17 +11,28 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+
 from wvq.pipelines import ClassConditionalPipeline
 from wvq.pipelines.command_line import COMMANDS, main, parse
 from wvq.prior import PriorConfig, build_prior
 from wvq.tokenizer import TokenizerConfig, VQTokenizer
 from wvq.tokenizer.data import load_splits
 
-TINY = (
-    "--data.channels=1 --model.base-channels=8 --model.channel-multipliers=[1,1] --model.num-blocks=1 "
-    "--model.latent-channels=8 --model.codebook-size=16 --model.codebook-dim=4 --steps=2 --batch-size=8 "
-    "--warmup-steps=0 --evaluate-every=2 --evaluation-images=16 --checkpoint-every=2"
-).split()
+TINY = [
+    "--data.channels=1",
+    "--model.base-channels=8",
+    "--model.channel-multipliers=[1,1]",
+    "--model.num-blocks=1",
+    "--model.latent-channels=8",
+    "--model.codebook-size=16",
+    "--model.codebook-dim=4",
+    "--steps=2",
+    "--batch-size=8",
+    "--warmup-steps=0",
+    "--evaluate-every=2",
+    "--evaluation-images=16",
+    "--checkpoint-every=2",
+]
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -40,9 +51,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 
 def train(capsys: pytest.CaptureFixture[str], folder: Path, output: Path, *options: str) -> str:
-    return refused(
-        capsys, "train-tokenizer", f"--data.source={folder}", f"--output-dir={output}", *TINY, *options
-    )
+    return refused(capsys, "train-tokenizer", f"--data.source={folder}", f"--output-dir={output}", *TINY, *options)
 
 
 @pytest.fixture
@@ -84,9 +93,7 @@ def test_folder_without_images(capsys: pytest.CaptureFixture[str], tmp_path: Pat
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "text"])
-def test_bad_image_is_named(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, photographs: Path, damage: str
-) -> None:
+def test_bad_image_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path, photographs: Path, damage: str) -> None:
     bad = photographs / "cat" / "3.png"
     bad.write_bytes({"truncated": bad.read_bytes()[:120], "empty": b"", "text": b"not a picture"}[damage])
     message = train(capsys, photographs, tmp_path / "run")

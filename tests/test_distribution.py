@@ -98,7 +98,9 @@ def test_distance_obeys_the_triangle_inequality(a: Gaussian, b: Gaussian, c: Gau
 
 @given(gaussians, gaussians, st.floats(1e-4, 1e4), st.floats(-100, 100))
 @settings(max_examples=50, deadline=None)
-def test_distance_scales_with_both_and_ignores_a_common_translation(a: Gaussian, b: Gaussian, scale: float, move: float):
+def test_distance_scales_with_both_and_ignores_a_common_translation(
+    a: Gaussian, b: Gaussian, scale: float, move: float
+):
     moved = [(scale * (mean + move), scale**2 * covariance) for mean, covariance in (a, b)]
     assert distance(*moved) == pytest.approx(scale * distance(a, b), rel=1e-6)
 

@@ -25,7 +25,7 @@ class TokenizerConfig:
     channels: int = 3
     """Colour channels of the images: 1 or 3."""
     patch_size: int = 1
-    """Pixels along each axis that enter and leave the network as one position; 2 quarters the cost of the finest level."""
+    """Pixels along each axis that enter and leave the network as one position; 2 quarters the cost."""
     base_channels: int = 64
     """Width of the network at its finest resolution."""
     channel_multipliers: tuple[int, ...] = (1, 1, 2)

@@ -1,4 +1,4 @@
-"""A data set as tokens: encoded once, kept as Arrow on disk under a key that changes with whatever could change them."""
+"""A data set as tokens: encoded once, kept as Arrow on disk under a key of all that could change them."""
 
 import hashlib
 import json
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
+from accelerate import PartialState
 from datasets import Dataset, Features, List, Value, load_from_disk
 from einops import rearrange
 from torch import Tensor
@@ -75,8 +75,8 @@ def tokenize(config: Tokenization) -> Path:
     Raises:
         InputError: if the tokenizer or the images cannot be read.
     """
-    accelerator = Accelerator()
-    tokenizer = VQTokenizer.from_pretrained(config.tokenizer).to(accelerator.device)
+    processes = PartialState()  # a second Accelerator would undo the gradient accumulation of the training loop's
+    tokenizer = VQTokenizer.from_pretrained(config.tokenizer).to(processes.device)
     splits = dict(zip(("train", "evaluation"), load_splits(config.data), strict=True))
     identity = {
         "format": _FORMAT,
@@ -86,7 +86,7 @@ def tokenize(config: Tokenization) -> Path:
     }
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     folder = Path(config.output_dir) / key
-    if accelerator.is_main_process and not (folder / "tokens.json").exists():
+    if processes.is_main_process and not (folder / "tokens.json").exists():
         with written_whole(folder) as partial:
             for name, split in splits.items():
                 flips = (False, True) if config.data.horizontal_flip and name == "train" else (False,)
@@ -97,7 +97,7 @@ def tokenize(config: Tokenization) -> Path:
                 "class_names": list(splits["train"].class_names),
             }
             write_json(partial / "tokens.json", about | identity)
-    accelerator.wait_for_everyone()
+    processes.wait_for_everyone()
     return folder
 
 

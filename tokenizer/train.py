@@ -54,7 +54,7 @@ class TokenizerTraining:
     """Mean squared or mean absolute error of the images on the [-1, 1] scale."""
     ema_decay: float = 0.0
     """Decay of the exponential moving average of the weights that is evaluated and saved; 0 for none."""
-    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    mixed_precision: Literal["no", "bf16"] = "no"
     """Precision of encoder and decoder; the quantizer always computes in float32."""
     log_every: int = 50
     """Steps between lines of training metrics."""

@@ -1,0 +1,242 @@
+"""Drawing tokens from a prior: `wvq.prior.sampling`, against transformers' generate and a reference without a cache."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy.stats import chisquare
+from transformers import LlamaForCausalLM
+
+from wvq.prior import PriorConfig, build_prior, sample_tokens
+from wvq.prior.sampling import invert_cumulative
+from wvq.tokenizer import InputError
+
+CODES, CLASSES, TOKENS = 24, 3, 12
+NULL = CLASSES
+
+
+@pytest.fixture(scope="module")
+def prior() -> LlamaForCausalLM:
+    """A prior whose weights are large enough that its logits differ clearly."""
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    config = PriorConfig(
+        hidden_size=32, num_layers=2, num_heads=2, num_codes=CODES, num_tokens=TOKENS, num_classes=CLASSES
+    )
+    model = build_prior(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                parameter *= 12
+    return model
+
+
+def draw(model: LlamaForCausalLM, labels: list[int] | torch.Tensor, seed: int = 0, **options: Any) -> torch.Tensor:
+    options = {"generator": torch.Generator().manual_seed(seed)} | options
+    return sample_tokens(model, torch.as_tensor(labels), num_tokens=TOKENS, num_codes=CODES, **options)
+
+
+def labels_of(batch: int) -> torch.Tensor:
+    return torch.arange(batch) % (CLASSES + 1)
+
+
+def scores_without_cache(model: LlamaForCausalLM, label: int, tokens: torch.Tensor, guidance: float) -> np.ndarray:
+    """Guided log-probabilities (T, K) of one image, each position from a whole pass over its prefix."""
+
+    def one_class(label: int) -> torch.Tensor:
+        rows = []
+        for position in range(len(tokens)):
+            prefix = torch.cat([torch.tensor([CODES + label]), tokens[:position]])[None]
+            with torch.no_grad():
+                rows.append(model(input_ids=prefix, use_cache=False).logits[0, -1].double().log_softmax(-1)[:CODES])
+        return torch.stack(rows)
+
+    null = one_class(NULL)
+    return (null + guidance * (one_class(label) - null)).numpy()
+
+
+@pytest.mark.parametrize("batch", [1, 3, 16])
+@pytest.mark.parametrize("guidance", [1.0, 2.5])
+def test_greedy_tokens_are_those_of_generate(prior, batch, guidance):
+    labels = labels_of(batch)
+    options: dict[str, Any] = {}
+    if guidance != 1:
+        options = {"guidance_scale": guidance, "negative_prompt_ids": torch.full((batch, 1), CODES + NULL)}
+    expected = prior.generate(
+        (CODES + labels)[:, None],
+        attention_mask=torch.ones(batch, 1, dtype=torch.int64),
+        do_sample=False,
+        min_new_tokens=TOKENS,
+        max_new_tokens=TOKENS,
+        suppress_tokens=list(range(CODES, CODES + CLASSES + 1)),
+        **options,
+    )[:, 1:]
+    assert torch.equal(draw(prior, labels, temperature=0.0, guidance_scale=guidance), expected)
+    assert len(expected.unique(dim=0)) == min(batch, CLASSES + 1)  # else this would show little
+
+
+@pytest.mark.parametrize("guidance", [0.0, 1.0, 2.5])
+@pytest.mark.parametrize("temperature", [0.7, 1.0])
+def test_cached_draws_are_those_of_the_whole_pass(prior, guidance, temperature):
+    labels = labels_of(4)
+    draws = torch.rand(4, TOKENS, dtype=torch.float64, generator=torch.Generator().manual_seed(7)).numpy()
+    tokens = draw(prior, labels, seed=7, guidance_scale=guidance, temperature=temperature)
+    for label, row, uniform in zip(labels.tolist(), tokens, draws, strict=True):
+        scores = scores_without_cache(prior, label, row, guidance) / temperature
+        cumulative = np.exp(scores - scores.max(axis=1, keepdims=True)).cumsum(axis=1)
+        targets = uniform * cumulative[:, -1]
+        assert [np.searchsorted(c, t, side="right") for c, t in zip(cumulative, targets, strict=True)] == row.tolist()
+
+
+def test_guidance_one_ignores_the_null_class_and_guidance_zero_is_the_null_class(prior):
+    assert torch.equal(draw(prior, [0, 1], guidance_scale=0.0), draw(prior, [NULL, NULL]))
+    assert torch.equal(draw(prior, [NULL, NULL], guidance_scale=3.0), draw(prior, [NULL, NULL]))
+    assert not torch.equal(draw(prior, [0, 1]), draw(prior, [NULL, NULL]))
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 0.0}, {"guidance_scale": 2.0}, {"top_k": 5, "min_p": 0.1}])
+def test_class_ids_are_never_drawn_however_probable(prior, options):
+    expected = draw(prior, labels_of(16), **options)
+    lift = torch.zeros(CODES + CLASSES + 1)
+    lift[CODES:] = 1e4
+    handle = prior.lm_head.register_forward_hook(lambda module, inputs, output: output + lift)
+    try:
+        tokens = draw(prior, labels_of(16), **options)
+    finally:
+        handle.remove()
+    assert torch.equal(tokens, expected)
+    assert tokens.dtype == torch.int64
+    assert tokens.max() < CODES
+
+
+def test_an_image_depends_on_its_own_generator_alone(prior):
+    def generators(*seeds: int) -> list[torch.Generator]:
+        return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    together = draw(prior, [0, 1, 2, 1], generator=generators(5, 6, 7, 8), guidance_scale=2.0)
+    for i, (label, seed) in enumerate([(0, 5), (1, 6), (2, 7), (1, 8)]):
+        assert torch.equal(draw(prior, [label], generator=generators(seed), guidance_scale=2.0)[0], together[i])
+    reordered = draw(prior, [1, 2, 1, 0], generator=generators(8, 7, 6, 5), guidance_scale=2.0)
+    assert torch.equal(reordered.flip(0), together)
+
+
+def test_one_generator_repeats_and_goes_on_and_none_uses_the_global_one(prior):
+    generator = torch.Generator().manual_seed(3)
+    first, second = (draw(prior, [0, 1], generator=generator) for _ in range(2))
+    assert torch.equal(first, draw(prior, [0, 1], seed=3))
+    assert not torch.equal(first, second)
+    torch.manual_seed(3)
+    assert torch.equal(first, draw(prior, [0, 1], generator=None))
+
+
+@pytest.mark.parametrize("options", [{"top_k": 1}, {"top_p": 1e-6}, {"min_p": 1.0}, {"temperature": 1e-4}])
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_the_hardest_truncations_are_greedy(prior, options, guidance):
+    greedy = draw(prior, labels_of(8), temperature=0.0, guidance_scale=guidance)
+    assert torch.equal(draw(prior, labels_of(8), guidance_scale=guidance, **options), greedy)
+
+
+@pytest.mark.parametrize("options", [{"top_k": 4}, {"top_p": 0.6}, {"min_p": 0.3}])
+def test_truncations_keep_the_codes_they_promise(prior, options):
+    labels = torch.zeros(2000, dtype=torch.int64)
+    generator = torch.Generator().manual_seed(0)
+    tokens = sample_tokens(prior, labels, num_tokens=1, num_codes=CODES, generator=generator, **options)
+    probabilities = np.exp(scores_without_cache(prior, 0, torch.zeros(1, dtype=torch.int64), 1.0)[0])
+    probabilities /= probabilities.sum()
+    order = probabilities.argsort()[::-1]
+    if "top_k" in options:
+        kept = order[: options["top_k"]]
+    elif "top_p" in options:
+        kept = order[: np.searchsorted(probabilities[order].cumsum(), options["top_p"]) + 1]
+    else:
+        kept = np.flatnonzero(probabilities >= options["min_p"] * probabilities.max())
+    assert 1 < len(kept) < CODES
+    assert set(tokens.flatten().tolist()) == set(kept.tolist())
+
+
+def test_drawn_frequencies_are_the_probabilities(prior):
+    labels = torch.zeros(20_000, dtype=torch.int64)
+    tokens = sample_tokens(prior, labels, 1, CODES, temperature=2.0, generator=torch.Generator().manual_seed(0))
+    shares = np.exp(scores_without_cache(prior, 0, torch.zeros(1, dtype=torch.int64), 1.0)[0] / 2)
+    expected = shares / shares.sum() * len(labels)
+    assert expected.min() > 5
+    assert chisquare(np.bincount(tokens.flatten(), minlength=CODES), expected).pvalue > 1e-3
+
+
+WEIGHTS = arrays(np.float32, st.integers(1, 40), elements=st.one_of(st.just(0.0), st.floats(2**-100, 1, width=32)))
+
+
+@given(weights=WEIGHTS, draws=st.lists(st.floats(0, 1, exclude_max=True), min_size=1, max_size=8))
+@example(weights=np.array([0, 0, 1, 0], np.float32), draws=[0.0, 0.5, 1 - 2**-53])
+@example(weights=np.array([1, 1e-9, 0], np.float32), draws=[1 - 2**-53, 1 - 1e-10])
+@settings(deadline=None)
+def test_inversion_is_a_search_in_the_running_sum_and_never_finds_a_zero(weights, draws):
+    if not weights.any():
+        weights[0] = 1
+    cumulative = weights.astype(np.float64).cumsum()
+    found = invert_cumulative(torch.from_numpy(weights).expand(len(draws), -1), torch.tensor(draws).double()).numpy()
+    assert (weights[found] > 0).all()
+    expected = np.searchsorted(cumulative, np.float64(draws) * cumulative[-1], side="right")
+    assert (found == np.minimum(expected, np.flatnonzero(weights)[-1])).all()
+
+
+def test_inversion_sees_codes_rarer_than_a_float32_sum_can_hold():
+    probabilities = torch.full((1, 4001), 2.5e-9)
+    probabilities[0, 0] = 1 - 4000 * 2.5e-9
+    draws = torch.tensor([1 - 1e-7], dtype=torch.float64)
+    assert abs(int(invert_cumulative(probabilities, draws)) - 3960) <= 30  # 1e-7 from the end are 40 such codes
+
+
+def test_inverted_uniform_numbers_have_the_given_frequencies():
+    probabilities = torch.tensor([0.0, 0.1, 0.4, 0.0, 0.05, 0.45, 0.0])
+    draws = torch.rand(50_000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    counts = invert_cumulative(probabilities.expand(len(draws), -1), draws).bincount(minlength=7).numpy()
+    drawn = probabilities.numpy() > 0
+    assert not counts[~drawn].any()
+    assert chisquare(counts[drawn], probabilities.double().numpy()[drawn] * len(draws)).pvalue > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"guidance_scale": -0.5}, r"guidance_scale is -0.5; it must be at least 0"),
+        ({"temperature": -1.0}, r"temperature is -1.0; it must be at least 0 \(0 is greedy\)"),
+        ({"top_k": -1}, r"top_k is -1; it must be at least 0"),
+        ({"top_p": 0.0}, r"top_p is 0.0; it must be in \(0, 1\]"),
+        ({"top_p": 1.1}, r"top_p is 1.1; it must be in \(0, 1\]"),
+        ({"min_p": -0.1}, r"min_p is -0.1; it must be in \[0, 1\]"),
+        ({"min_p": 1.5}, r"min_p is 1.5; it must be in \[0, 1\]"),
+        ({"generator": [torch.Generator()]}, r"1 generators were given for 2 images"),
+        (
+            {"class_labels": torch.tensor([0, NULL + 1])},
+            r"from 0 to 4; valid are 0 to 3, the last being the null class",
+        ),
+        ({"class_labels": torch.tensor([-1])}, r"from -1 to -1; valid are 0 to 3"),
+        ({"class_labels": torch.tensor([[0]])}, r"class_labels has shape \(1, 1\); it must be \(B,\)"),
+        ({"class_labels": torch.empty(0, dtype=torch.int64)}, r"class_labels has shape \(0,\)"),
+    ],
+)
+def test_bad_arguments_are_named_with_their_value(prior, options, message):
+    with pytest.raises(InputError, match=message):
+        sample_tokens(prior, **{"class_labels": torch.tensor([0, 1]), "num_tokens": 2, "num_codes": CODES} | options)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_model_is_left_in_its_mode_and_sampled_without_dropout(training):
+    size = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "attention_dropout": 0.9}
+    model = build_prior(PriorConfig(num_codes=8, num_tokens=6, **size)).train(training)
+    labels = torch.zeros(2, dtype=torch.int64)
+    first, second = (sample_tokens(model, labels, 6, 8, temperature=0.0) for _ in range(2))
+    assert model.training == training
+    assert torch.equal(first, second)
+
+
+def test_the_callback_sees_each_position_with_the_tokens_so_far(prior):
+    seen: list[tuple[int, torch.Tensor]] = []
+    tokens = draw(prior, [0, 1], on_token=lambda position, so_far: seen.append((position, so_far.clone())))
+    assert [position for position, _ in seen] == list(range(TOKENS))
+    assert all(torch.equal(so_far, tokens[:, : position + 1]) for position, so_far in seen)

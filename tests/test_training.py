@@ -1,0 +1,421 @@
+"""Both training loops, on a few real images."""
+
+import dataclasses
+import itertools
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from accelerate.utils import set_seed
+from einops import rearrange
+from PIL import Image
+from safetensors.torch import load_file
+from torch.optim.swa_utils import AveragedModel
+
+from wvq.pipelines.class_conditional import ClassConditionalPipeline, load_prior
+from wvq.prior import PriorConfig, PriorSize, build_prior
+from wvq.prior.train import PriorTraining, train_prior
+from wvq.tokenizer import InputError, TokenizerConfig, VQTokenizer
+from wvq.tokenizer.batches import ShuffledBatches
+from wvq.tokenizer.checkpoints import Run
+from wvq.tokenizer.data import DataConfig, load_splits, to_model
+from wvq.tokenizer.tokens import TokenDataset, Tokenization, tokenize
+from wvq.tokenizer.train import TokenizerTraining, train_tokenizer
+
+MODEL = TokenizerConfig(
+    channels=1, patch_size=2, base_channels=8, channel_multipliers=(1, 1), num_blocks=1, latent_channels=8,
+    codebook_size=32, codebook_dim=4,
+)  # fmt: skip
+TIMINGS = ("seconds", "images_per_second", "tokens_per_second")
+
+Train = Callable[[Any], Path]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    torch.set_num_threads(1)
+    yield
+    AcceleratorState._reset_state()  # a process keeps one precision for good otherwise
+
+
+@pytest.fixture
+def stage_one(fashion_folder: Path, tmp_path: Path) -> TokenizerTraining:
+    return TokenizerTraining(
+        output_dir=str(tmp_path / "tokenizer"),
+        data=DataConfig(source=str(fashion_folder), channels=1),
+        model=MODEL,
+        steps=8,
+        batch_size=20,
+        learning_rate=3e-3,
+        warmup_steps=2,
+        log_every=1,
+        evaluate_every=4,
+        checkpoint_every=3,
+    )
+
+
+@pytest.fixture(scope="session")
+def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tokenizer that nobody trained."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("models") / "tokenizer"
+    VQTokenizer(dataclasses.replace(MODEL, quantizer_options={"init_std": 0.5})).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tokens_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("tokens")
+
+
+@pytest.fixture
+def stage_two(fashion_folder: Path, tokenizer_folder: Path, tokens_folder: Path, tmp_path: Path) -> PriorTraining:
+    return PriorTraining(
+        output_dir=str(tmp_path / "prior"),
+        tokenizer=str(tokenizer_folder),
+        tokens_dir=str(tokens_folder),
+        data=DataConfig(source=str(fashion_folder), channels=1),
+        model=PriorSize(hidden_size=16, num_layers=1, num_heads=2),
+        steps=8,
+        batch_size=20,
+        learning_rate=1e-2,
+        warmup_steps=2,
+        log_every=1,
+        evaluate_every=4,
+        sample_every=8,
+        checkpoint_every=3,
+    )
+
+
+@pytest.fixture(params=["tokenizer", "prior"])
+def stage(request: pytest.FixtureRequest) -> tuple[Train, Any]:
+    """(train function, configuration) of each stage."""
+    if request.param == "tokenizer":
+        return train_tokenizer, request.getfixturevalue("stage_one")
+    return train_prior, request.getfixturevalue("stage_two")
+
+
+def changed(config: Any, name: str = "", **changes: Any) -> Any:
+    """The configuration with changes, in a run folder of another name if one is given."""
+    folder = Path(config.output_dir)
+    return dataclasses.replace(config, output_dir=str(folder.with_name(name) if name else folder), **changes)
+
+
+def rows(config: Any, split: str) -> list[dict[str, float]]:
+    lines = (Path(config.output_dir) / "metrics.jsonl").read_text().splitlines()
+    return [row for row in map(json.loads, lines) if row["split"] == split]
+
+
+def untimed(config: Any) -> list[dict[str, float]]:
+    both = rows(config, "train") + rows(config, "evaluation")
+    return [{name: value for name, value in row.items() if name not in TIMINGS} for row in both]
+
+
+def weights(config: Any) -> dict[str, torch.Tensor]:
+    return load_file(Path(config.output_dir) / "model" / "model.safetensors")
+
+
+def assert_equal_runs(one: Any, other: Any) -> None:
+    assert untimed(one) == untimed(other)
+    mine, theirs = weights(one), weights(other)
+    assert mine.keys() == theirs.keys()
+    assert [name for name in mine if not torch.equal(mine[name], theirs[name])] == []
+
+
+def assert_picture(path: Path) -> None:
+    first = Image.open(path).convert("L").crop((2, 2, 58, 58))
+    assert len(np.unique(np.asarray(first))) > 5
+
+
+def test_a_tokenizer_run_learns_and_leaves_its_files(stage_one):
+    config = changed(stage_one, steps=40, log_every=10, evaluate_every=20, checkpoint_every=15, keep_checkpoints=2)
+    folder = train_tokenizer(config)
+    run = Path(config.output_dir)
+    assert folder == run / "model"
+    assert json.loads((run / "run.json").read_text())["model"]["codebook_size"] == 32
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step-00000030", "step-00000040"]
+    assert sorted(path.name for path in (run / "images").iterdir()) == ["step-00000020.png", "step-00000040.png"]
+    for picture in (run / "images").iterdir():
+        assert_picture(picture)
+
+    train, evaluation = rows(config, "train"), rows(config, "evaluation")
+    assert [row["step"] for row in train] == [10, 20, 30, 40]
+    assert [row["step"] for row in evaluation] == [20, 40]
+    losses = {"loss", "reconstruction_loss", "commitment_loss", "codebook_loss", "wasserstein_distance"}
+    assert set(train[0]) == {"step", "split", "learning_rate", "images_per_second", "seconds"} | losses
+    scores = {"reconstruction_loss", "psnr", "ssim", "utilization", "perplexity"}
+    assert set(evaluation[0]) == {"step", "split", "quantization_error", "relative_quantization_error"} | scores
+    assert all(np.isfinite(value) for row in train + evaluation for value in row.values() if not isinstance(value, str))
+    assert train[-1]["reconstruction_loss"] < 0.7 * train[0]["reconstruction_loss"]
+    assert evaluation[1]["psnr"] > evaluation[0]["psnr"]
+    assert train[0]["learning_rate"] > train[-1]["learning_rate"] > 0.1 * config.learning_rate
+
+
+def test_a_saved_tokenizer_is_the_one_that_was_evaluated(stage_one):
+    tokenizer = VQTokenizer.from_pretrained(train_tokenizer(stage_one))
+    images = load_splits(stage_one.data)[1].__getitems__(range(100))["images"]
+    with torch.no_grad():
+        reconstructions = tokenizer(to_model(images)).reconstructions
+    assert tokenizer.config == MODEL
+    pixels = ((reconstructions + 1) * 127.5).clamp(0, 255).round()
+    loss = 4 * ((pixels.double() - images.double()) / 255).square().mean()
+    assert rows(stage_one, "evaluation")[-1]["reconstruction_loss"] == pytest.approx(loss.item(), rel=1e-3)
+
+
+def test_a_prior_run_learns_and_leaves_its_files(stage_two, tokenizer_folder):
+    config = changed(stage_two, steps=60, log_every=20, evaluate_every=30, sample_every=25, checkpoint_every=60)
+    folder = train_prior(config)
+    run = Path(config.output_dir)
+    assert json.loads((run / "run.json").read_text())["model"]["hidden_size"] == 16
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-00000060"]
+    names = ["step-00000025.png", "step-00000050.png", "step-00000060.png"]
+    assert sorted(path.name for path in (run / "images").iterdir()) == names
+    for picture in (run / "images").iterdir():
+        assert_picture(picture)
+
+    train, evaluation = rows(config, "train"), rows(config, "evaluation")
+    assert [row["step"] for row in train] == [20, 40, 60]
+    assert [row["step"] for row in evaluation] == [30, 60]
+    assert set(train[0]) == {"step", "split", "loss", "learning_rate", "tokens_per_second", "seconds"}
+    assert set(evaluation[0]) == {"step", "split", "loss", "bits_per_token", "unigram_bits_per_token"}
+    assert train[-1]["loss"] < 0.9 * train[0]["loss"]
+    last = evaluation[-1]
+    assert last["bits_per_token"] == pytest.approx(last["loss"] / np.log(2))
+    assert last["bits_per_token"] < last["unigram_bits_per_token"]
+
+    prior = load_prior(folder)
+    tokenizer = VQTokenizer.from_pretrained(tokenizer_folder)
+    assert prior.config.tokenizer_fingerprint == tokenizer.fingerprint
+    assert (prior.config.num_codes, prior.config.num_tokens, prior.config.num_classes) == (32, 49, 10)
+    assert prior.config.class_names[0] == "Ankle boot"
+    ClassConditionalPipeline(tokenizer, prior, prior.config.class_names)
+    tokenizer.decoder.layers[0].bias.data.add_(1)  # pyright: ignore
+    with pytest.raises(InputError, match="they do not belong together"):
+        ClassConditionalPipeline(tokenizer, prior)
+
+
+class Interruption(Exception):
+    """Power failure, say."""
+
+
+@pytest.mark.parametrize("how", ["failure", "signal"])
+def test_a_resumed_run_is_the_uninterrupted_one_bit_by_bit(stage, how, monkeypatch):
+    train, config = stage
+    config = changed(config, ema_decay=0.8, gradient_accumulation_steps=2)
+    if train is train_prior:
+        size = dataclasses.replace(config.model, attention_dropout=0.2, tie_embeddings=True)
+        config = changed(config, model=size, label_smoothing=0.1)
+    else:
+        config = changed(config, data=dataclasses.replace(config.data, horizontal_flip=True))
+    straight = changed(config, "straight")
+    train(straight)
+
+    log = Run.log
+
+    def log_and_break(run: Run, step: int, split: str, values: dict[str, float]) -> None:
+        log(run, step, split, values)
+        if step == 5:
+            if how == "failure":
+                raise Interruption
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Run, "log", log_and_break)
+    with pytest.raises(Interruption if how == "failure" else SystemExit):
+        train(config)
+    monkeypatch.undo()
+    assert not (Path(config.output_dir) / "model").exists()
+    last = max(path.name for path in (Path(config.output_dir) / "checkpoints").iterdir())
+    assert last == ("step-00000003" if how == "failure" else "step-00000005")
+    torch.manual_seed(12345)  # a new process has other random numbers
+    train(config)
+    assert_equal_runs(config, straight)
+
+
+def test_a_run_that_stopped_between_its_last_step_and_its_model_only_writes_the_model(stage, monkeypatch):
+    train, config = stage
+    train(changed(config, "straight"))
+    save_checkpoint = Run.save_checkpoint
+
+    def save_and_break(run: Run, step: int, keep: int) -> None:
+        save_checkpoint(run, step, keep)
+        if step == config.steps:
+            raise Interruption
+
+    monkeypatch.setattr(Run, "save_checkpoint", save_and_break)
+    with pytest.raises(Interruption):
+        train(config)
+    monkeypatch.undo()
+    train(config)
+    assert_equal_runs(config, changed(config, "straight"))
+
+
+def test_a_finished_run_returns_at_once_and_another_configuration_is_refused(stage):
+    train, config = stage
+    model = train(config)
+    written = {path: path.stat().st_mtime_ns for path in Path(config.output_dir).rglob("*")}
+    assert train(config) == model
+    assert {path: path.stat().st_mtime_ns for path in Path(config.output_dir).rglob("*")} == written
+    with pytest.raises(InputError, match=r"holds a run with learning_rate = \S+, this one has 0.5"):
+        train(changed(config, learning_rate=0.5))
+    deeper = dataclasses.replace(config.model, **{"num_blocks" if train is train_tokenizer else "num_layers": 3})
+    with pytest.raises(InputError, match=r"holds a run with model.num_\w+ = 1, this one has 3"):
+        train(changed(config, model=deeper))
+    assert {path: path.stat().st_mtime_ns for path in Path(config.output_dir).rglob("*")} == written
+
+
+def test_a_batch_in_two_parts_is_the_whole_batch_to_rounding(stage):
+    train, config = stage
+    config = changed(config, steps=6, warmup_steps=0)
+    if train is train_tokenizer:  # the Wasserstein window counts parts
+        config = changed(config, model=dataclasses.replace(config.model, quantizer="vanilla"))
+    else:  # Muon rounds to bfloat16, drop-out is drawn for each part
+        config = changed(config, optimizer="adamw", class_dropout=0.0)
+    whole, parts = changed(config, "whole"), changed(config, "parts", gradient_accumulation_steps=2)
+    train(whole)
+    train(parts)
+    for one, other in zip(untimed(whole), untimed(parts), strict=True):
+        assert other.pop("split") == one.pop("split")
+        assert other == pytest.approx(one, rel=1e-4)
+
+
+def test_each_step_sees_the_images_of_its_place_in_the_permutations(stage_one, monkeypatch):
+    config = changed(stage_one, data=dataclasses.replace(stage_one.data, horizontal_flip=True), batch_size=100, steps=6)
+    seen: list[torch.Tensor] = []
+    forward = VQTokenizer.forward
+
+    def watched(model: VQTokenizer, images: torch.Tensor):
+        if model.training:
+            seen.append(images)
+        return forward(model, images)
+
+    monkeypatch.setattr(VQTokenizer, "forward", watched)
+    train_tokenizer(config)
+    originals = load_splits(config.data)[0].__getitems__(range(500))["images"]
+    batches = list(ShuffledBatches(500, 100, 0, 6, config.seed))
+    assert sorted(itertools.chain(*batches[:5])) == list(range(500))  # an epoch has every image once
+    mirrored = 0
+    for images, indices in zip(seen, batches, strict=True):
+        plain = to_model(originals[indices])
+        flipped = (images != plain).flatten(1).any(1)
+        assert torch.equal(images, torch.where(flipped[:, None, None, None], plain.flip(-1), plain))
+        mirrored += int(flipped.sum())
+    assert 250 < mirrored < 350  # of 600
+
+
+def test_the_average_of_the_weights_is_what_is_saved(stage, monkeypatch):
+    train, config = stage
+    config = changed(config, ema_decay=0.75, steps=3)
+    seen: list[dict[str, torch.Tensor]] = []
+    update = AveragedModel.update_parameters
+
+    def watched(average: AveragedModel, model: torch.nn.Module) -> None:
+        seen.append({name: value.detach().clone() for name, value in model.named_parameters()})
+        update(average, model)
+
+    monkeypatch.setattr(AveragedModel, "update_parameters", watched)
+    train(config)
+    saved = weights(config)
+    for name, first in seen[0].items():
+        expected = 0.75 * (0.75 * first + 0.25 * seen[1][name]) + 0.25 * seen[2][name]
+        torch.testing.assert_close(saved[name], expected, msg=name)
+
+
+def test_bfloat16_learns_with_an_average_and_saves_float32(stage):
+    train, config = stage
+    config = changed(config, mixed_precision="bf16", ema_decay=0.5)
+    train(config)
+    first, *_, last = rows(config, "train")
+    assert last["loss"] < first["loss"]
+    assert {value.dtype for value in weights(config).values()} <= {torch.float32, torch.float64, torch.int64}
+    straight = changed(config, "float32", mixed_precision="no")
+    AcceleratorState._reset_state()
+    train(straight)
+    for row, reference in zip(rows(config, "evaluation"), rows(straight, "evaluation"), strict=True):
+        name = "psnr" if train is train_tokenizer else "loss"
+        assert row[name] == pytest.approx(reference[name], rel=0.05)
+        assert row[name] != reference[name]
+
+
+def test_images_without_classes_give_a_prior_without_classes(fashion_folder, stage_two, tmp_path):
+    for index, file in enumerate(sorted(fashion_folder.rglob("*.png"))):
+        if index % 5 == 0:
+            (tmp_path / "flat").mkdir(exist_ok=True)
+            (tmp_path / "flat" / f"{index}.png").write_bytes(file.read_bytes())
+    data = dataclasses.replace(stage_two.data, source=str(tmp_path / "flat"), evaluation_fraction=0.3)
+    dropping, keeping = (changed(stage_two, f"drop-{p}", data=data, class_dropout=p) for p in (0.5, 0.0))
+    prior = load_prior(train_prior(dropping))
+    train_prior(keeping)
+    assert_equal_runs(dropping, keeping)  # there is nothing to drop
+    assert prior.config.num_classes == 0
+    assert prior.config.vocab_size == 33
+    assert_picture(Path(dropping.output_dir) / "images" / "step-00000008.png")
+    tokenizer = VQTokenizer.from_pretrained(stage_two.tokenizer)
+    pipeline: Any = ClassConditionalPipeline(tokenizer, prior)
+    assert pipeline(num_images_per_label=2, output_type="uint8").images.shape == (2, 1, 28, 28)
+
+
+def test_tokens_are_the_encoded_images_in_raster_order_and_flips_follow(fashion_folder, tokenizer_folder, tmp_path):
+    data = DataConfig(source=str(fashion_folder), channels=1, horizontal_flip=True)
+    folder = tokenize(Tokenization(str(tokenizer_folder), data, str(tmp_path)))
+    tokenizer = VQTokenizer.from_pretrained(tokenizer_folder)
+    for split, images in zip(("train", "evaluation"), load_splits(data), strict=True):
+        pixels = to_model(images.__getitems__(range(len(images)))["images"])
+        views = [pixels, pixels.flip(-1)] if split == "train" else [pixels]
+        dataset = TokenDataset(folder, split)
+        grids = torch.cat([tokenizer.encode(view) for view in views])
+        assert torch.equal(dataset.tokens, rearrange(grids, "n h w -> n (h w)"))
+        assert torch.equal(dataset.labels, images.labels.repeat(len(views)))
+        assert dataset.class_names == images.class_names
+        assert (dataset.num_codes, dataset.tokenizer_fingerprint) == (32, tokenizer.fingerprint)
+
+
+def test_tokens_are_encoded_once_for_what_they_depend_on(fashion_folder, tokenizer_folder, tmp_path, monkeypatch):
+    config = Tokenization(
+        str(tokenizer_folder), DataConfig(source=str(fashion_folder), channels=1), str(tmp_path / "t")
+    )
+    encoded: list[int] = []
+    encode = VQTokenizer.encode
+    monkeypatch.setattr(VQTokenizer, "encode", lambda self, images: encoded.append(len(images)) or encode(self, images))
+    folder = tokenize(config)
+    assert sum(encoded) == 600
+    written = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    assert tokenize(dataclasses.replace(config, batch_size=7)) == folder
+    assert sum(encoded) == 600
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == written
+
+    other = VQTokenizer.from_pretrained(tokenizer_folder)
+    other.to_codebook.bias.data[0] += 1e-3  # pyright: ignore
+    other.save_pretrained(tmp_path / "other")
+    flipped = dataclasses.replace(config.data, horizontal_flip=True)
+    fewer = tmp_path / "fewer"
+    for path in sorted(fashion_folder.rglob("*.png"))[1:]:
+        target = fewer / path.relative_to(fashion_folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.symlink_to(path)
+    folders = {folder}
+    for changes in (
+        {"tokenizer": str(tmp_path / "other")},
+        {"data": flipped},
+        {"data": dataclasses.replace(config.data, source=str(fewer))},
+    ):
+        folders.add(tokenize(dataclasses.replace(config, **changes)))
+    assert len(folders) == 4
+    assert sum(encoded) == 600 + 600 + 1100 + 599
+
+
+@pytest.mark.parametrize("class_dropout", [0.0, 1.0])
+def test_dropped_classes_train_the_null_class_and_kept_ones_their_own(stage_two, class_dropout):
+    config = changed(stage_two, class_dropout=class_dropout, optimizer="adamw", weight_decay=0.0)
+    prior = load_prior(train_prior(config))
+    set_seed(config.seed)
+    untrained = build_prior(PriorConfig(**vars(config.model), num_codes=32, num_tokens=49, num_classes=10))
+    moved = (prior.model.embed_tokens.weight != untrained.model.embed_tokens.weight).any(dim=1)
+    assert moved[32:42].tolist() == [class_dropout == 0.0] * 10
+    assert bool(moved[42]) == (class_dropout == 1.0)
