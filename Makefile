@@ -1,6 +1,8 @@
 # Every target does the set-up it needs, from nothing. The versions installed are those of constraints.txt.
 PYTHON ?= python3
 VENV := .venv
+# Threads that wait for each other sleep instead of spinning: several times faster where the cores are shared.
+export OMP_WAIT_POLICY ?= PASSIVE
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 

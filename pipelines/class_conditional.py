@@ -28,7 +28,9 @@ def load_prior(folder: Path) -> LlamaForCausalLM:
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder / 'config.json'} does not exist; a prior's folder has config.json and *.safetensors")
     try:
-        prior, report = LlamaForCausalLM.from_pretrained(folder, use_safetensors=True, output_loading_info=True)
+        prior, report = LlamaForCausalLM.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
+            folder, use_safetensors=True, output_loading_info=True
+        )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise InputError(f"{folder} does not hold a prior that can be loaded: {str(error).splitlines()[0]}") from error
     if unfit := [*report["missing_keys"], *report["unexpected_keys"]]:  # transformers would draw what is missing
@@ -156,7 +158,7 @@ class ClassConditionalPipeline(Pipeline):
         if guidance_scale != 1 and not self.prior.config.num_classes:
             raise InputError(f"guidance_scale is {guidance_scale}; a prior without classes takes only 1")
         num_tokens = self.prior.config.num_tokens
-        bar = {"desc": "sampling", "unit": "token"} | self._progress_bar_config
+        bar: dict[str, Any] = {"desc": "sampling", "unit": "token", **self._progress_bar_config}
         with tqdm(total=num_tokens, **bar) as progress:
 
             def on_token(position: int, tokens: Tensor) -> None:

@@ -127,7 +127,7 @@ def check_sampling(guidance_scale: float, temperature: float, top_k: int, top_p:
         raise InputError(f"min_p is {min_p}; it must be in [0, 1] (0 keeps all codes)")
 
 
-def _truncation(temperature: float, top_k: int, top_p: float, min_p: float) -> LogitsProcessorList:
+def _truncation(temperature: float, top_k: int, top_p: float, min_p: float) -> Callable[..., Tensor]:
     """Temperature, top-k, top-p, min-p: the warpers of transformers, in its order."""
     warpers = LogitsProcessorList()
     if temperature not in (0, 1):

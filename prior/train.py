@@ -152,7 +152,7 @@ def train_prior(config: PriorTraining) -> Path:
     clock = time.perf_counter()
 
     model.train()
-    with progress, stop_request() as stop:
+    with progress, stop_request(accelerator) as stop:
         for number, batch in enumerate(loader, start=step * parts):
             codes, labels = batch["tokens"].to(accelerator.device), batch["labels"].to(accelerator.device)
             dropped = uniform_draws(config.seed, number, len(labels), accelerator) < config.class_dropout
@@ -202,15 +202,18 @@ def train_prior(config: PriorTraining) -> Path:
                     path = run.folder / "images" / f"step-{step:08d}.png"
                     write_samples(evaluated, description, path, config)
                 clock = time.perf_counter()
-            if step % config.checkpoint_every == 0 or step == config.steps or stop:
+            stopping = stop.asked()
+            if step % config.checkpoint_every == 0 or step == config.steps or stopping:
                 run.save_checkpoint(step, config.keep_checkpoints)
-            stop.leave_if_set(step)
+            if stopping:
+                stop.leave(step)
 
     if accelerator.is_main_process:
         with written_whole(run.folder / "model") as partial:
             evaluated.save_pretrained(partial)
     accelerator.wait_for_everyone()
-    accelerator.end_training()
+    for tracker in accelerator.trackers:  # not end_training: it would leave the next run without a process group
+        tracker.finish()
     return run.folder / "model"
 
 

@@ -169,19 +169,20 @@ def test_metrics_are_forgotten_without_a_checkpoint(config: Training):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signal_asks_to_stop_and_leaves_with_its_code(number: signal.Signals, capsys: pytest.CaptureFixture[str]):
     before = signal.getsignal(number)
-    with pytest.raises(SystemExit) as leaving, stop_request() as stop:  # noqa: PT012
-        stop.leave_if_set(1)
+    with pytest.raises(SystemExit) as leaving, stop_request(Accelerator()) as stop:  # noqa: PT012
+        assert not stop.asked()
         assert not stop
         os.kill(os.getpid(), number)
         assert stop
-        stop.leave_if_set(2)
+        assert stop.asked()
+        stop.leave(2)
     assert leaving.value.code == 128 + number
     assert "stopped after step 2" in capsys.readouterr().err
     assert signal.getsignal(number) == before
 
 
 def test_second_interrupt_stops_at_once():
-    with pytest.raises(KeyboardInterrupt), stop_request():  # noqa: PT012
+    with pytest.raises(KeyboardInterrupt), stop_request(Accelerator()):  # noqa: PT012
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -8,8 +8,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+import torch
 from accelerate import Accelerator
 
 from .errors import InputError
@@ -90,7 +91,8 @@ class Run:
     def metrics(self) -> list[dict[str, Any]]:
         """All lines of metrics.jsonl."""
         path = self.folder / "metrics.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("\n")]  # a last line cut off by a crash is none
 
     def _forget_metrics_after(self, step: int) -> None:
         kept = [row for row in self.metrics() if row["step"] <= step]
@@ -112,24 +114,30 @@ def first_difference(old: Any, new: Any, name: str = "") -> tuple[str, Any, Any]
 
 
 class StopRequest:
-    """Set by the first Ctrl-C or SIGTERM; the loop saves after the step it is in, then calls `leave_if_set`."""
+    """Set by the first Ctrl-C or SIGTERM of any process; the loop saves after the step it is in, then calls `leave`."""
 
-    signal_number: int | None = None
+    def __init__(self, accelerator: Accelerator):
+        self.accelerator = accelerator
+        self.signal_number = 0
 
-    def __bool__(self) -> bool:
-        return self.signal_number is not None
+    def asked(self) -> bool:
+        """Whether to stop, the same answer on every process: one that stopped alone would leave the others waiting."""
+        if self.accelerator.num_processes > 1:
+            numbers = torch.tensor([self.signal_number], device=self.accelerator.device)
+            self.signal_number = int(self.accelerator.gather(numbers).max())  # pyright: ignore[reportAttributeAccessIssue]
+        return self.signal_number > 0
 
-    def leave_if_set(self, step: int) -> None:
+    def leave(self, step: int) -> NoReturn:
         """Leave the program with the signal's exit code (128 + its number)."""
-        if self.signal_number is not None:
+        if self.accelerator.is_main_process:
             print(f"stopped after step {step}; the same command goes on from there", file=sys.stderr)
-            raise SystemExit(128 + self.signal_number)
+        raise SystemExit(128 + self.signal_number)
 
 
 @contextmanager
-def stop_request() -> Iterator[StopRequest]:
+def stop_request(accelerator: Accelerator) -> Iterator[StopRequest]:
     """Turn SIGINT and SIGTERM into a request to stop after the current step; a second one stops at once."""
-    request = StopRequest()
+    request = StopRequest(accelerator)
 
     def ask(number: int, frame: Any) -> None:
         request.signal_number = number

@@ -35,6 +35,8 @@ def written_whole(target: Path) -> Iterator[Path]:
         try:
             yield new
         except (SafetensorError, RuntimeError) as error:
+            if "writ" not in str(error) and "os error" not in str(error):  # safetensors and torch have no type for it
+                raise
             raise OSError(errno.EIO, f"could not be written ({str(error).splitlines()[0]})", str(target)) from error
         if target.exists():
             lost = {path.name for path in target.iterdir()} - {path.name for path in new.iterdir()}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
 from datasets import Dataset, Features, List, Value, load_from_disk
 from einops import rearrange
 from torch import Tensor
@@ -75,7 +76,8 @@ def tokenize(config: Tokenization) -> Path:
     Raises:
         InputError: if the tokenizer or the images cannot be read.
     """
-    processes = PartialState()  # a second Accelerator would undo the gradient accumulation of the training loop's
+    # No second Accelerator: it would undo the gradient accumulation of the training loop's.
+    processes = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
     tokenizer = VQTokenizer.from_pretrained(config.tokenizer).to(processes.device)
     splits = dict(zip(("train", "evaluation"), load_splits(config.data), strict=True))
     identity = {

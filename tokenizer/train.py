@@ -137,7 +137,7 @@ def train_tokenizer(config: TokenizerTraining) -> Path:
     clock = time.perf_counter()
 
     model.train()
-    with progress, stop_request() as stop:
+    with progress, stop_request(accelerator) as stop:
         for number, batch in enumerate(loader, start=step * parts):
             images = to_model(batch["images"].to(accelerator.device))
             if config.data.horizontal_flip:
@@ -192,14 +192,17 @@ def train_tokenizer(config: TokenizerTraining) -> Path:
                     )
                 model.train()
                 sums, counted, clock = {}, 0, time.perf_counter()
-            if step % config.checkpoint_every == 0 or step == config.steps or stop:
+            stopping = stop.asked()
+            if step % config.checkpoint_every == 0 or step == config.steps or stopping:
                 run.save_checkpoint(step, config.keep_checkpoints)
-            stop.leave_if_set(step)
+            if stopping:
+                stop.leave(step)
 
     if accelerator.is_main_process:
         evaluated.save_pretrained(run.folder / "model")
     accelerator.wait_for_everyone()
-    accelerator.end_training()
+    for tracker in accelerator.trackers:  # not end_training: it would leave the next run without a process group
+        tracker.finish()
     return run.folder / "model"
 
 
