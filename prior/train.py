@@ -91,6 +91,9 @@ class PriorTraining:
         check_schedule(self, "log_every", "evaluate_every", "checkpoint_every", "keep_checkpoints")
         if not 0 <= self.class_dropout <= 1:
             raise InputError(f"class_dropout is {self.class_dropout}; it must be in [0, 1]")
+        for name in ("label_smoothing", "ema_decay"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be in [0, 1)")
 
 
 def train_prior(config: PriorTraining) -> Path:

@@ -187,8 +187,11 @@ def test_inversion_is_a_search_in_the_running_sum_and_never_finds_a_zero(weights
 def test_inversion_sees_codes_rarer_than_a_float32_sum_can_hold():
     probabilities = torch.full((1, 4001), 2.5e-9)
     probabilities[0, 0] = 1 - 4000 * 2.5e-9
-    draws = torch.tensor([1 - 1e-7], dtype=torch.float64)
-    assert abs(int(invert_cumulative(probabilities, draws)) - 3960) <= 30  # 1e-7 from the end are 40 such codes
+    draws = 1 - 1e-5 * torch.rand(500, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    cumulative = probabilities[0].double().numpy().cumsum()
+    expected = np.searchsorted(cumulative, draws.numpy() * cumulative[-1], side="right")
+    assert np.array_equal(invert_cumulative(probabilities.expand(500, -1), draws).numpy(), expected)
+    assert len(np.unique(expected)) > 400
 
 
 def test_inverted_uniform_numbers_have_the_given_frequencies():

@@ -5,6 +5,8 @@ import itertools
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -156,6 +158,23 @@ def test_a_tokenizer_run_learns_and_leaves_its_files(stage_one):
     assert train[-1]["reconstruction_loss"] < 0.7 * train[0]["reconstruction_loss"]
     assert evaluation[1]["psnr"] > evaluation[0]["psnr"]
     assert train[0]["learning_rate"] > train[-1]["learning_rate"] > 0.1 * config.learning_rate
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"ema_decay": 1.0}, r"ema_decay is 1.0; it must be in \[0, 1\)"),
+        (
+            {"data": DataConfig(channels=3)},
+            "model is for 1 x 28 x 28 images, data has 3 x 28 x 28",
+        ),
+        ({"steps": 8, "warmup_steps": 8}, "warmup_steps is 8; it must be at least 0 and below steps, 8"),
+        ({"checkpoint_every": 0}, "checkpoint_every is 0; it must be at least 1"),
+    ],
+)
+def test_bad_options_of_stage_one_are_named(stage_one, changes, message):
+    with pytest.raises(InputError, match=message):
+        changed(stage_one, **changes)
 
 
 def test_a_saved_tokenizer_is_the_one_that_was_evaluated(stage_one):
@@ -408,6 +427,8 @@ def test_tokens_are_encoded_once_for_what_they_depend_on(fashion_folder, tokeniz
         folders.add(tokenize(dataclasses.replace(config, **changes)))
     assert len(folders) == 4
     assert sum(encoded) == 600 + 600 + 1100 + 599
+    with pytest.raises(InputError, match="batch_size is 0; it must be at least 1"):
+        dataclasses.replace(config, batch_size=0)
 
 
 @pytest.mark.parametrize("class_dropout", [0.0, 1.0])
@@ -419,3 +440,30 @@ def test_dropped_classes_train_the_null_class_and_kept_ones_their_own(stage_two,
     moved = (prior.model.embed_tokens.weight != untrained.model.embed_tokens.weight).any(dim=1)
     assert moved[32:42].tolist() == [class_dropout == 0.0] * 10
     assert bool(moved[42]) == (class_dropout == 1.0)
+
+
+def test_two_processes_train_what_one_does(stage_one, stage_two, tmp_path):
+    """Both stages in one program, flips and dropped classes included, to rounding."""
+    flips = dataclasses.replace(stage_one.data, horizontal_flip=True)
+    second = changed(stage_two, optimizer="adamw", gradient_accumulation_steps=2)  # Muon rounds to bfloat16
+    alone = [changed(config, data=flips, steps=4) for config in (stage_one, second)]
+    together = [changed(config, f"{Path(config.output_dir).name}-together") for config in alone]
+    program = tmp_path / "program.py"
+    program.write_text(f"""
+from wvq.prior.train import *
+from wvq.tokenizer.train import *
+torch.set_num_threads(1)
+train_tokenizer({together[0]!r})
+train_prior({together[1]!r})
+assert Accelerator().num_processes == 2
+""")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(program)]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    launched = subprocess.run(launch, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert launched.returncode == 0, launched.stderr[-3000:]
+    train_tokenizer(alone[0])
+    train_prior(alone[1])
+    for one, two in zip(alone, together, strict=True):
+        for row, other in zip(untimed(one), untimed(two), strict=True):
+            assert other.pop("split") == row.pop("split")
+            assert other == pytest.approx(row, rel=1e-4)

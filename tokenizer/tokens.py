@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .data import DataConfig, ImageDataset, load_splits, to_model
+from .errors import InputError
 from .model import VQTokenizer
 from .saving import read_json, write_json, written_whole
 
@@ -32,6 +33,10 @@ class Tokenization:
     """Folder of the token cache; each data set lies in a folder of its own, named by its key."""
     batch_size: int = 256
     """Images encoded at once."""
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise InputError(f"batch_size is {self.batch_size}; it must be at least 1")
 
 
 class TokenDataset(torch.utils.data.Dataset):

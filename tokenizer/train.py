@@ -79,6 +79,8 @@ class TokenizerTraining:
                 f"has {self.data.channels} x {self.data.image_size} x {self.data.image_size}; they must be the same"
             )
         check_schedule(self, "log_every", "evaluate_every", "checkpoint_every", "keep_checkpoints")
+        if not 0 <= self.ema_decay < 1:
+            raise InputError(f"ema_decay is {self.ema_decay}; it must be in [0, 1)")
 
 
 def train_tokenizer(config: TokenizerTraining) -> Path:
