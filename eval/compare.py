@@ -22,6 +22,7 @@ from .clock import Clock
 from .collect import commands, run_report, shared_protocol, table_row
 from .extractors import Extractor, build_extractor
 from .frechet import ReferenceStatistics
+from .parallel import run_parallel
 from .report import write_report
 from .scores import evaluate_generation, evaluate_reconstruction, reference_statistics
 
@@ -54,6 +55,8 @@ class Comparison:
     """Training of the tokenizers; output_dir, seed and the quantizer are set for each run."""
     prior: PriorTraining = field(default_factory=PriorTraining)
     """Training of the priors; output_dir, seed and the tokenizer are set for each run."""
+    jobs: int = 1
+    """Trainings at once, each with its share of the cores."""
     tokenizers_only: bool = False
     """Compare the tokenizers alone, without training priors."""
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
@@ -71,6 +74,8 @@ class Comparison:
             raise InputError(
                 f"methods are {list(self.methods)} and seeds {list(self.seeds)}; give at least one of each"
             )
+        if self.jobs < 1:
+            raise InputError(f"jobs is {self.jobs}; it must be at least 1")
         if self.num_generated < 2:
             raise InputError(f"num_generated is {self.num_generated}; it must be at least 2")
         for name, method in self.methods.items():
@@ -99,17 +104,19 @@ def compare(config: Comparison) -> Path:
     _, evaluation_set = load_splits(config.data)
     reference: ReferenceStatistics | None = None
 
+    run_parallel(
+        train_both_stages, [(config, name, seed) for seed in config.seeds for name in config.methods], config.jobs
+    )
     rows, reports, protocol = [], [], {}
     for seed in config.seeds:
-        for name, method in config.methods.items():
+        for name in config.methods:
             folder = root / f"{name}-{seed}"
             clock = Clock(folder / "seconds.json")
-            tokenizer_folder = train_tokenizer(config.tokenizer_training(method, seed, folder / "tokenizer"))
-            tokenizer = VQTokenizer.from_pretrained(tokenizer_folder).to(device)
             pipeline = None
             if not config.tokenizers_only:
-                stage_two = train_stage_two(config, tokenizer_folder, seed, folder, clock)
-                pipeline = ClassConditionalPipeline.from_pretrained(stage_two).to(device)
+                pipeline = ClassConditionalPipeline.from_pretrained(folder / "prior" / "pipeline").to(device)
+            tokenizer = pipeline.tokenizer if pipeline else VQTokenizer.from_pretrained(folder / "tokenizer" / "model")
+            tokenizer.to(device)
 
             if not (folder / "scores.json").exists():
                 reference = reference or reference_statistics(evaluation_set, extractor)
@@ -133,6 +140,7 @@ def claim_folder(root: Path, config: Comparison) -> None:
         InputError: if the folder holds another comparison.
     """
     recipe = json.loads(json.dumps(asdict(config)))
+    del recipe["jobs"]  # how many at once changes nothing but the time
     if not (root / "recipe.json").exists():
         write_json(root / "recipe.json", recipe)
         return
@@ -145,17 +153,21 @@ def claim_folder(root: Path, config: Comparison) -> None:
         )
 
 
-def train_stage_two(config: Comparison, tokenizer_folder: Path, seed: int, folder: Path, clock: Clock) -> Path:
-    """Encode the data and train a prior on the tokens; returns the folder of the pipeline."""
+def train_both_stages(config: Comparison, name: str, seed: int) -> None:
+    """Train a tokenizer, encode the data and train a prior on the tokens, each unless that has been done."""
+    folder = Path(config.output_dir) / f"{name}-{seed}"
+    tokenizer = train_tokenizer(config.tokenizer_training(config.methods[name], seed, folder / "tokenizer"))
+    if config.tokenizers_only:
+        return
     tokens_dir = str(Path(config.output_dir) / "tokens")
     if not (folder / "prior").exists():
-        with clock.measure("tokens"):
-            tokenize(Tokenization(str(tokenizer_folder), config.data, tokens_dir))
-    return train_pipeline(
+        with Clock(folder / "seconds.json").measure("tokens"):
+            tokenize(Tokenization(str(tokenizer), config.data, tokens_dir))
+    train_pipeline(
         replace(
             config.prior,
             output_dir=str(folder / "prior"),
-            tokenizer=str(tokenizer_folder),
+            tokenizer=str(tokenizer),
             data=config.data,
             tokens_dir=tokens_dir,
             seed=seed,

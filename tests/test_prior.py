@@ -21,6 +21,7 @@ CONFIG = PriorConfig(hidden_size=32, num_layers=2, num_heads=2, num_codes=10, nu
 
 def tiny_prior(**changes) -> LlamaForCausalLM:
     torch.manual_seed(0)
+    torch.set_num_threads(1)
     return build_prior(PriorConfig(**{**vars(CONFIG), **changes}))
 
 

@@ -3,10 +3,6 @@
 import dataclasses
 import itertools
 import json
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,119 +12,41 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
-from einops import rearrange
 from PIL import Image
-from safetensors.torch import load_file
 from torch.optim.swa_utils import AveragedModel
+from toy_runs import MODEL, STAGES, assert_equal_runs, changed, rows, toy_stage, untimed, weights
 
 from wvq.pipelines.class_conditional import ClassConditionalPipeline, load_prior
-from wvq.prior import PriorConfig, PriorSize, build_prior
+from wvq.prior import PriorConfig, build_prior
 from wvq.prior.train import PriorTraining, train_prior
-from wvq.tokenizer import InputError, TokenizerConfig, VQTokenizer
+from wvq.tokenizer import InputError, VQTokenizer
 from wvq.tokenizer.batches import ShuffledBatches
-from wvq.tokenizer.checkpoints import Run
 from wvq.tokenizer.data import DataConfig, load_splits, to_model
-from wvq.tokenizer.tokens import TokenDataset, Tokenization, tokenize
 from wvq.tokenizer.train import TokenizerTraining, train_tokenizer
 
-MODEL = TokenizerConfig(
-    channels=1, patch_size=2, base_channels=8, channel_multipliers=(1, 1), num_blocks=1, latent_channels=8,
-    codebook_size=32, codebook_dim=4,
-)  # fmt: skip
-TIMINGS = ("seconds", "images_per_second", "tokens_per_second")
 
-Train = Callable[[Any], Path]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    torch.set_num_threads(1)
-    yield
-    AcceleratorState._reset_state()  # a process keeps one precision for good otherwise
+@pytest.fixture(params=STAGES)
+def stage(request: pytest.FixtureRequest, fashion_folder: Path, tmp_path: Path) -> tuple[Callable[[Any], Path], Any]:
+    """(train function, configuration) of each stage."""
+    return toy_stage(request.param, fashion_folder, tmp_path)
 
 
 @pytest.fixture
 def stage_one(fashion_folder: Path, tmp_path: Path) -> TokenizerTraining:
-    return TokenizerTraining(
-        output_dir=str(tmp_path / "tokenizer"),
-        data=DataConfig(source=str(fashion_folder), channels=1),
-        model=MODEL,
-        steps=8,
-        batch_size=20,
-        learning_rate=3e-3,
-        warmup_steps=2,
-        log_every=1,
-        evaluate_every=4,
-        checkpoint_every=3,
-    )
-
-
-@pytest.fixture(scope="session")
-def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tokenizer that nobody trained."""
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("models") / "tokenizer"
-    VQTokenizer(dataclasses.replace(MODEL, quantizer_options={"init_std": 0.5})).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def tokens_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("tokens")
+    return toy_stage("tokenizer", fashion_folder, tmp_path)[1]
 
 
 @pytest.fixture
-def stage_two(fashion_folder: Path, tokenizer_folder: Path, tokens_folder: Path, tmp_path: Path) -> PriorTraining:
-    return PriorTraining(
-        output_dir=str(tmp_path / "prior"),
-        tokenizer=str(tokenizer_folder),
-        tokens_dir=str(tokens_folder),
-        data=DataConfig(source=str(fashion_folder), channels=1),
-        model=PriorSize(hidden_size=16, num_layers=1, num_heads=2),
-        steps=8,
-        batch_size=20,
-        learning_rate=1e-2,
-        warmup_steps=2,
-        log_every=1,
-        evaluate_every=4,
-        sample_every=8,
-        checkpoint_every=3,
-    )
+def stage_two(fashion_folder: Path, tmp_path: Path) -> PriorTraining:
+    return toy_stage("prior", fashion_folder, tmp_path)[1]
 
 
-@pytest.fixture(params=["tokenizer", "prior"])
-def stage(request: pytest.FixtureRequest) -> tuple[Train, Any]:
-    """(train function, configuration) of each stage."""
-    if request.param == "tokenizer":
-        return train_tokenizer, request.getfixturevalue("stage_one")
-    return train_prior, request.getfixturevalue("stage_two")
-
-
-def changed(config: Any, name: str = "", **changes: Any) -> Any:
-    """The configuration with changes, in a run folder of another name if one is given."""
-    folder = Path(config.output_dir)
-    return dataclasses.replace(config, output_dir=str(folder.with_name(name) if name else folder), **changes)
-
-
-def rows(config: Any, split: str) -> list[dict[str, float]]:
-    lines = (Path(config.output_dir) / "metrics.jsonl").read_text().splitlines()
-    return [row for row in map(json.loads, lines) if row["split"] == split]
-
-
-def untimed(config: Any) -> list[dict[str, float]]:
-    both = rows(config, "train") + rows(config, "evaluation")
-    return [{name: value for name, value in row.items() if name not in TIMINGS} for row in both]
-
-
-def weights(config: Any) -> dict[str, torch.Tensor]:
-    return load_file(Path(config.output_dir) / "model" / "model.safetensors")
-
-
-def assert_equal_runs(one: Any, other: Any) -> None:
-    assert untimed(one) == untimed(other)
-    mine, theirs = weights(one), weights(other)
-    assert mine.keys() == theirs.keys()
-    assert [name for name in mine if not torch.equal(mine[name], theirs[name])] == []
+@pytest.fixture
+def any_precision() -> Iterator[None]:
+    """A process keeps the precision of its first `Accelerator` for good otherwise."""
+    AcceleratorState._reset_state()
+    yield
+    AcceleratorState._reset_state()
 
 
 def assert_picture(path: Path) -> None:
@@ -188,7 +106,7 @@ def test_a_saved_tokenizer_is_the_one_that_was_evaluated(stage_one):
     assert rows(stage_one, "evaluation")[-1]["reconstruction_loss"] == pytest.approx(loss.item(), rel=1e-3)
 
 
-def test_a_prior_run_learns_and_leaves_its_files(stage_two, tokenizer_folder):
+def test_a_prior_run_learns_and_leaves_its_files(stage_two):
     config = changed(stage_two, steps=60, log_every=20, evaluate_every=30, sample_every=25, checkpoint_every=60)
     folder = train_prior(config)
     run = Path(config.output_dir)
@@ -210,7 +128,7 @@ def test_a_prior_run_learns_and_leaves_its_files(stage_two, tokenizer_folder):
     assert last["bits_per_token"] < last["unigram_bits_per_token"]
 
     prior = load_prior(folder)
-    tokenizer = VQTokenizer.from_pretrained(tokenizer_folder)
+    tokenizer = VQTokenizer.from_pretrained(stage_two.tokenizer)
     assert prior.config.tokenizer_fingerprint == tokenizer.fingerprint
     assert (prior.config.num_codes, prior.config.num_tokens, prior.config.num_classes) == (32, 49, 10)
     assert prior.config.class_names[0] == "Ankle boot"
@@ -218,75 +136,6 @@ def test_a_prior_run_learns_and_leaves_its_files(stage_two, tokenizer_folder):
     tokenizer.decoder.layers[0].bias.data.add_(1)  # pyright: ignore
     with pytest.raises(InputError, match="they do not belong together"):
         ClassConditionalPipeline(tokenizer, prior)
-
-
-class Interruption(Exception):
-    """Power failure, say."""
-
-
-@pytest.mark.parametrize("how", ["failure", "signal"])
-def test_a_resumed_run_is_the_uninterrupted_one_bit_by_bit(stage, how, monkeypatch):
-    train, config = stage
-    config = changed(config, ema_decay=0.8, gradient_accumulation_steps=2)
-    if train is train_prior:
-        size = dataclasses.replace(config.model, attention_dropout=0.2, tie_embeddings=True)
-        config = changed(config, model=size, label_smoothing=0.1)
-    else:
-        config = changed(config, data=dataclasses.replace(config.data, horizontal_flip=True))
-    straight = changed(config, "straight")
-    train(straight)
-
-    log = Run.log
-
-    def log_and_break(run: Run, step: int, split: str, values: dict[str, float]) -> None:
-        log(run, step, split, values)
-        if step == 5:
-            if how == "failure":
-                raise Interruption
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(Run, "log", log_and_break)
-    with pytest.raises(Interruption if how == "failure" else SystemExit):
-        train(config)
-    monkeypatch.undo()
-    assert not (Path(config.output_dir) / "model").exists()
-    last = max(path.name for path in (Path(config.output_dir) / "checkpoints").iterdir())
-    assert last == ("step-00000003" if how == "failure" else "step-00000005")
-    torch.manual_seed(12345)  # a new process has other random numbers
-    train(config)
-    assert_equal_runs(config, straight)
-
-
-def test_a_run_that_stopped_between_its_last_step_and_its_model_only_writes_the_model(stage, monkeypatch):
-    train, config = stage
-    train(changed(config, "straight"))
-    save_checkpoint = Run.save_checkpoint
-
-    def save_and_break(run: Run, step: int, keep: int) -> None:
-        save_checkpoint(run, step, keep)
-        if step == config.steps:
-            raise Interruption
-
-    monkeypatch.setattr(Run, "save_checkpoint", save_and_break)
-    with pytest.raises(Interruption):
-        train(config)
-    monkeypatch.undo()
-    train(config)
-    assert_equal_runs(config, changed(config, "straight"))
-
-
-def test_a_finished_run_returns_at_once_and_another_configuration_is_refused(stage):
-    train, config = stage
-    model = train(config)
-    written = {path: path.stat().st_mtime_ns for path in Path(config.output_dir).rglob("*")}
-    assert train(config) == model
-    assert {path: path.stat().st_mtime_ns for path in Path(config.output_dir).rglob("*")} == written
-    with pytest.raises(InputError, match=r"holds a run with learning_rate = \S+, this one has 0.5"):
-        train(changed(config, learning_rate=0.5))
-    deeper = dataclasses.replace(config.model, **{"num_blocks" if train is train_tokenizer else "num_layers": 3})
-    with pytest.raises(InputError, match=r"holds a run with model.num_\w+ = 1, this one has 3"):
-        train(changed(config, model=deeper))
-    assert {path: path.stat().st_mtime_ns for path in Path(config.output_dir).rglob("*")} == written
 
 
 def test_a_batch_in_two_parts_is_the_whole_batch_to_rounding(stage):
@@ -346,7 +195,7 @@ def test_the_average_of_the_weights_is_what_is_saved(stage, monkeypatch):
         torch.testing.assert_close(saved[name], expected, msg=name)
 
 
-def test_bfloat16_learns_with_an_average_and_saves_float32(stage):
+def test_bfloat16_learns_with_an_average_and_saves_float32(stage, any_precision):
     train, config = stage
     config = changed(config, mixed_precision="bf16", ema_decay=0.5)
     train(config)
@@ -380,57 +229,6 @@ def test_images_without_classes_give_a_prior_without_classes(fashion_folder, sta
     assert pipeline(num_images_per_label=2, output_type="uint8").images.shape == (2, 1, 28, 28)
 
 
-def test_tokens_are_the_encoded_images_in_raster_order_and_flips_follow(fashion_folder, tokenizer_folder, tmp_path):
-    data = DataConfig(source=str(fashion_folder), channels=1, horizontal_flip=True)
-    folder = tokenize(Tokenization(str(tokenizer_folder), data, str(tmp_path)))
-    tokenizer = VQTokenizer.from_pretrained(tokenizer_folder)
-    for split, images in zip(("train", "evaluation"), load_splits(data), strict=True):
-        pixels = to_model(images.__getitems__(range(len(images)))["images"])
-        views = [pixels, pixels.flip(-1)] if split == "train" else [pixels]
-        dataset = TokenDataset(folder, split)
-        grids = torch.cat([tokenizer.encode(view) for view in views])
-        assert torch.equal(dataset.tokens, rearrange(grids, "n h w -> n (h w)"))
-        assert torch.equal(dataset.labels, images.labels.repeat(len(views)))
-        assert dataset.class_names == images.class_names
-        assert (dataset.num_codes, dataset.tokenizer_fingerprint) == (32, tokenizer.fingerprint)
-
-
-def test_tokens_are_encoded_once_for_what_they_depend_on(fashion_folder, tokenizer_folder, tmp_path, monkeypatch):
-    config = Tokenization(
-        str(tokenizer_folder), DataConfig(source=str(fashion_folder), channels=1), str(tmp_path / "t")
-    )
-    encoded: list[int] = []
-    encode = VQTokenizer.encode
-    monkeypatch.setattr(VQTokenizer, "encode", lambda self, images: encoded.append(len(images)) or encode(self, images))
-    folder = tokenize(config)
-    assert sum(encoded) == 600
-    written = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    assert tokenize(dataclasses.replace(config, batch_size=7)) == folder
-    assert sum(encoded) == 600
-    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == written
-
-    other = VQTokenizer.from_pretrained(tokenizer_folder)
-    other.to_codebook.bias.data[0] += 1e-3  # pyright: ignore
-    other.save_pretrained(tmp_path / "other")
-    flipped = dataclasses.replace(config.data, horizontal_flip=True)
-    fewer = tmp_path / "fewer"
-    for path in sorted(fashion_folder.rglob("*.png"))[1:]:
-        target = fewer / path.relative_to(fashion_folder)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.symlink_to(path)
-    folders = {folder}
-    for changes in (
-        {"tokenizer": str(tmp_path / "other")},
-        {"data": flipped},
-        {"data": dataclasses.replace(config.data, source=str(fewer))},
-    ):
-        folders.add(tokenize(dataclasses.replace(config, **changes)))
-    assert len(folders) == 4
-    assert sum(encoded) == 600 + 600 + 1100 + 599
-    with pytest.raises(InputError, match="batch_size is 0; it must be at least 1"):
-        dataclasses.replace(config, batch_size=0)
-
-
 @pytest.mark.parametrize("class_dropout", [0.0, 1.0])
 def test_dropped_classes_train_the_null_class_and_kept_ones_their_own(stage_two, class_dropout):
     config = changed(stage_two, class_dropout=class_dropout, optimizer="adamw", weight_decay=0.0)
@@ -440,30 +238,3 @@ def test_dropped_classes_train_the_null_class_and_kept_ones_their_own(stage_two,
     moved = (prior.model.embed_tokens.weight != untrained.model.embed_tokens.weight).any(dim=1)
     assert moved[32:42].tolist() == [class_dropout == 0.0] * 10
     assert bool(moved[42]) == (class_dropout == 1.0)
-
-
-def test_two_processes_train_what_one_does(stage_one, stage_two, tmp_path):
-    """Both stages in one program, flips and dropped classes included, to rounding."""
-    flips = dataclasses.replace(stage_one.data, horizontal_flip=True)
-    second = changed(stage_two, optimizer="adamw", gradient_accumulation_steps=2)  # Muon rounds to bfloat16
-    alone = [changed(config, data=flips, steps=4) for config in (stage_one, second)]
-    together = [changed(config, f"{Path(config.output_dir).name}-together") for config in alone]
-    program = tmp_path / "program.py"
-    program.write_text(f"""
-from wvq.prior.train import *
-from wvq.tokenizer.train import *
-torch.set_num_threads(1)
-train_tokenizer({together[0]!r})
-train_prior({together[1]!r})
-assert Accelerator().num_processes == 2
-""")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(program)]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    launched = subprocess.run(launch, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert launched.returncode == 0, launched.stderr[-3000:]
-    train_tokenizer(alone[0])
-    train_prior(alone[1])
-    for one, two in zip(alone, together, strict=True):
-        for row, other in zip(untimed(one), untimed(two), strict=True):
-            assert other.pop("split") == row.pop("split")
-            assert other == pytest.approx(row, rel=1e-4)

@@ -1,0 +1,70 @@
+"""Several trainings at once, each in a process of its own with its share of the cores.
+
+Small networks leave cores idle at every synchronisation of their threads: two trainings of one thread each finish in
+about half the time of two trainings of two threads one after the other.
+"""
+
+import multiprocessing
+import multiprocessing.connection
+import os
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from wvq.tokenizer import InputError
+
+
+def run_parallel(function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], jobs: int) -> None:
+    """Call function(*arguments) for each of `calls`, at most `jobs` at a time; in this process if jobs is 1.
+
+    Raises:
+        SystemExit: with the exit code of the first call that failed, after the others that were running have stopped.
+    """
+    if jobs == 1:
+        for arguments in calls:
+            function(*arguments)
+        return
+    context = multiprocessing.get_context("spawn")
+    threads = max(1, torch.get_num_threads() // jobs)
+    waiting, places = list(calls), list(range(jobs))
+    running: dict[multiprocessing.process.BaseProcess, int] = {}
+    try:
+        while waiting or running:
+            while waiting and places:
+                place = places.pop(0)
+                process = context.Process(target=_work, args=(function, waiting.pop(0), threads, place))
+                process.start()
+                running[process] = place
+            multiprocessing.connection.wait([process.sentinel for process in running])
+            for process in [process for process in running if process.exitcode is not None]:
+                places.append(running.pop(process))
+                if process.exitcode:
+                    raise SystemExit(process.exitcode)
+    except KeyboardInterrupt:  # the others have had the same Ctrl-C
+        raise SystemExit(130) from None
+    finally:
+        for process in running:
+            process.terminate()
+        for process in running:
+            process.join()
+
+
+def _work(function: Callable[..., Any], arguments: tuple[Any, ...], threads: int, place: int) -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:  # a parent that was killed must not leave a child that goes on writing
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+    torch.set_num_threads(threads)
+    os.environ["TQDM_POSITION"] = str(place)  # a line for each progress bar
+    try:
+        function(*arguments)
+    except InputError as error:
+        print(f"wvq: error: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
