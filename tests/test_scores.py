@@ -126,7 +126,7 @@ def test_the_batch_size_and_a_given_reference_change_nothing(tokenizer: VQTokeni
     assert given.protocol == alone.protocol
     for name, value in alone.as_dict().items():
         if isinstance(value, float):
-            assert getattr(given, name) == pytest.approx(value, rel=1e-4), name
+            assert getattr(given, name) == pytest.approx(value, rel=1e-4, abs=1e-6), name
 
 
 def test_every_part_of_the_tokenizer_stays_in_its_mode(tokenizer: VQTokenizer, dataset: ImageDataset) -> None:
