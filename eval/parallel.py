@@ -6,6 +6,7 @@ about half the time of two trainings of two threads one after the other.
 
 import multiprocessing
 import multiprocessing.connection
+import multiprocessing.process
 import os
 import sys
 import threading

@@ -1,7 +1,24 @@
 """What a user runs: images from classes, images from images, and the command line."""
 
-from .base import ImagePipelineOutput
-from .class_conditional import ClassConditionalPipeline
-from .reconstruction import ReconstructionPipeline
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .base import ImagePipelineOutput
+    from .class_conditional import ClassConditionalPipeline
+    from .reconstruction import ReconstructionPipeline
 
 __all__ = ["ClassConditionalPipeline", "ImagePipelineOutput", "ReconstructionPipeline"]
+
+_MODULES = {
+    "ClassConditionalPipeline": ".class_conditional",
+    "ImagePipelineOutput": ".base",
+    "ReconstructionPipeline": ".reconstruction",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use: `wvq --help` passes through here and should not wait for torch."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_MODULES[name], __name__), name)

@@ -24,7 +24,7 @@ class ImagePipelineOutput:
     """What a pipeline made, by its output_type: for "pil" a list of PIL images, for "np" a float array (N, H, W, C) and
     for "pt" a float tensor (N, C, H, W), both in [0, 1], for "uint8" a uint8 tensor, for "latent" tokens (N, h, w)."""
 
-    images: list[Image.Image] | np.ndarray | Tensor
+    images: Any
 
 
 class Pipeline:

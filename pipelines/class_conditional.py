@@ -137,7 +137,7 @@ class ClassConditionalPipeline(Pipeline):
         output_type: str = "pil",
         return_dict: bool = True,
         callback_on_step_end: Callable[[Self, int, int, dict[str, Any]], Any] | None = None,
-    ) -> ImagePipelineOutput | tuple[Any]:
+    ) -> ImagePipelineOutput | Any:
         """Generate num_images_per_label images for each of class_labels, in that order.
 
         Args:

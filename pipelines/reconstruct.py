@@ -41,7 +41,7 @@ def reconstruct(config: Reconstruction) -> Path:
     _, evaluation = load_splits(config.data)
     chosen = torch.linspace(0, len(evaluation) - 1, min(config.num_images, len(evaluation))).long()
     originals = evaluation.__getitems__(chosen.tolist())["images"]
-    reconstructions = pipeline(originals, output_type="uint8", return_dict=False)[0].cpu()
+    reconstructions = pipeline(originals, output_type="uint8").images.cpu()
     folder = Path(config.output_dir)
     with written_whole(folder) as partial:
         for name, images in (("originals", originals), ("reconstructions", reconstructions)):

@@ -33,7 +33,7 @@ class ReconstructionPipeline(Pipeline):
 
     def __call__(
         self, images: Tensor | Image.Image | Sequence[Image.Image], output_type: str = "pil", return_dict: bool = True
-    ) -> ImagePipelineOutput | tuple[Any]:
+    ) -> ImagePipelineOutput | Any:
         """Reconstruct images; "latent" returns their tokens instead.
 
         Args:

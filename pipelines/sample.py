@@ -101,10 +101,9 @@ def sample_images(pipeline: ClassConditionalPipeline, labels: Tensor, options: S
                 min_p=options.min_p,
                 generator=[image_generator(options.seed, start + i) for i in range(len(batch))],
                 output_type="uint8",
-                return_dict=False,
             )
             progress.update(len(batch))
-            yield made[0]
+            yield made.images
 
 
 def image_generator(seed: int, number: int) -> torch.Generator:
