@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import signal
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -169,7 +170,7 @@ def test_metrics_are_forgotten_without_a_checkpoint(config: Training):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signal_asks_to_stop_and_leaves_with_its_code(number: signal.Signals, capsys: pytest.CaptureFixture[str]):
     before = signal.getsignal(number)
-    with pytest.raises(SystemExit) as leaving, stop_request(Accelerator()) as stop:  # noqa: PT012
+    with pytest.raises(SystemExit) as leaving, stop_request(Accelerator()) as stop:  # noqa: PT012 (the signal must come inside)
         assert not stop.asked()
         os.kill(os.getpid(), number)
         assert stop.asked()
@@ -179,8 +180,17 @@ def test_signal_asks_to_stop_and_leaves_with_its_code(number: signal.Signals, ca
     assert signal.getsignal(number) == before
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """SIGINT as in a terminal; a job in the background of a script starts with it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_second_interrupt_stops_at_once():
-    with pytest.raises(KeyboardInterrupt), stop_request(Accelerator()):  # noqa: PT012
+    with pytest.raises(KeyboardInterrupt), stop_request(Accelerator()):  # noqa: PT012 (the signal must come inside)
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
