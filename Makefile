@@ -23,7 +23,7 @@ data:
 demo: install data
 	$(BIN)/wvq demo
 
-test: install
+test: install data
 	$(BIN)/python -m pytest -m "not slow"
 
 test-slow: install data
