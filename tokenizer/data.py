@@ -184,12 +184,6 @@ def to_uint8(images: Tensor) -> Tensor:
     return ((images.float() + 1) * 127.5).clamp(0, 255).round().to(torch.uint8)
 
 
-def random_horizontal_flip(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Each image (B, C, H, W) mirrored with probability one half, drawn on the generator's device."""
-    flipped = torch.rand(len(images), generator=generator, device=generator.device) < 0.5
-    return torch.where(flipped.to(images.device)[:, None, None, None], images.flip(-1), images)
-
-
 class _Decoding(torch.utils.data.Dataset):
     """What each record decodes to: a data set, so that `DataLoader` workers share the work."""
 

@@ -104,5 +104,5 @@ def _from_hub() -> Source:
 
 def _decoded(table: datasets.Dataset) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
     images = image_table(table, "image")
-    pixels = np.stack([square_pixels(row["image"]["bytes"], 28, channels=1)[0] for row in images])  # type: ignore
+    pixels = np.stack([square_pixels(row["image"]["bytes"], 28, channels=1)[0] for row in images.to_list()])
     return pixels, np.asarray(table.select_columns("label")[:]["label"], np.uint8)
