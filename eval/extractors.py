@@ -81,7 +81,7 @@ class Extractor(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """RGB images uint8 (N, 3, H, W) on the network's device -> features (N, d)."""
-        raise NotImplementedError(f"{type(self).__name__} defines no features")
+        raise NotImplementedError(f"{type(self).__name__} defines no features")  # for subclasses, also a user's own
 
 
 class EfficientNetLite0(Extractor):

@@ -68,7 +68,7 @@ class Quantizer(nn.Module):
 
     def objective(self, vectors: Tensor, quantized: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss (a scalar) and its terms for vectors (N, D) and their codes (N, D), both attached to the graph."""
-        raise NotImplementedError(f"{type(self).__name__} defines no objective")
+        raise NotImplementedError(f"{type(self).__name__} defines no objective")  # what each quantizer is
 
     def forward(self, z: Tensor) -> QuantizerOutput:
         """Quantize z, (B, D, *spatial) or (N, D).
