@@ -1,7 +1,7 @@
 """Several trainings at once, each in a process of its own with its share of the cores.
 
 Small networks leave cores idle at every synchronisation of their threads. On 2 shared cores with waiting threads
-asleep, two trainings of one thread each made about twice the steps of one with two threads; on idle cores the gain is small.
+asleep, two trainings of one thread each made about twice the steps of one with two; on idle cores the gain is small.
 """
 
 import multiprocessing
