@@ -1,5 +1,7 @@
 """Nearest-code search against brute force in float64."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -98,3 +100,63 @@ def test_takes_half_precision_and_strided_inputs():
 def test_gives_no_gradient():
     vectors, codes = draw(4, 8, 2)
     assert not nearest_codes(vectors.requires_grad_(), codes.requires_grad_()).requires_grad
+
+
+# Exactness where float32 products are not enough, and the two ways of searching
+
+
+def exact(vectors: Tensor, codes: Tensor) -> Tensor:
+    """Distances (N, K) in float64, as they are defined."""
+    return torch.cdist(vectors.double(), codes.double(), compute_mode="donot_use_mm_for_euclid_dist")
+
+
+ADVERSARIAL = {
+    "duplicates": lambda codes: codes[torch.arange(len(codes)) // 3],
+    "all equal": lambda codes: codes[:1].expand_as(codes).clone(),
+    "all zero": torch.zeros_like,
+    "one zero": lambda codes: torch.cat([codes[:-1], torch.zeros_like(codes[-1:])]),
+    "huge norms": lambda codes: codes * 1e4,
+    "some huge norms": lambda codes: torch.cat([codes[: len(codes) // 2], codes[len(codes) // 2 :] * 1e4]),
+    "tiny spread": lambda codes: codes * 1e-6,
+    "tiny spread far away": lambda codes: codes * 1e-6 + 3,
+    "one code": lambda codes: codes[:1],
+}
+
+
+@pytest.mark.parametrize("search", [nearest._search_products, nearest._search_tree, nearest_codes])
+@pytest.mark.parametrize("name", ADVERSARIAL)
+@pytest.mark.parametrize("dim", [1, 8, 13])
+def test_adversarial_codebooks(search: Callable[[Tensor, Tensor], Tensor], name: str, dim: int):
+    vectors, codes = draw(531, 997, dim)
+    codes = ADVERSARIAL[name](codes)
+    vectors = torch.cat([vectors, codes[:100], vectors[:50] * 1e4])
+    distances = exact(vectors, codes)
+    chosen = distances.gather(1, search(vectors, codes)[:, None])[:, 0]
+    torch.testing.assert_close(chosen, distances.amin(dim=1), rtol=1e-14, atol=0)
+
+
+def test_tree_and_products_agree():
+    vectors, codes = draw(3000, 20_000, 8)
+    assert nearest._suits_tree(vectors, codes)
+    assert torch.equal(nearest_codes(vectors, codes), nearest._search_products(vectors, codes))
+
+
+@pytest.mark.parametrize(
+    ("num_vectors", "num_codes", "dim", "shift"), [(3000, 100, 8, 0), (3000, 20_000, 16, 0), (9, 20_000, 8, 0),
+                                                   (3000, 20_000, 8, 9.0)]
+)  # fmt: skip
+def test_few_codes_many_dimensions_or_vectors_far_away_are_not_for_the_tree(
+    num_vectors: int, num_codes: int, dim: int, shift: float
+):
+    assert not nearest._suits_tree(*draw(num_vectors, num_codes, dim, shift=shift))
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_tf32_setting_is_left_as_it_was(allowed: bool):
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    try:
+        nearest_codes(*draw(10, 10, 4))
+        assert torch.backends.cuda.matmul.allow_tf32 == allowed
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before

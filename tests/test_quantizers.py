@@ -8,10 +8,13 @@ from torch import Tensor
 from wvq.tokenizer import (
     CodebookUsage,
     InputError,
+    LinearQuantizer,
+    MMDQuantizer,
     VanillaQuantizer,
     WassersteinQuantizer,
     build_quantizer,
     gaussian_wasserstein_distance,
+    maximum_mean_discrepancy,
     nearest_codes,
 )
 from wvq.tokenizer.build import QUANTIZERS, quantizer_options
@@ -19,6 +22,13 @@ from wvq.tokenizer.distribution import mean_and_covariance
 from wvq.tokenizer.moments import MomentWindow
 
 NAMES = tuple(QUANTIZERS)
+LEARNT = ("vanilla", "online", "wasserstein", "mmd")  # codes that are parameters themselves
+WEIGHTS = {
+    "commitment_loss": "commitment_weight",
+    "codebook_loss": "codebook_weight",
+    "wasserstein_distance": "wasserstein_weight",
+    "mmd": "mmd_weight",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -47,25 +57,51 @@ def test_commitment_moves_only_the_vectors(name: str):
     others = {option: 0.0 for option in quantizer_options(name) if option.endswith("_weight")}
     quantizer = build_quantizer(name, 16, 4, init_std=1.0, **others | {"commitment_weight": 3.0})
     z = torch.randn(20, 4, requires_grad=True)
+    codes = quantizer.codebook.detach().clone()
     output = quantizer(z)
     output.loss.backward()
-    difference = z - quantizer.lookup(output.indices)
+    difference = z - codes[output.indices]
     torch.testing.assert_close(output.terms["commitment_loss"], difference.square().mean())
     torch.testing.assert_close(gradient(z), 3 * 2 * difference.detach() / z.numel())
     assert not gradient(quantizer.weight).any()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", LEARNT)
 def test_codebook_loss_moves_only_the_codes(name: str):
     others = {option: 0.0 for option in quantizer_options(name) if option.endswith("_weight")}
     quantizer = build_quantizer(name, 16, 4, init_std=1.0, **others | {"codebook_weight": 2.0})
     z = torch.randn(20, 4, requires_grad=True)
+    codes = quantizer.codebook.detach().clone()
     output = quantizer(z)
     output.loss.backward()
-    expected = torch.zeros(16, 4).index_add_(
-        0, output.indices, 2 * 2 * (quantizer.lookup(output.indices) - z).detach() / z.numel()
-    )
+    expected = torch.zeros(16, 4).index_add_(0, output.indices, 2 * 2 * (codes[output.indices] - z).detach() / 80)
     torch.testing.assert_close(gradient(quantizer.weight), expected)
+    assert not gradient(z).any()
+
+
+def test_linear_codebook_loss_moves_only_the_map():
+    quantizer = LinearQuantizer(16, 4, commitment_weight=0, codebook_weight=2.0)
+    z = torch.randn(20, 4, requires_grad=True)
+    output = quantizer(z)
+    output.loss.backward()
+    error = 2 * 2 * (quantizer.codebook[output.indices] - z).detach() / 80
+    torch.testing.assert_close(quantizer.map.weight.grad, error.T @ quantizer.weight[output.indices])
+    torch.testing.assert_close(quantizer.map.bias.grad, error.sum(dim=0))
+    assert quantizer.weight.grad is None
+    assert not gradient(z).any()
+
+
+def test_mmd_loss_moves_every_code_and_nothing_else():
+    quantizer = MMDQuantizer(16, 4, 1.0, commitment_weight=0, codebook_weight=0, mmd_weight=0.25)
+    z = torch.randn(200, 4, requires_grad=True)
+    output = quantizer(z)
+    output.loss.backward()
+    codes = quantizer.codebook.detach().clone().requires_grad_()
+    discrepancy = maximum_mean_discrepancy(z.detach(), codes)
+    (0.25 * discrepancy).backward()
+    torch.testing.assert_close(output.terms["mmd"], discrepancy.detach())
+    torch.testing.assert_close(gradient(quantizer.weight), gradient(codes))
+    assert (gradient(quantizer.weight).norm(dim=1) > 0).all()
     assert not gradient(z).any()
 
 
@@ -89,10 +125,8 @@ def test_wasserstein_loss_moves_every_code_and_nothing_else():
 @pytest.mark.parametrize("name", NAMES)
 def test_loss_is_the_weighted_sum_of_the_terms(name: str):
     quantizer = build_quantizer(name, 16, 4)
-    output = quantizer(torch.randn(50, 4))
-    weights = {"commitment_loss": "commitment_weight", "codebook_loss": "codebook_weight"}
-    weights |= {"wasserstein_distance": "wasserstein_weight"}
-    total = sum(getattr(quantizer, weights[term]) * value for term, value in output.terms.items())
+    output = quantizer(torch.randn(50, 4, requires_grad=True))
+    total = sum(getattr(quantizer, WEIGHTS[term]) * value for term, value in output.terms.items())
     torch.testing.assert_close(output.loss, total)
     assert output.loss.requires_grad
     assert not any(value.requires_grad for value in output.terms.values())
@@ -128,20 +162,21 @@ def test_loss_and_gradient_stay_finite(features: str, codes: str):
 def test_shapes(name: str, shape: tuple[int, ...]):
     quantizer = build_quantizer(name, 16, 4, init_std=1.0)
     z = torch.randn(shape)
+    codes = quantizer.codebook.detach().clone()
     output = quantizer(z)
     assert output.quantized.shape == shape
     assert output.indices.shape == (shape[0], *shape[2:])
     assert output.indices.dtype == torch.int64
     assert output.loss.shape == ()
     # Each position holds the code of its own vector.
-    torch.testing.assert_close(output.quantized, quantizer.lookup(output.indices).movedim(-1, 1))
-    assert torch.equal(output.indices.flatten(), nearest_codes(z.movedim(1, -1).reshape(-1, 4), quantizer.codebook))
+    torch.testing.assert_close(output.quantized, codes[output.indices].movedim(-1, 1))
+    assert torch.equal(output.indices.flatten(), nearest_codes(z.movedim(1, -1).reshape(-1, 4), codes))
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_output_has_the_precision_of_the_input_and_is_computed_in_float32(name: str, dtype: torch.dtype):
-    quantizer = build_quantizer(name, 512, 4, init_std=1.0)
+    quantizer = build_quantizer(name, 512, 4, init_std=1.0).eval()
     z = torch.randn(100, 4).to(dtype)
     output = quantizer(z)
     assert output.quantized.dtype == dtype
@@ -152,7 +187,7 @@ def test_output_has_the_precision_of_the_input_and_is_computed_in_float32(name: 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_autocast_changes_nothing(name: str):
-    z = torch.randn(400, 8)
+    z = torch.randn(400, 8, requires_grad=True)
     outputs = []
     for enabled in (False, True):
         torch.manual_seed(1)
@@ -228,11 +263,19 @@ def test_names_and_options():
     ("arguments", "options", "message"),
     [
         (("wassersteen", 16, 4), {}, r"quantizer is 'wassersteen' \(did you mean 'wasserstein'\?\); valid are vanilla"),
-        (("none", 16, 4), {}, "quantizer is 'none'; valid are vanilla, wasserstein"),
+        (("none", 16, 4), {}, "quantizer is 'none'.*; valid are vanilla, ema, online, linear, wasserstein, mmd"),
         (("vanilla", 16, 4), {"gamma": 1}, "quantizer 'vanilla' has no option 'gamma'; it has init_std"),
         (("vanilla", 1, 4), {}, "codebook_size is 1; a codebook needs at least 2 codes"),
         (("vanilla", 16, 0), {}, "codebook_dim is 0; it must be at least 1"),
         (("vanilla", 16, 4), {"init_std": 0}, "init_std is 0; it must be above 0"),
+        (("vanilla", 16, 4), {"initialization": "xavier"}, "initialization is 'xavier'; valid are normal, uniform"),
+        (("ema", 16, 4), {"gradient_estimator": "none"}, "gradient_estimator is 'none'; valid are straight-through"),
+        (("ema", 16, 4), {"decay": 1}, r"decay is 1; it must be in \[0, 1\)"),
+        (("online", 16, 4), {"decay": -0.1}, r"decay is -0.1; it must be in \[0, 1\)"),
+        (("mmd", 16, 4), {"max_points": 1}, "max_points is 1; it must be at least 2"),
+        (("wasserstein", 16, 4), {"alignment": "map"}, "alignment is 'map'; valid are loss, transport"),
+        (("wasserstein", 16, 4), {"transport_step": 2}, r"transport_step is 2; it must be in \[0, 1\]"),
+        (("wasserstein", 16, 4), {"decay": 1}, r"decay is 1; it must be in \[0, 1\), or None"),
         (("wasserstein", 4, 4), {}, "codebook_size is 4; it must be above codebook_dim, 4"),
         (("wasserstein", 16, 4), {"statistics_window": 0}, "statistics_window is 0; it must be at least 1 batch"),
     ],
@@ -242,10 +285,22 @@ def test_arguments_that_cannot_be_used(arguments: tuple[str, int, int], options:
         build_quantizer(*arguments, **options)
 
 
-@pytest.mark.parametrize("shape", [(4,), (6, 5), (2, 5, 4, 4)])
-def test_input_of_another_dimension(shape: tuple[int, ...]):
-    with pytest.raises(InputError, match=r"axis 1 must be codebook_dim, 4"):
-        VanillaQuantizer(16, 4)(torch.zeros(shape))
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("z", "message"),
+    [
+        (torch.zeros(4), "axis 1 must be codebook_dim, 4"),
+        (torch.zeros(6, 5), "axis 1 must be codebook_dim, 4"),
+        (torch.zeros(2, 5, 4, 4), "axis 1 must be codebook_dim, 4"),
+        (torch.zeros(6, 4, dtype=torch.int64), "z has dtype torch.int64; it must be floating-point"),
+        (torch.zeros(0, 4), r"z has shape \(0, 4\); it holds no vector"),
+        (torch.zeros(2, 4, 0, 3), "it holds no vector"),
+        (torch.tensor([[1.0, torch.nan, torch.inf, -torch.inf]]), "z holds 1 NaN and 2 infinite values of 4"),
+    ],
+)
+def test_input_that_cannot_be_quantized(name: str, z: Tensor, message: str):
+    with pytest.raises(InputError, match=message):
+        build_quantizer(name, 16, 4)(z)
 
 
 # The claim

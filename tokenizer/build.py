@@ -4,14 +4,22 @@ import difflib
 import inspect
 from typing import Any
 
+from .ema import EMAQuantizer
 from .errors import InputError
+from .linear import LinearQuantizer
+from .mmd import MMDQuantizer
+from .online import OnlineQuantizer
 from .quantizer import Quantizer
 from .vanilla import VanillaQuantizer
 from .wasserstein import WassersteinQuantizer
 
 QUANTIZERS: dict[str, type[Quantizer]] = {
     "vanilla": VanillaQuantizer,
+    "ema": EMAQuantizer,
+    "online": OnlineQuantizer,
+    "linear": LinearQuantizer,
     "wasserstein": WassersteinQuantizer,
+    "mmd": MMDQuantizer,
 }
 
 

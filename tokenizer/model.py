@@ -41,7 +41,7 @@ class TokenizerConfig:
     codebook_dim: int = 8
     """Dimension of a code, D."""
     quantizer: str = "wasserstein"
-    """Name of the quantizer: vanilla or wasserstein."""
+    """Name of the quantizer: vanilla, ema, online, linear, wasserstein or mmd."""
     quantizer_options: dict[str, Any] = field(default_factory=dict)
     """Options of that quantizer, such as commitment_weight."""
 

@@ -3,9 +3,11 @@
 import torch
 from torch import Tensor, nn
 
+from .collective import sum_over_processes
+
 
 class MomentWindow(nn.Module):
-    """A ring of per-batch moments (count, sum, outer product) in float64.
+    """A ring of per-step moments (count, sum, outer product) in float64.
 
     The paper keeps 65,536 past features in a queue per process, which starts as noise. The moments give the same mean
     and covariance from D*D numbers a batch, for any batch size, with nothing random at the start; one small all-reduce
@@ -13,7 +15,7 @@ class MomentWindow(nn.Module):
 
     Args:
         dim: D.
-        window: batches remembered, the current one included.
+        window: steps remembered, the current one included.
     """
 
     counts: Tensor
@@ -33,9 +35,7 @@ class MomentWindow(nn.Module):
         """Remember a batch of vectors (N, D), forget the oldest; a collective call if there are several processes."""
         vectors = vectors.to(torch.float64)
         count = vectors.new_tensor([len(vectors)])
-        packed = torch.cat([count, vectors.sum(dim=0), (vectors.mT @ vectors).flatten()])
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.all_reduce(packed)
+        packed = sum_over_processes(torch.cat([count, vectors.sum(dim=0), (vectors.mT @ vectors).flatten()]))
         dim = vectors.shape[1]
         slot = int(self.position) % len(self.counts)
         self.counts[slot] = packed[0]

@@ -1,7 +1,8 @@
-"""What every vector quantizer shares: nearest code, straight-through gradient, the output.
+"""What all quantizers share: nearest code, gradient estimator, the shape of the output.
 
-Shapes, here and in all of `wvq`:
-    B batch, C image channels, H W image, h w token grid, N vectors (all positions of a batch), K codes, D codebook dim.
+Legend of the shape letters in this package:
+    B batch, C colour channels, H, W image height and width, h, w grid of tokens, T = h * w tokens of an image,
+    N vectors (all positions of a batch), K codes (codebook_size), D dimension of a code (codebook_dim).
 """
 
 from dataclasses import dataclass
@@ -11,7 +12,10 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from .collective import rows_of_all_processes
 from .errors import InputError
+from .gradient import GradientEstimator, check_gradient_estimator, rotation_trick, straight_through
+from .initialization import Initialization, check_initialization, codes_from_data, draw_codebook
 from .nearest import nearest_codes
 
 
@@ -20,9 +24,9 @@ class QuantizerOutput:
     """What a quantizer returns.
 
     Attributes:
-        quantized: the codes in place of the vectors, shape and dtype of the input; gradients pass straight through.
-        indices: int64, the input's shape without the channel axis.
-        loss: scalar float32, the weighted sum of `terms`.
+        quantized: the codes, shaped and typed like the input, with the gradient of the estimator.
+        indices: int64 in [0, K), the input's shape without the channel axis.
+        loss: scalar to add to the reconstruction loss.
         terms: each loss term by name, detached and without its weight.
     """
 
@@ -35,18 +39,32 @@ class QuantizerOutput:
 class Quantizer(nn.Module):
     """Base of the quantizers: a codebook (K, D) and the way from vectors to codes and back.
 
-    Always computed in float32, whatever autocast says: half precision merges neighbouring codes.
+    Always computed in float32, whatever autocast says: half precision merges neighbouring codes. In training mode each
+    forward belongs to an optimizer step; where gradients are accumulated, set `accumulation_steps` to the forwards of
+    a step, and codes and statistics move once, with all its vectors. Every statistic is that of all processes.
 
     Args:
         codebook_size: K >= 2.
         codebook_dim: D >= 1.
         init_std: standard deviation of the normal distribution from which the codes are drawn; 0.01 is the paper's.
+        initialization: "normal", "uniform" (between -1/K and 1/K), or, in the first training forward, "data" (vectors
+            of that batch) or "kmeans++" (vectors of it that are spread out).
+        gradient_estimator: "straight-through" or "rotation".
 
     Raises:
-        InputError: for a size, dimension or deviation outside these bounds.
+        InputError: for an argument outside these bounds.
     """
 
-    def __init__(self, codebook_size: int, codebook_dim: int, init_std: float = 0.01):
+    initialized: Tensor
+
+    def __init__(
+        self,
+        codebook_size: int,
+        codebook_dim: int,
+        init_std: float = 0.01,
+        initialization: Initialization = "normal",
+        gradient_estimator: GradientEstimator = "straight-through",
+    ):
         super().__init__()
         if codebook_size < 2:
             raise InputError(f"codebook_size is {codebook_size}; a codebook needs at least 2 codes")
@@ -54,8 +72,15 @@ class Quantizer(nn.Module):
             raise InputError(f"codebook_dim is {codebook_dim}; it must be at least 1")
         if init_std <= 0:
             raise InputError(f"init_std is {init_std}; it must be above 0")
+        check_initialization(initialization)
+        check_gradient_estimator(gradient_estimator)
         self.codebook_size, self.codebook_dim = codebook_size, codebook_dim
-        self.weight = nn.Parameter(torch.randn(codebook_size, codebook_dim) * init_std)
+        self.initialization: Initialization = initialization
+        self.gradient_estimator: GradientEstimator = gradient_estimator
+        self.accumulation_steps = 1
+        self._parts: list[tuple[Tensor, Tensor]] = []
+        self.weight = nn.Parameter(draw_codebook(initialization, codebook_size, codebook_dim, init_std))
+        self.register_buffer("initialized", torch.tensor(initialization in ("normal", "uniform")))
 
     @property
     def codebook(self) -> Tensor:
@@ -70,21 +95,45 @@ class Quantizer(nn.Module):
         """Loss (a scalar) and its terms for vectors (N, D) and their codes (N, D), both attached to the graph."""
         raise NotImplementedError(f"{type(self).__name__} defines no objective")  # what each quantizer is
 
+    def codebook_step(self, vectors: Tensor, indices: Tensor) -> tuple[Tensor | None, dict[str, Tensor]]:
+        """Once per optimizer step in training: move codes and statistics; a loss on the codebook as a whole, or None.
+
+        Called with this process's vectors (N, D) of the step, detached, and their indices (N,), after the codes of the
+        forward have been looked up.
+        """
+        return None, {}
+
+    def set_codes(self, codes: Tensor) -> None:
+        """Replace the codebook by codes (K, D)."""
+        self.weight.data.copy_(codes)
+
     def forward(self, z: Tensor) -> QuantizerOutput:
-        """Quantize z, (B, D, *spatial) or (N, D).
+        """Quantize z, (B, D, *spatial) or (N, D), of a floating-point type.
 
         Raises:
-            InputError: if axis 1 of z is not D.
+            InputError: if z is empty, not floating-point, not finite, or its axis 1 is not D; if the codes are to be
+                drawn from the first batch and it has fewer than K vectors.
         """
-        if z.ndim < 2 or z.shape[1] != self.codebook_dim:
-            raise InputError(f"z has shape {tuple(z.shape)}; axis 1 must be codebook_dim, {self.codebook_dim}")
+        check_input(z, self.codebook_dim)
         with torch.autocast(z.device.type, enabled=False):
             vectors = rearrange(z.float(), "b d ... -> (b ...) d")
+            if self.training and not self.initialized:
+                self._initialize(vectors.detach())
             indices = nearest_codes(vectors.detach(), self.codebook.detach())
             quantized = self.lookup(indices)
             loss, terms = self.objective(vectors, quantized)
-            straight_through = vectors + (quantized - vectors).detach()
-        grid = rearrange(straight_through, "(b n) d -> b d n", b=len(z)).reshape(z.shape)
+            if self.training:
+                self._parts.append((vectors.detach(), indices))
+                if len(self._parts) >= self.accumulation_steps:
+                    parts, self._parts = self._parts, []
+                    extra, extra_terms = self.codebook_step(*(torch.cat(column) for column in zip(*parts, strict=True)))
+                    # The loop divides each forward's loss by their number; this one is computed in the last alone.
+                    terms |= {name: term * len(parts) for name, term in extra_terms.items()}
+                    if extra is not None:
+                        loss = loss + extra * len(parts)
+            estimate = rotation_trick if self.gradient_estimator == "rotation" else straight_through
+            passed = estimate(vectors, quantized)
+        grid = rearrange(passed, "(b n) d -> b d n", b=len(z)).reshape(z.shape)
         return QuantizerOutput(
             quantized=grid.to(z.dtype),
             indices=indices.reshape(z.shape[0], *z.shape[2:]),
@@ -92,8 +141,34 @@ class Quantizer(nn.Module):
             terms={name: term.detach() for name, term in terms.items()},
         )
 
+    @torch.no_grad()
+    def _initialize(self, vectors: Tensor) -> None:
+        assert self.initialization in ("data", "kmeans++")
+        self.set_codes(codes_from_data(self.initialization, rows_of_all_processes(vectors), self.codebook_size))
+        self.initialized.fill_(True)
+
     def extra_repr(self) -> str:
         return f"codebook_size={self.codebook_size}, codebook_dim={self.codebook_dim}"
+
+
+def check_input(z: Tensor, dim: int) -> None:
+    """Check what is to be quantized.
+
+    Raises:
+        InputError: naming what is wrong with z.
+    """
+    if not z.is_floating_point():
+        raise InputError(f"z has dtype {z.dtype}; it must be floating-point")
+    if z.ndim < 2 or z.shape[1] != dim:
+        raise InputError(f"z has shape {tuple(z.shape)}; axis 1 must be codebook_dim, {dim}")
+    if z.numel() == 0:
+        raise InputError(f"z has shape {tuple(z.shape)}; it holds no vector")
+    if not (finite := z.isfinite()).all():
+        nan, infinite = int(z.isnan().sum()), int(z.isinf().sum())
+        raise InputError(
+            f"z holds {nan} NaN and {infinite} infinite values of {finite.numel()}; every feature must be finite "
+            f"(a lower learning rate or clipped gradients keep an encoder from running away)"
+        )
 
 
 def commitment_and_codebook_loss(vectors: Tensor, quantized: Tensor) -> tuple[Tensor, Tensor]:

@@ -108,6 +108,7 @@ def train_tokenizer(config: TokenizerTraining) -> Path:
     # The model, its two groups of parameters, its average.
     set_seed(config.seed)
     model = VQTokenizer(config.model)
+    model.quantizer.accumulation_steps = config.gradient_accumulation_steps
     codebook = list(model.quantizer.parameters())
     network = [p for name, p in model.named_parameters() if not name.startswith("quantizer.")]
     groups = [

@@ -2,6 +2,8 @@
 
 from torch import Tensor
 
+from .gradient import GradientEstimator
+from .initialization import Initialization
 from .quantizer import Quantizer, commitment_and_codebook_loss
 
 
@@ -9,7 +11,7 @@ class VanillaQuantizer(Quantizer):
     """Codes follow their vectors by gradient, vectors are held near their codes by the commitment loss.
 
     Args:
-        codebook_size, codebook_dim, init_std: see `Quantizer`.
+        codebook_size, codebook_dim, init_std, initialization, gradient_estimator: see `Quantizer`.
         commitment_weight: beta, weight of the term that moves the vectors.
         codebook_weight: alpha, weight of the term that moves the codes.
     """
@@ -19,10 +21,12 @@ class VanillaQuantizer(Quantizer):
         codebook_size: int,
         codebook_dim: int,
         init_std: float = 0.01,
+        initialization: Initialization = "normal",
+        gradient_estimator: GradientEstimator = "straight-through",
         commitment_weight: float = 1.0,
         codebook_weight: float = 1.0,
     ):
-        super().__init__(codebook_size, codebook_dim, init_std)
+        super().__init__(codebook_size, codebook_dim, init_std, initialization, gradient_estimator)
         self.commitment_weight, self.codebook_weight = commitment_weight, codebook_weight
 
     def objective(self, vectors: Tensor, quantized: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

@@ -1,0 +1,134 @@
+"""Twenty updates of every quantizer end with one codebook: in one process, in two with half of each batch, in parts."""
+
+import os
+import socket
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.multiprocessing.spawn import spawn
+from torch.nn.parallel import DistributedDataParallel
+
+from wvq.tokenizer import CodebookUsage, build_quantizer
+
+K, D, UPDATES, BATCH = 24, 4, 20, 48
+CASES: dict[str, dict[str, Any]] = {
+    "vanilla": {},
+    "ema": {"decay": 0.9},
+    "online": {"decay": 0.9, "init_std": 2.0},  # far apart: codes with one anchor tie, and rounding would choose
+    "linear": {"init_std": 1.0},
+    "wasserstein": {"statistics_window": 3},
+    "mmd": {},
+    "wasserstein, transport": {"alignment": "transport", "statistics_window": 3},
+    "wasserstein, transport and averages": {"alignment": "transport", "decay": 0.9},
+    "mmd, thinned": {"max_points": 10},
+}
+FROM_DATA = {
+    f"{name}, {start}": {"initialization": start} for name in ("ema", "linear") for start in ("data", "kmeans++")
+}
+
+
+class Model(nn.Module):
+    """An encoder of one layer, so that features move too, and a quantizer."""
+
+    def __init__(self, case: str):
+        super().__init__()
+        torch.manual_seed(0)
+        self.encoder = nn.Linear(D, D)
+        options = {"init_std": 0.3} | (CASES | FROM_DATA)[case]
+        self.quantizer = build_quantizer(case.split(",")[0], K, D, **options)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        output = self.quantizer(self.encoder(x))
+        return output.loss + (output.quantized - x).square().mean(), output.indices
+
+
+def train(case: str, parts: int = 1) -> dict[str, Tensor]:
+    """State after the updates; this process sees its share of each batch, in so many parts."""
+    world = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+    rank = torch.distributed.get_rank() if world > 1 else 0
+    module = Model(case)
+    module.quantizer.accumulation_steps = parts
+    model = DistributedDataParallel(module) if world > 1 else module
+    optimizer = torch.optim.SGD(
+        [p for p in module.parameters() if p.requires_grad], lr=0.05
+    )  # small: rounding must not grow
+    generator = torch.Generator().manual_seed(1)
+    usage = CodebookUsage(K)
+    for _ in range(UPDATES):
+        batch = torch.randn(BATCH, D, generator=generator) * 2 + 3
+        # Each part is shared out over the processes, as the loops do it.
+        for number, part in enumerate(batch.chunk(parts)):
+            last = number == parts - 1
+            waiting = model.no_sync() if isinstance(model, DistributedDataParallel) and not last else nullcontext()
+            with waiting:
+                loss, indices = model(part.chunk(world)[rank])
+                (loss / parts).backward()
+            usage.update(indices)
+        optimizer.step()
+        optimizer.zero_grad()
+    counts = usage.compute()
+    return {name: value.detach().clone() for name, value in module.state_dict().items()} | {
+        "codebook": module.quantizer.codebook.detach(),
+        **counts,
+    }
+
+
+def process(rank: int, folder: Path, port: int) -> None:
+    world = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in world.items()})
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo")
+    results = {case: train(case) for case in CASES | FROM_DATA}
+    results |= {f"{case} in parts": train(case, parts=2) for case in CASES}
+    torch.save(results, folder / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, Tensor]]]:
+    """Results of each of two processes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    folder = tmp_path_factory.mktemp("two")
+    spawn(process, (folder, port), nprocs=2)
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+def assert_equal(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert actual.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(actual[name], value, rtol=1e-4, atol=1e-5, msg=lambda text, n=name: f"{n}: {text}")
+
+
+@pytest.mark.parametrize("case", CASES | FROM_DATA)
+def test_two_processes_equal_one(two: list[dict[str, dict[str, Tensor]]], case: str):
+    expected = train(case)
+    for other in two:
+        assert_equal(other[case], expected)
+
+
+# Not "mmd, thinned": parts of processes follow each other in another order, so that other points are compared.
+@pytest.mark.parametrize("case", [case for case in CASES if case != "mmd, thinned"])
+def test_two_processes_in_parts_equal_one_in_parts(two: list[dict[str, dict[str, Tensor]]], case: str):
+    expected = train(case, parts=2)
+    for other in two:
+        assert_equal(other[f"{case} in parts"], expected)
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+@pytest.mark.parametrize("case", CASES)
+def test_parts_equal_the_whole(case: str, parts: int):
+    """Codes and statistics move once per optimizer step, with all its vectors."""
+    assert_equal(train(case, parts), train(case))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_codebook_moves(case: str):
+    trained = train(case)["codebook"]
+    assert not torch.equal(trained, Model(case).quantizer.codebook)
+    assert trained.isfinite().all()
