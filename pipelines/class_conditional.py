@@ -10,16 +10,18 @@ from einops import rearrange
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from tqdm import tqdm
-from transformers import LlamaForCausalLM
+from transformers import GPT2LMHeadModel, LlamaForCausalLM
 
 from wvq.prior import sample_tokens
+from wvq.prior.model import PRIOR_CLASSES
 from wvq.tokenizer import InputError, VQTokenizer
 from wvq.tokenizer.data import to_uint8
+from wvq.tokenizer.saving import read_json
 
 from .base import ImagePipelineOutput, Pipeline, check_output_type, format_images
 
 
-def load_prior(folder: Path) -> LlamaForCausalLM:
+def load_prior(folder: Path) -> LlamaForCausalLM | GPT2LMHeadModel:
     """A prior from a folder with config.json and safetensors.
 
     Raises:
@@ -27,8 +29,13 @@ def load_prior(folder: Path) -> LlamaForCausalLM:
     """
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder / 'config.json'} does not exist; a prior's folder has config.json and *.safetensors")
+    architecture = read_json(folder / "config.json").get("model_type")
+    if architecture not in PRIOR_CLASSES:
+        raise InputError(
+            f"{folder / 'config.json'} has model_type {architecture!r}; valid are {', '.join(PRIOR_CLASSES)}"
+        )
     try:
-        prior, report = LlamaForCausalLM.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
+        prior, report = PRIOR_CLASSES[architecture].from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
             folder, use_safetensors=True, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
@@ -59,12 +66,12 @@ class ClassConditionalPipeline(Pipeline):
 
     component_classes: ClassVar = {
         "tokenizer": ("wvq.tokenizer", "VQTokenizer"),
-        "prior": ("transformers", "LlamaForCausalLM"),
+        "prior": ("transformers", *(known.__name__ for known in PRIOR_CLASSES.values())),
     }
     component_loaders: ClassVar = {"tokenizer": VQTokenizer.from_pretrained, "prior": load_prior}
 
     tokenizer: VQTokenizer
-    prior: LlamaForCausalLM
+    prior: LlamaForCausalLM | GPT2LMHeadModel
 
     def __init__(self, tokenizer: VQTokenizer, prior: nn.Module, class_names: Sequence[str] = ()):
         super().__init__(tokenizer=tokenizer, prior=prior)
