@@ -59,7 +59,7 @@ def sample_tokens(
         guidance_schedule, guidance_interval: see `wvq.prior.guidance.guidance_scales`.
         known_tokens: (B, n), n <= T: codes that are given, -1 where one is to be drawn, as it is from n on.
         dtype: of the matrices, such as torch.bfloat16; the model's own by default.
-        block_size: images computed together where there is a generator each; 16 on a CPU and 256 elsewhere by default.
+        block_size: images computed together where there is a generator each; 16 on a CPU and 64 elsewhere by default.
 
     Returns:
         (B, T) int64 in [0, K), on the model's device.

@@ -12,7 +12,7 @@ from torch import Tensor
 
 def default_block_size(device: torch.device) -> int:
     """Enough rows for nearly full speed, few enough that a single image does not wait for many."""
-    return 16 if device.type == "cpu" else 256
+    return 16 if device.type == "cpu" else 64
 
 
 def padded_blocks(count: int, block_size: int, device: torch.device) -> list[Tensor]:
