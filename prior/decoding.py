@@ -143,7 +143,8 @@ class LlamaDecoder:
             return packed_linear(torch.cat(weights).to(dtype), None, rows)
 
         self.output = product(model.lm_head.weight[:num_codes])
-        self.layers = [
+        layers: Any = model.model.layers
+        self.layers: list[Any] = [
             (
                 layer.input_layernorm,
                 product(*(part.weight for part in (attention.q_proj, attention.k_proj, attention.v_proj))),
@@ -153,7 +154,7 @@ class LlamaDecoder:
                 product(mlp.gate_proj.weight, mlp.up_proj.weight),
                 product(mlp.down_proj.weight),
             )
-            for layer in model.model.layers
+            for layer in layers
             for attention, mlp in [(layer.self_attn, layer.mlp)]
         ]
 
@@ -188,7 +189,7 @@ class GPT2Decoder:
     """A plain `GPT2LMHeadModel`, whose matrices are stored input first."""
 
     def __init__(self, model: GPT2LMHeadModel, num_codes: int, rows: int, dtype: torch.dtype):
-        body = model.transformer
+        body: Any = model.transformer
         self.config, self.dtype = model.config, dtype
         self.embedding, self.positions, self.norm = body.wte.weight, body.wpe.weight, body.ln_f
 
@@ -196,7 +197,7 @@ class GPT2Decoder:
             return packed_linear(part.weight.mT.to(dtype), part.bias.to(dtype), rows)
 
         self.output = packed_linear(model.lm_head.weight[:num_codes].to(dtype), None, rows)
-        self.layers = [
+        self.layers: list[Any] = [
             (
                 block.ln_1,
                 product(block.attn.c_attn),

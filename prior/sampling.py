@@ -83,9 +83,8 @@ def sample_tokens(
 
     if block_size is not None and block_size < 1:
         raise InputError(f"block_size is {block_size}; it must be at least 1")
-    if isinstance(generator, Sequence):
-        block_size = block_size or default_block_size(model.device)
-    blocks = padded_blocks(batch, block_size if isinstance(generator, Sequence) else batch, model.device)
+    own = isinstance(generator, Sequence)
+    blocks = padded_blocks(batch, (block_size or default_block_size(model.device)) if own else batch, model.device)
     rows = (2 if guided else 1) * len(blocks[0])
 
     was_training = model.training
