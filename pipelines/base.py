@@ -33,7 +33,8 @@ class Pipeline:
     The index is checked against the pipeline's own list of components: it cannot name code to run.
     """
 
-    component_classes: ClassVar[dict[str, tuple[str, str]]]
+    component_classes: ClassVar[dict[str, tuple[str, ...]]]
+    """For each component its library and the names of its possible classes."""
     component_loaders: ClassVar[dict[str, Callable[[Path], nn.Module]]]
 
     def __init__(self, **components: nn.Module):
@@ -58,7 +59,9 @@ class Pipeline:
 
     def index(self) -> dict[str, Any]:
         """Content of model_index.json."""
-        return {"_class_name": type(self).__name__, **{k: list(v) for k, v in self.component_classes.items()}}
+        libraries = {name: classes[0] for name, classes in self.component_classes.items()}
+        components = {name: [libraries[name], type(part).__name__] for name, part in self.components.items()}
+        return {"_class_name": type(self).__name__, **components}
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write model_index.json and a folder per component (configuration in JSON, weights in safetensors)."""
@@ -78,11 +81,11 @@ class Pipeline:
         index = read_json(folder / "model_index.json")
         if not isinstance(index, dict) or index.get("_class_name") != cls.__name__:
             raise InputError(f"{folder / 'model_index.json'} does not describe a {cls.__name__}")
-        for name, expected in cls.component_classes.items():
-            if index.get(name) != list(expected):
+        for name, (library, *classes) in cls.component_classes.items():
+            if index.get(name) not in [[library, known] for known in classes]:
                 raise InputError(
                     f"{folder / 'model_index.json'} has {name} = {index.get(name)}; "
-                    f"a {cls.__name__} has {list(expected)}"
+                    f"a {cls.__name__} has {[library, ' or '.join(classes)]}"
                 )
         components = {name: load(folder / name) for name, load in cls.component_loaders.items()}
         return cls(**components, **cls.extra_arguments(index))

@@ -10,16 +10,21 @@ from einops import rearrange
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from tqdm import tqdm
-from transformers import LlamaForCausalLM
+from transformers import GPT2LMHeadModel, LlamaForCausalLM
 
 from wvq.prior import sample_tokens
+from wvq.prior.guidance import GuidanceSchedule
+from wvq.prior.likelihood import bits_per, log_likelihood
+from wvq.prior.model import PRIOR_CLASSES
 from wvq.tokenizer import InputError, VQTokenizer
-from wvq.tokenizer.data import to_uint8
+from wvq.tokenizer.blocks import in_blocks
+from wvq.tokenizer.data import to_model, to_uint8
+from wvq.tokenizer.saving import read_json
 
 from .base import ImagePipelineOutput, Pipeline, check_output_type, format_images
 
 
-def load_prior(folder: Path) -> LlamaForCausalLM:
+def load_prior(folder: Path) -> LlamaForCausalLM | GPT2LMHeadModel:
     """A prior from a folder with config.json and safetensors.
 
     Raises:
@@ -27,8 +32,13 @@ def load_prior(folder: Path) -> LlamaForCausalLM:
     """
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder / 'config.json'} does not exist; a prior's folder has config.json and *.safetensors")
+    architecture = read_json(folder / "config.json").get("model_type")
+    if architecture not in PRIOR_CLASSES:
+        raise InputError(
+            f"{folder / 'config.json'} has model_type {architecture!r}; valid are {', '.join(PRIOR_CLASSES)}"
+        )
     try:
-        prior, report = LlamaForCausalLM.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
+        prior, report = PRIOR_CLASSES[architecture].from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
             folder, use_safetensors=True, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
@@ -59,12 +69,12 @@ class ClassConditionalPipeline(Pipeline):
 
     component_classes: ClassVar = {
         "tokenizer": ("wvq.tokenizer", "VQTokenizer"),
-        "prior": ("transformers", "LlamaForCausalLM"),
+        "prior": ("transformers", *(known.__name__ for known in PRIOR_CLASSES.values())),
     }
     component_loaders: ClassVar = {"tokenizer": VQTokenizer.from_pretrained, "prior": load_prior}
 
     tokenizer: VQTokenizer
-    prior: LlamaForCausalLM
+    prior: LlamaForCausalLM | GPT2LMHeadModel
 
     def __init__(self, tokenizer: VQTokenizer, prior: nn.Module, class_names: Sequence[str] = ()):
         super().__init__(tokenizer=tokenizer, prior=prior)
@@ -137,40 +147,56 @@ class ClassConditionalPipeline(Pipeline):
         output_type: str = "pil",
         return_dict: bool = True,
         callback_on_step_end: Callable[[Self, int, int, dict[str, Any]], Any] | None = None,
+        guidance_schedule: GuidanceSchedule = "constant",
+        guidance_interval: tuple[int, int] | None = None,
+        known_tokens: Tensor | None = None,
+        best_of: int = 1,
     ) -> ImagePipelineOutput | Any:
         """Generate num_images_per_label images for each of class_labels, in that order.
 
         Args:
             class_labels: numbers or names of classes; None for a prior without classes.
-            guidance_scale, temperature, top_k, top_p, min_p: see `wvq.prior.sample_tokens`.
-            generator: one, or one per image, which makes an image independent of the others in the batch.
+            guidance_scale, temperature, top_k, top_p, min_p, guidance_schedule, guidance_interval: see
+                `wvq.prior.sample_tokens`.
+            generator: one, or one per image, which makes its pixels independent of the others in the batch.
             output_type: "pil", "np", "pt", "uint8" or "latent" (tokens).
             return_dict: whether to return `ImagePipelineOutput` instead of a tuple.
             callback_on_step_end: called after each token as (pipeline, position, number of tokens, {"tokens": so far}).
+            known_tokens: (N, h, w) of the N images, -1 where a token is to be drawn.
+            best_of: candidates drawn for each image, of which the one that the prior finds most probable is kept.
 
         Raises:
             InputError: for a class that does not exist or an argument out of its range.
         """
         check_output_type(output_type)
-        if num_images_per_label < 1:
-            raise InputError(f"num_images_per_label is {num_images_per_label}; it must be at least 1")
+        for name, value in (("num_images_per_label", num_images_per_label), ("best_of", best_of)):
+            if value < 1:
+                raise InputError(f"{name} is {value}; it must be at least 1")
         labels = self.labels_of(class_labels).repeat_interleave(num_images_per_label)
         if guidance_scale != 1 and not self.prior.config.num_classes:
             raise InputError(f"guidance_scale is {guidance_scale}; a prior without classes takes only 1")
-        num_tokens = self.prior.config.num_tokens
+        config, grid_size = self.prior.config, self.tokenizer.config.grid_size
+        if known_tokens is not None:
+            expected = (len(labels), grid_size, grid_size)
+            if tuple(known_tokens.shape) != expected:
+                raise InputError(f"known_tokens has shape {tuple(known_tokens.shape)}; it must be {expected}")
+            known_tokens = known_tokens.flatten(1).repeat_interleave(best_of, dim=0)
+        if isinstance(generator, Sequence):
+            generator = [own for own in generator for _ in range(best_of)]
+        labels = labels.repeat_interleave(best_of)
         bar: dict[str, Any] = {"desc": "sampling", "unit": "token", **self._progress_bar_config}
-        with tqdm(total=num_tokens, **bar) as progress:
+        with tqdm(total=config.num_tokens, **bar) as progress:
 
             def on_token(position: int, tokens: Tensor) -> None:
-                progress.update()
+                progress.update(position + 1 - progress.n)
                 if callback_on_step_end:
-                    callback_on_step_end(self, position, num_tokens, {"tokens": tokens})
+                    callback_on_step_end(self, position, config.num_tokens, {"tokens": tokens})
 
-            indices = sample_tokens(
+            tokens = sample_tokens(
                 self.prior,
                 class_labels=labels,
-                num_tokens=num_tokens,
-                num_codes=self.prior.config.num_codes,
+                num_tokens=config.num_tokens,
+                num_codes=config.num_codes,
                 guidance_scale=guidance_scale,
                 temperature=temperature,
                 top_k=top_k,
@@ -178,10 +204,96 @@ class ClassConditionalPipeline(Pipeline):
                 min_p=min_p,
                 generator=generator,
                 on_token=on_token,
+                guidance_schedule=guidance_schedule,
+                guidance_interval=guidance_interval,
+                known_tokens=known_tokens,
             )
-        grid = rearrange(indices, "n (h w) -> n h w", h=self.tokenizer.config.grid_size)
+        if best_of > 1:
+            scores = log_likelihood(self.prior, tokens, labels, config.num_codes).view(-1, best_of)
+            chosen = scores.argmax(dim=1) + best_of * torch.arange(len(scores), device=scores.device)
+            tokens = tokens[chosen]
+        grid = rearrange(tokens, "n (h w) -> n h w", h=grid_size)
         if output_type == "latent":
             images: Any = grid
         else:
-            images = format_images(to_uint8(self.tokenizer.decode(grid)), output_type)
+            decode = self.tokenizer.decode
+            decoded = in_blocks(decode, grid) if isinstance(generator, Sequence) else decode(grid)
+            images = format_images(to_uint8(decoded), output_type)
         return ImagePipelineOutput(images) if return_dict else (images,)
+
+    def inpaint(
+        self,
+        images: Tensor,
+        mask: Tensor,
+        class_labels: int | str | Sequence[int | str] | None = None,
+        **options: Any,
+    ) -> ImagePipelineOutput | Any:
+        """Draw the masked part of images anew, token by token in raster order; each image's other tokens are kept.
+
+        A token only knows those before it: what is to the right of and below a hole does not guide what is drawn.
+
+        Args:
+            images: uint8 (N, C, H, W) of the tokenizer's size.
+            mask: bool (H, W) or (N, H, W), true where to draw; a token is drawn if any of its pixels is.
+            class_labels: one per image; None for a prior without classes.
+            options: of `__call__`.
+
+        Raises:
+            InputError: for images or a mask of another shape or type, and as `__call__`.
+        """
+        size, grid_size = self.tokenizer.config.image_size, self.tokenizer.config.grid_size
+        if mask.dtype != torch.bool or tuple(mask.shape) not in ((size, size), (len(images), size, size)):
+            raise InputError(
+                f"mask has shape {tuple(mask.shape)} and dtype {mask.dtype}; "
+                f"it must be bool ({size}, {size}) or ({len(images)}, {size}, {size})"
+            )
+        tokens = self._tokens_of(images)
+        drawn = rearrange(mask, "... (h p) (w q) -> ... h w (p q)", h=grid_size, w=grid_size).any(dim=-1)
+        known = tokens.masked_fill(drawn.to(tokens.device), -1)
+        given = [None] * len(images) if class_labels is None else class_labels
+        if isinstance(given, str | int) or len(given) != len(images):
+            raise InputError(f"class_labels is {class_labels!r}; give one for each of {len(images)} images")
+        if class_labels is None:  # without classes there is one label, the null class, for all images
+            return self(None, num_images_per_label=len(images), known_tokens=known, **options)
+        return self(class_labels, known_tokens=known, **options)
+
+    def complete(
+        self, images: Tensor, rows: int, class_labels: int | str | Sequence[int | str] | None = None, **options: Any
+    ) -> ImagePipelineOutput | Any:
+        """Keep the uppermost rows of pixels of images and draw the rest; arguments as for `inpaint`.
+
+        Raises:
+            InputError: for a number of rows that no grid row ends at, and as `inpaint`.
+        """
+        size = self.tokenizer.config.image_size
+        patch = size // self.tokenizer.config.grid_size
+        if not 0 <= rows <= size or rows % patch:
+            raise InputError(f"rows is {rows}; it must be a multiple of {patch}, from 0 to {size}")
+        mask = torch.zeros(size, size, dtype=torch.bool)
+        mask[rows:] = True
+        return self.inpaint(images, mask, class_labels, **options)
+
+    def likelihood(
+        self, images: Tensor, class_labels: int | str | Sequence[int | str] | None = None
+    ) -> dict[str, Tensor]:
+        """How well the prior predicts the tokens of images: {"bits_per_token": (N,), "bits_per_pixel": (N,)}, float64.
+
+        Of the tokens, not of the pixels: what the tokenizer does not keep costs nothing. A pixel has all its channels.
+
+        Raises:
+            InputError: for images of another shape or type, or another number of labels.
+        """
+        tokens = self._tokens_of(images).flatten(1)
+        labels = self.labels_of(class_labels)
+        labels = labels.expand(len(images)) if class_labels is None else labels
+        nats = log_likelihood(self.prior, tokens, labels, self.prior.config.num_codes)
+        pixels = images.shape[-1] * images.shape[-2]
+        return {"bits_per_token": bits_per(nats, tokens.shape[1]), "bits_per_pixel": bits_per(nats, pixels)}
+
+    def _tokens_of(self, images: Tensor) -> Tensor:
+        """Tokens (N, h, w) of images, uint8 (N, C, H, W)."""
+        if images.dtype != torch.uint8 or images.ndim != 4 or len(images) == 0:
+            raise InputError(
+                f"images have dtype {images.dtype} and shape {tuple(images.shape)}; give uint8 (N, C, H, W)"
+            )
+        return self.tokenizer.encode(to_model(images.to(self.device)))

@@ -66,6 +66,11 @@ COMMANDS = {
         "wvq.eval.compare:Comparison",
         _COMPARISON,
     ),
+    "benchmark sampling": Command(
+        "tokens a second of the sampler, of transformers, and what the machine allows",
+        "wvq.eval.benchmark_sampling:benchmark_sampling",
+        "wvq.eval.benchmark_sampling:SamplingBenchmark",
+    ),
 }
 
 
@@ -76,6 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(_overview())
         return
     name, *rest = arguments
+    if rest and f"{name} {rest[0]}" in COMMANDS:  # a command of two words
+        name, rest = f"{name} {rest[0]}", rest[1:]
     if name not in COMMANDS:
         _fail("wvq", f"'{name}' is no command; valid are {', '.join(COMMANDS)}")
     command = COMMANDS[name]

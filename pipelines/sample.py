@@ -1,15 +1,20 @@
 """`wvq sample`: pictures from a pipeline, each from its own random numbers."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
+from accelerate import PartialState
+from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor
 from tqdm import tqdm
 
+from wvq.prior.guidance import GuidanceSchedule
 from wvq.prior.sampling import check_sampling
 from wvq.tokenizer import InputError
 from wvq.tokenizer.grids import image_grid
@@ -17,6 +22,9 @@ from wvq.tokenizer.saving import write_json, written_whole
 
 from .base import to_pil
 from .class_conditional import ClassConditionalPipeline
+from .sample_set import sample_set
+
+_MANY, _MANY_ON_CPU = 1024, 64
 
 
 @dataclass(frozen=True)
@@ -35,13 +43,19 @@ class SamplingOptions:
     """Codes below this share of the highest probability are dropped."""
     seed: int = 0
     """Image i is the same for the same seed, whatever the batch size."""
-    batch_size: int = 250
-    """Images drawn at once."""
+    batch_size: int | Literal["auto"] = 250
+    """Images drawn at once, halved where memory does not suffice; "auto" starts from many."""
+    guidance_schedule: GuidanceSchedule = "constant"
+    """How guidance grows over the positions of an image."""
+    guidance_interval: tuple[int, int] | None = None
+    """First position with guidance and the one after the last; none for all."""
 
     def __post_init__(self) -> None:
         check_sampling(self.guidance_scale, self.temperature, self.top_k, self.top_p, self.min_p)
-        if self.batch_size < 1:
+        if self.batch_size != "auto" and self.batch_size < 1:
             raise InputError(f"batch_size is {self.batch_size}; it must be at least 1")
+        if self.guidance_interval is not None:
+            object.__setattr__(self, "guidance_interval", tuple(self.guidance_interval))
 
 
 @dataclass(frozen=True)
@@ -56,6 +70,18 @@ class Sampling(SamplingOptions):
     """Names or numbers of classes; all of them if none is given."""
     num_images_per_class: int = 8
     """Images of each class (or in all, for a prior without classes)."""
+    num_images: int = 0
+    """Images in all, the classes in turn: a large set, resumed and shared by processes; 0 for a small one."""
+    format: Literal["folder", "npz", "webdataset"] = "folder"
+    """Files of a large set: a PNG each, one samples.npz, or tar files."""
+    part_size: int = 1000
+    """Images of a tar file, and of what a process takes on at once."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, least in (("num_images_per_class", 1), ("num_images", 0), ("part_size", 1)):
+            if getattr(self, name) < least:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be at least {least}")
 
 
 def sample(config: Sampling) -> Path:
@@ -65,12 +91,13 @@ def sample(config: Sampling) -> Path:
         InputError: for a pipeline that cannot be loaded or a class that does not exist.
     """
     pipeline = ClassConditionalPipeline.from_pretrained(config.pipeline)
-    pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
-    if config.num_images_per_class < 1:
-        raise InputError(f"num_images_per_class is {config.num_images_per_class}; it must be at least 1")
+    pipeline.to(PartialState().device if torch.cuda.is_available() else "cpu")
     num_classes = pipeline.prior.config.num_classes
     given = list(config.classes) or list(range(num_classes)) or None
-    labels = pipeline.labels_of(given).repeat_interleave(config.num_images_per_class)
+    classes = pipeline.labels_of(given)
+    if config.num_images:
+        return sample_set(pipeline, classes[torch.arange(config.num_images) % len(classes)], config)
+    labels = classes.repeat_interleave(config.num_images_per_class)
     images = torch.cat([batch.cpu() for batch in sample_images(pipeline, labels, config)])
     folder = Path(config.output_dir)
     with written_whole(folder) as partial:
@@ -84,25 +111,53 @@ def sample(config: Sampling) -> Path:
     return folder
 
 
-def sample_images(pipeline: ClassConditionalPipeline, labels: Tensor, options: SamplingOptions) -> Iterator[Tensor]:
-    """Images of labels (N,), in order, as uint8 batches (B, C, H, W); image i draws from generator (seed, i)."""
+def sample_images(
+    pipeline: ClassConditionalPipeline,
+    labels: Tensor,
+    options: SamplingOptions,
+    numbers: Sequence[int] | None = None,
+    progress: tqdm | None = None,
+) -> Iterator[Tensor]:
+    """Images of labels (N,), in order, as uint8 batches (B, C, H, W).
+
+    Args:
+        numbers: of the images, 0 to N - 1 by default; image i draws from generator (seed, i).
+        progress: a bar that is updated instead of an own one.
+    """
+    numbers = range(len(labels)) if numbers is None else numbers
     num_classes = pipeline.prior.config.num_classes
     pipeline.set_progress_bar_config(disable=True)
-    with tqdm(total=len(labels), desc="sampling", unit="image") as progress:
-        for start in range(0, len(labels), options.batch_size):
-            batch = labels[start : start + options.batch_size]
-            made = pipeline(
-                batch.tolist() if num_classes else None,
-                num_images_per_label=1 if num_classes else len(batch),
-                guidance_scale=options.guidance_scale,
-                temperature=options.temperature,
-                top_k=options.top_k,
-                top_p=options.top_p,
-                min_p=options.min_p,
-                generator=[image_generator(options.seed, start + i) for i in range(len(batch))],
-                output_type="uint8",
-            )
-            progress.update(len(batch))
+    size = options.batch_size
+    if size == "auto":
+        size = _MANY_ON_CPU if pipeline.device.type == "cpu" else _MANY
+    start = 0
+    with (
+        nullcontext(progress) if progress is not None else tqdm(total=len(labels), desc="sampling", unit="image") as bar
+    ):
+        while start < len(labels):
+            batch = labels[start : start + size]
+            try:
+                made = pipeline(
+                    batch.tolist() if num_classes else None,
+                    num_images_per_label=1 if num_classes else len(batch),
+                    guidance_scale=options.guidance_scale,
+                    temperature=options.temperature,
+                    top_k=options.top_k,
+                    top_p=options.top_p,
+                    min_p=options.min_p,
+                    generator=[image_generator(options.seed, i) for i in numbers[start : start + size]],
+                    output_type="uint8",
+                    guidance_schedule=options.guidance_schedule,
+                    guidance_interval=options.guidance_interval,
+                )
+            except RuntimeError as error:
+                if len(batch) == 1 or not should_reduce_batch_size(error):
+                    raise
+                size = -(-len(batch) // 2)
+                bar.write(f"too little memory for {len(batch)} images at once; going on with {size}")
+                continue
+            bar.update(len(batch))
+            start += len(batch)
             yield made.images
 
 

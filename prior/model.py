@@ -1,16 +1,21 @@
-"""The prior: a plain transformers Llama over codes, class ids and one null class."""
+"""The prior: a plain transformers Llama or GPT-2 over codes, class ids and one null class."""
 
 from dataclasses import dataclass
+from typing import Any, Literal
 
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from wvq.tokenizer.errors import InputError
+
+PRIOR_CLASSES = {"llama": LlamaForCausalLM, "gpt2": GPT2LMHeadModel}
 
 
 @dataclass(frozen=True)
 class PriorSize:
     """Width and depth of a prior."""
 
+    architecture: Literal["llama", "gpt2"] = "llama"
+    """Llama (rotary positions, RMS norm, SwiGLU) or GPT-2 (learnt positions, layer norm, GELU)."""
     hidden_size: int = 512
     """Width; it must divide by num_heads into an even number."""
     num_layers: int = 8
@@ -23,6 +28,8 @@ class PriorSize:
     """Dropout of the attention weights, in [0, 1)."""
 
     def __post_init__(self) -> None:
+        if self.architecture not in PRIOR_CLASSES:
+            raise InputError(f"architecture is '{self.architecture}'; valid are {', '.join(PRIOR_CLASSES)}")
         for name in ("hidden_size", "num_layers", "num_heads"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
@@ -52,26 +59,41 @@ class PriorConfig(PriorSize):
                 raise InputError(f"{name} is {getattr(self, name)}; it must be at least {least}")
 
 
-def build_prior(config: PriorConfig) -> LlamaForCausalLM:
-    """A randomly initialised `LlamaForCausalLM` whose first token is a class id and whose other tokens are codes.
+def build_prior(config: PriorConfig) -> LlamaForCausalLM | GPT2LMHeadModel:
+    """A randomly initialised transformers model whose first token is a class id and whose other tokens are codes.
 
-    The feed-forward width is 8/3 of hidden_size, rounded up to a multiple of 32, as in Llama. num_codes, num_tokens and
-    num_classes are kept in the model's own config.json.
+    A Llama's feed-forward width is 8/3 of hidden_size, rounded up to a multiple of 32; a GPT-2's is 4 times. num_codes,
+    num_tokens and num_classes are kept in the model's own config.json.
     """
-    description = LlamaConfig(
-        vocab_size=config.num_codes + config.num_classes + 1,
-        hidden_size=config.hidden_size,
-        intermediate_size=-(-config.hidden_size * 8 // 3 // 32) * 32,
-        num_hidden_layers=config.num_layers,
-        num_attention_heads=config.num_heads,
-        max_position_embeddings=config.num_tokens + 1,
-        tie_word_embeddings=config.tie_embeddings,
-        attention_dropout=config.attention_dropout,
-        bos_token_id=None,
-        eos_token_id=None,
-        pad_token_id=None,
-    )
+    shared: dict[str, Any] = {
+        "vocab_size": config.num_codes + config.num_classes + 1,
+        "tie_word_embeddings": config.tie_embeddings,
+        "bos_token_id": None,
+        "eos_token_id": None,
+        "pad_token_id": None,
+    }
+    if config.architecture == "llama":
+        description: Any = LlamaConfig(
+            hidden_size=config.hidden_size,
+            intermediate_size=-(-config.hidden_size * 8 // 3 // 32) * 32,
+            num_hidden_layers=config.num_layers,
+            num_attention_heads=config.num_heads,
+            max_position_embeddings=config.num_tokens + 1,
+            attention_dropout=config.attention_dropout,
+            **shared,
+        )
+    else:
+        description = GPT2Config(
+            n_embd=config.hidden_size,
+            n_layer=config.num_layers,
+            n_head=config.num_heads,
+            n_positions=config.num_tokens + 1,
+            attn_pdrop=config.attention_dropout,
+            embd_pdrop=0.0,
+            resid_pdrop=0.0,
+            **shared,
+        )
     description.num_codes = config.num_codes
     description.num_tokens = config.num_tokens
     description.num_classes = config.num_classes
-    return LlamaForCausalLM(description)
+    return PRIOR_CLASSES[config.architecture](description)

@@ -5,16 +5,13 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.cache_utils import DynamicCache
-from transformers.generation.logits_process import (
-    LogitsProcessorList,
-    MinPLogitsWarper,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-)
 
+from wvq.tokenizer.blocks import default_block_size, padded_blocks
 from wvq.tokenizer.errors import InputError
+
+from .decoding import build_decoder
+from .guidance import GuidanceSchedule, guidance_scales
+from .truncation import check_truncation, draw_codes
 
 OnToken = Callable[[int, Tensor], None]
 
@@ -32,13 +29,20 @@ def sample_tokens(
     min_p: float = 0.0,
     generator: torch.Generator | Sequence[torch.Generator] | None = None,
     on_token: OnToken | None = None,
+    guidance_schedule: GuidanceSchedule = "constant",
+    guidance_interval: tuple[int, int] | None = None,
+    known_tokens: Tensor | None = None,
+    dtype: torch.dtype | None = None,
+    block_size: int | None = None,
 ) -> Tensor:
     """Sample images as token sequences, conditioned on their class.
 
-    The model's vocabulary is codes, class ids, null class; the prompt is the class id. With guidance the
-    log-probabilities are null + guidance_scale * (class - null), as in transformers, before temperature and truncation;
-    only codes can be drawn. Each draw inverts the cumulative distribution at one uniform number per image and position,
-    so an image depends on its own numbers alone.
+    The model's vocabulary is codes, class ids, null class; the prompt is the class id. With guidance the scores are
+    null + guidance_scale * (class - null), as in transformers, before temperature and truncation; only codes can be
+    drawn. Each draw inverts the cumulative distribution at one uniform number per image and position.
+
+    With a generator per image an image depends on its own numbers alone. As the last bits of a product depend on how
+    many rows it has, such images are computed in blocks of one size, the last filled up.
 
     Args:
         model: a causal language model of transformers; put into eval mode and left as it came.
@@ -51,7 +55,11 @@ def sample_tokens(
         top_p: the smallest set of codes with this probability is kept; in (0, 1].
         min_p: codes below this share of the highest probability are dropped; in [0, 1].
         generator: source of the uniform numbers, or one per image, on any device.
-        on_token: called after each position with the position and the tokens so far, (B, position + 1).
+        on_token: called after each drawn position with the position and the tokens so far, (B, position + 1).
+        guidance_schedule, guidance_interval: see `wvq.prior.guidance.guidance_scales`.
+        known_tokens: (B, n), n <= T: codes that are given, -1 where one is to be drawn, as it is from n on.
+        dtype: of the matrices, such as torch.bfloat16; the model's own by default.
+        block_size: images computed together where there is a generator each; 16 on a CPU and 64 elsewhere by default.
 
     Returns:
         (B, T) int64 in [0, K), on the model's device.
@@ -59,86 +67,94 @@ def sample_tokens(
     Raises:
         InputError: for an argument out of its range.
     """
-    null_class = model.config.vocab_size - 1
-    check_sampling(guidance_scale, temperature, top_k, top_p, min_p)
-    if class_labels.ndim != 1 or len(class_labels) == 0:
-        raise InputError(f"class_labels has shape {tuple(class_labels.shape)}; it must be (B,) with B >= 1")
-    if not 0 <= int(class_labels.min()) <= int(class_labels.max()) <= null_class - num_codes:
-        raise InputError(
-            f"class_labels reach from {int(class_labels.min())} to {int(class_labels.max())}; "
-            f"valid are 0 to {null_class - num_codes}, the last being the null class"
-        )
-    batch = len(class_labels)
+    check_truncation(temperature, top_k, top_p, min_p)
+    scales = guidance_scales(guidance_scale, num_tokens, guidance_schedule, guidance_interval)
+    guided = any(scale != 1 for scale in scales)
+    _check_vocabulary(model, class_labels, num_codes, guided)
+    batch, null_class = len(class_labels), model.config.vocab_size - 1
     draws = _uniform(batch, num_tokens, generator).to(model.device)
-    truncate = _truncation(temperature, top_k, top_p, min_p)
-    prompt = class_labels.to(model.device) + num_codes
-    guided = guidance_scale != 1.0
-    inputs = torch.cat([prompt, torch.full_like(prompt, null_class)]) if guided else prompt
-    tokens = torch.empty(batch, num_tokens, dtype=torch.int64, device=model.device)
+    sequences = torch.full((batch, num_tokens + 1), -1, device=model.device)  # the prompt, then the tokens
+    sequences[:, 0] = class_labels.to(model.device) + num_codes
+    if known_tokens is not None:
+        _check_known(known_tokens, batch, num_tokens, num_codes)
+        sequences[:, 1 : 1 + known_tokens.shape[1]] = known_tokens.to(model.device)
+    free = sequences[:, 1:] < 0
+    undecided = free.any(dim=0).nonzero().flatten().tolist()
+
+    if block_size is not None and block_size < 1:
+        raise InputError(f"block_size is {block_size}; it must be at least 1")
+    own = isinstance(generator, Sequence)
+    blocks = padded_blocks(batch, (block_size or default_block_size(model.device)) if own else batch, model.device)
+    rows = (2 if guided else 1) * len(blocks[0])
 
     was_training = model.training
     model.eval()
-    cache = DynamicCache(config=model.config)
-    for position in range(num_tokens):
-        output = model(input_ids=inputs[:, None], past_key_values=cache, use_cache=True)
-        scores = output.logits[:, -1, :num_codes].float().log_softmax(dim=-1)
-        if guided:
-            conditional, unconditional = scores.chunk(2)
-            scores = unconditional + guidance_scale * (conditional - unconditional)
-        if temperature == 0:
-            tokens[:, position] = scores.argmax(dim=-1)
-        else:
-            probabilities = truncate(tokens[:, :position], scores).softmax(dim=-1)
-            tokens[:, position] = invert_cumulative(probabilities, draws[:, position])
-        inputs = tokens[:, position].repeat(2) if guided else tokens[:, position]
-        if on_token:
-            on_token(position, tokens[:, : position + 1])
-    model.train(was_training)
-    return tokens
-
-
-def invert_cumulative(probabilities: Tensor, draws: Tensor) -> Tensor:
-    """The first index of each row of probabilities (B, K) at which their running sum exceeds draws (B,), in [0, 1).
-
-    Never an index of probability zero. The sum runs in float64: in float32 it would be blind to codes below 6e-8.
-    """
-    cumulative = probabilities.double().cumsum(dim=-1)
-    targets = draws.double()[:, None] * cumulative[:, -1:]
-    indices = torch.searchsorted(cumulative, targets, right=True).squeeze(1)
-    last = probabilities.shape[-1] - 1 - (probabilities.flip(-1) > 0).int().argmax(dim=-1)
-    return torch.minimum(indices, last)
+    try:
+        decoder = build_decoder(model, num_codes, rows, dtype)
+        caches = [decoder.new_cache(rows) for _ in blocks]
+        seen = 0
+        for position in range(undecided[0] if undecided else num_tokens, num_tokens):
+            logits = []
+            for block, cache in zip(blocks, caches, strict=True):
+                new = sequences[block, seen : position + 1]
+                if guided:
+                    new = new.repeat(2, 1)
+                    if seen == 0:
+                        new[len(block) :, 0] = null_class
+                logits.append(decoder(new, cache).view(-1, len(block), num_codes))
+            conditional, *rest = torch.cat(logits, dim=1)[:, :batch]
+            scores = conditional
+            if scales[position] != 1:
+                scores = rest[0] + scales[position] * (conditional - rest[0])
+            drawn = draw_codes(scores, draws[:, position], temperature, top_k, top_p, min_p)
+            sequences[:, position + 1] = torch.where(free[:, position], drawn, sequences[:, position + 1])
+            seen = position + 1
+            if on_token:
+                on_token(position, sequences[:, 1 : position + 2])
+    finally:
+        model.train(was_training)
+    return sequences[:, 1:].clone()
 
 
 def check_sampling(guidance_scale: float, temperature: float, top_k: int, top_p: float, min_p: float) -> None:
-    """Check the sampling arguments.
+    """Check the sampling arguments that need no model.
 
     Raises:
         InputError: naming the argument, its value and what would be valid.
     """
-    if guidance_scale < 0:
-        raise InputError(f"guidance_scale is {guidance_scale}; it must be at least 0 (1 is no guidance)")
-    if temperature < 0:
-        raise InputError(f"temperature is {temperature}; it must be at least 0 (0 is greedy)")
-    if top_k < 0:
-        raise InputError(f"top_k is {top_k}; it must be at least 0 (0 keeps all codes)")
-    if not 0 < top_p <= 1:
-        raise InputError(f"top_p is {top_p}; it must be in (0, 1] (1 keeps all codes)")
-    if not 0 <= min_p <= 1:
-        raise InputError(f"min_p is {min_p}; it must be in [0, 1] (0 keeps all codes)")
+    guidance_scales(guidance_scale, 1)
+    check_truncation(temperature, top_k, top_p, min_p)
 
 
-def _truncation(temperature: float, top_k: int, top_p: float, min_p: float) -> Callable[..., Tensor]:
-    """Temperature, top-k, top-p, min-p: the warpers of transformers, in its order."""
-    warpers = LogitsProcessorList()
-    if temperature not in (0, 1):
-        warpers.append(TemperatureLogitsWarper(float(temperature)))
-    if top_k > 0:
-        warpers.append(TopKLogitsWarper(top_k))
-    if top_p < 1:
-        warpers.append(TopPLogitsWarper(top_p))
-    if min_p > 0:
-        warpers.append(MinPLogitsWarper(min_p))
-    return warpers
+def _check_vocabulary(model: PreTrainedModel, class_labels: Tensor, num_codes: int, guided: bool) -> None:
+    num_classes = model.config.vocab_size - 1 - num_codes
+    if num_codes < 1 or num_classes < 0:
+        raise InputError(
+            f"num_codes is {num_codes}; the model's vocabulary of {model.config.vocab_size} leaves room for "
+            f"1 to {model.config.vocab_size - 1} codes beside the null class"
+        )
+    if guided and num_classes == 0:
+        raise InputError("guidance was asked of a prior without classes; its guidance_scale can only be 1")
+    if class_labels.ndim != 1 or len(class_labels) == 0:
+        raise InputError(f"class_labels has shape {tuple(class_labels.shape)}; it must be (B,) with B >= 1")
+    if not 0 <= int(class_labels.min()) <= int(class_labels.max()) <= num_classes:
+        raise InputError(
+            f"class_labels reach from {int(class_labels.min())} to {int(class_labels.max())}; "
+            f"valid are 0 to {num_classes}, the last being the null class"
+        )
+
+
+def _check_known(known: Tensor, batch: int, num_tokens: int, num_codes: int) -> None:
+    if known.ndim != 2 or len(known) != batch or known.shape[1] > num_tokens or known.is_floating_point():
+        raise InputError(
+            f"known_tokens has shape {tuple(known.shape)} and dtype {known.dtype}; "
+            f"it must be integers ({batch}, n) with n <= {num_tokens}, the tokens of an image"
+        )
+    if known.numel() and not -1 <= int(known.min()) <= int(known.max()) < num_codes:
+        raise InputError(
+            f"known_tokens reach from {int(known.min())} to {int(known.max())}; "
+            f"valid are 0 to {num_codes - 1}, and -1 for a token to be drawn"
+        )
 
 
 def _uniform(batch: int, num_tokens: int, generator: torch.Generator | Sequence[torch.Generator] | None) -> Tensor:

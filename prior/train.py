@@ -14,7 +14,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
-from transformers import LlamaForCausalLM
+from transformers import PreTrainedModel
 
 from wvq.tokenizer import InputError, VQTokenizer
 from wvq.tokenizer.batches import ShuffledBatches, training_loader, uniform_draws
@@ -97,7 +97,7 @@ class PriorTraining:
 
 
 def train_prior(config: PriorTraining) -> Path:
-    """Train a prior, or finish training it; returns the folder of a `LlamaForCausalLM`.
+    """Train a prior, or finish training it; returns the folder of the model.
 
     Raises:
         InputError: for data or a tokenizer that cannot be read, or a folder with a run of another configuration.
@@ -137,7 +137,7 @@ def train_prior(config: PriorTraining) -> Path:
         average = AveragedModel(accelerator.unwrap_model(model), multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
         accelerator.register_for_checkpointing(average)
     evaluated = average.module if average else accelerator.unwrap_model(model)
-    assert isinstance(evaluated, LlamaForCausalLM)
+    assert isinstance(evaluated, PreTrainedModel)
 
     # Where to begin.
     step = run.resume()
@@ -225,7 +225,7 @@ def build_optimizers(model: nn.Module, config: PriorTraining) -> list[torch.opti
 
     Muon's update is scaled to the root mean square of AdamW's, so that both share one learning rate.
     """
-    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and ".layers." in name]
+    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and (".layers." in name or ".h." in name)]
     inside = {id(p) for p in matrices}
     tables = [p for p in model.parameters() if p.ndim == 2 and id(p) not in inside]
     vectors = [p for p in model.parameters() if p.ndim != 2]
@@ -281,7 +281,7 @@ def unigram_bits(train_set: TokenDataset, evaluation_set: TokenDataset) -> float
     return float(-(counts / counts.sum()).log2()[evaluation_set.tokens.flatten()].mean())
 
 
-def write_samples(model: LlamaForCausalLM, description: PriorConfig, path: Path, config: PriorTraining) -> None:
+def write_samples(model: PreTrainedModel, description: PriorConfig, path: Path, config: PriorTraining) -> None:
     """Write a picture of samples: a row of 8 for each of up to 10 classes, or 5 rows without classes."""
     tokenizer = VQTokenizer.from_pretrained(config.tokenizer).to(model.device)
     classes = torch.linspace(0, description.num_classes - 1, min(description.num_classes, 10)).long()

@@ -48,6 +48,25 @@ def test_the_vocabulary_is_codes_then_classes_then_the_null_class(num_classes):
     assert config.intermediate_size == 96  # 8/3 of 32 is 85.3; the next multiple of 32
 
 
+def test_a_gpt2_has_the_same_vocabulary_and_learns_positions():
+    config = tiny_prior(architecture="gpt2", attention_dropout=0.25).config
+    assert config.model_type == "gpt2"
+    assert (config.vocab_size, config.n_positions, config.attn_pdrop, config.resid_pdrop) == (14, 7, 0.25, 0.0)
+    assert (config.num_codes, config.num_tokens, config.num_classes) == (10, 6, 3)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_muon_has_the_matrices_of_the_layers_and_no_others(architecture):
+    prior = tiny_prior(architecture=architecture)
+    layers = prior.model.layers if architecture == "llama" else prior.transformer.h
+    adamw, muon = build_optimizers(prior, PriorTraining(optimizer="muon"))
+    given = {id(p) for group in muon.param_groups for p in group["params"]}
+    assert given == {id(p) for p in layers.parameters() if p.ndim == 2}
+    assert {id(p) for group in adamw.param_groups for p in group["params"]} == {
+        id(p) for p in prior.parameters()
+    } - given
+
+
 @pytest.mark.parametrize("tied", [False, True])
 def test_a_prior_is_saved_and_loaded_bit_by_bit(tmp_path, tied):
     prior = tiny_prior(tie_embeddings=tied).eval()
@@ -70,6 +89,7 @@ def test_a_prior_is_saved_and_loaded_bit_by_bit(tmp_path, tied):
         ({"num_heads": 0}, "num_heads is 0; it must be at least 1"),
         ({"hidden_size": 30, "num_heads": 4}, r"hidden_size is 30; it must divide by 2 \* num_heads = 8"),
         ({"attention_dropout": 1.0}, r"attention_dropout is 1.0; it must be in \[0, 1\)"),
+        ({"architecture": "rnn"}, "architecture is 'rnn'; valid are llama, gpt2"),
         ({"num_codes": 1}, "num_codes is 1; it must be at least 2"),
         ({"num_tokens": 0}, "num_tokens is 0; it must be at least 1"),
         ({"num_classes": -1}, "num_classes is -1; it must be at least 0"),

@@ -1,0 +1,158 @@
+"""A large set of samples in parts: shared by processes, and made up to what is missing when it is started again."""
+
+import io
+import math
+import os
+import tarfile
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from tqdm import tqdm
+
+from wvq.tokenizer import InputError
+from wvq.tokenizer.saving import read_json, write_json
+
+from .base import to_pil
+from .class_conditional import ClassConditionalPipeline
+
+if TYPE_CHECKING:
+    from .sample import Sampling
+
+_RUNNING = ("batch_size", "output_dir", "num_images_per_class")  # options that change no image
+
+
+def sample_set(pipeline: ClassConditionalPipeline, labels: torch.Tensor, config: "Sampling") -> Path:
+    """Write the images of labels (N,) that config.output_dir does not have yet; returns the folder.
+
+    "folder" has a PNG for each image, "webdataset" tar files of config.part_size images (PNG and class), "npz" one
+    samples.npz of arr_0 (N, H, W, C), uint8, and labels (N,), as evaluators of FID read. Every file is written whole or
+    not at all and depends on its images alone, so the set is the same however often it was interrupted.
+
+    Raises:
+        InputError: if the folder holds samples of other options.
+    """
+    state, folder = PartialState(), Path(config.output_dir)
+    about = {key: value for key, value in asdict(config).items() if key not in _RUNNING}
+    about |= {"tokenizer": pipeline.tokenizer.fingerprint, "labels": labels.tolist()}
+    about = {key: list(value) if isinstance(value, tuple) else value for key, value in about.items()}
+    if state.is_main_process:
+        _claim(folder, about)
+    state.wait_for_everyone()
+    write_parts(pipeline, labels, config, state.process_index, state.num_processes)
+    state.wait_for_everyone()
+    if config.format == "npz" and state.is_main_process:
+        _merge(folder, math.ceil(len(labels) / config.part_size))
+    state.wait_for_everyone()
+    return folder
+
+
+def write_parts(
+    pipeline: ClassConditionalPipeline, labels: torch.Tensor, config: "Sampling", process: int, processes: int
+) -> None:
+    """Make what is missing of every part whose number is `process` modulo `processes`."""
+    from .sample import sample_images
+
+    folder = Path(config.output_dir)
+    if (folder / "samples.npz").exists():
+        return
+    work = [
+        (part, missing)
+        for part, numbers in enumerate(torch.arange(len(labels)).split(config.part_size))
+        if part % processes == process and (missing := _missing(folder, config.format, part, numbers.tolist()))
+    ]
+    with tqdm(total=sum(len(m) for _, m in work), desc="sampling", unit="image", disable=process > 0) as progress:
+        for part, missing in work:
+            made = sample_images(pipeline, labels[missing], config, missing, progress)
+            if config.format == "folder":
+                _write_pictures(folder, iter(missing), made)
+            else:
+                images = torch.cat([batch.cpu() for batch in made])
+                write = _npz if config.format == "npz" else _tar
+                _write(_part_path(folder, config.format, part), write(images, labels[missing], missing))
+
+
+def _claim(folder: Path, about: dict[str, Any]) -> None:
+    """Note in the folder what it is for, or see that it is for the same."""
+    note = folder / "samples.json"
+    if note.exists():
+        before = read_json(note)
+        odd = sorted(key for key in {*before, *about} if before.get(key) != about.get(key))
+        if odd:
+            raise InputError(f"{folder} holds samples of another {odd[0]}; give another output_dir")
+    elif folder.exists() and any(folder.iterdir()):
+        raise InputError(f"{folder} holds '{min(p.name for p in folder.iterdir())}'; give a new or empty output_dir")
+    else:
+        write_json(note, about)
+
+
+def _part_path(folder: Path, form: str, part: int) -> Path:
+    return folder / ("parts" if form == "npz" else "") / f"samples-{part:06d}.{'npz' if form == 'npz' else 'tar'}"
+
+
+def _missing(folder: Path, form: str, part: int, numbers: list[int]) -> list[int]:
+    """The images of a part that have to be made."""
+    if form == "folder":
+        return [number for number in numbers if not _picture_path(folder, number).exists()]
+    return [] if _part_path(folder, form, part).exists() else numbers
+
+
+def _picture_path(folder: Path, number: int) -> Path:
+    return folder / "images" / f"{number:06d}.png"
+
+
+def _write_pictures(folder: Path, numbers: Iterator[int], batches: Iterator[torch.Tensor]) -> None:
+    for batch in batches:
+        for picture, number in zip(to_pil(batch), numbers, strict=False):
+            _write(_picture_path(folder, number), _png(picture))
+
+
+def _png(picture: Any) -> bytes:
+    content = io.BytesIO()
+    picture.save(content, format="PNG")
+    return content.getvalue()
+
+
+def _npz(images: torch.Tensor, labels: torch.Tensor, numbers: list[int]) -> bytes:
+    content = io.BytesIO()
+    np.savez(content, arr_0=images.permute(0, 2, 3, 1).numpy(), labels=labels.numpy())
+    return content.getvalue()
+
+
+def _tar(images: torch.Tensor, labels: torch.Tensor, numbers: list[int]) -> bytes:
+    """A webdataset shard: NUMBER.png and NUMBER.cls for each image, without times or owners."""
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w") as archive:
+        for picture, label, number in zip(to_pil(images), labels.tolist(), numbers, strict=True):
+            for suffix, value in (("png", _png(picture)), ("cls", str(label).encode())):
+                member = tarfile.TarInfo(f"{number:08d}.{suffix}")
+                member.size = len(value)
+                archive.addfile(member, io.BytesIO(value))
+    return content.getvalue()
+
+
+def _merge(folder: Path, count: int) -> None:
+    """All parts as one samples.npz; the parts go."""
+    if (folder / "samples.npz").exists():
+        return
+    paths = [_part_path(folder, "npz", part) for part in range(count)]
+    parts = [np.load(path, allow_pickle=False) for path in paths]
+    images, labels = (torch.from_numpy(np.concatenate([part[key] for part in parts])) for key in ("arr_0", "labels"))
+    for part in parts:
+        part.close()
+    _write(folder / "samples.npz", _npz(images.permute(0, 3, 1, 2), labels, []))
+    for path in paths:
+        path.unlink()
+    paths[0].parent.rmdir()
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_bytes(content)
+    os.replace(partial, path)
