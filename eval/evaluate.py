@@ -13,7 +13,7 @@ from wvq.tokenizer.data import DataConfig, load_splits
 from wvq.tokenizer.saving import write_json
 
 from .extractors import Extractor, build_extractor
-from .frechet import ReferenceStatistics
+from .reference import ReferenceStatistics
 from .scores import GenerationScores, evaluate_generation, evaluate_reconstruction, reference_statistics
 
 

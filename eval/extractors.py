@@ -79,6 +79,14 @@ class Extractor(nn.Module):
         with torch.autocast(device.type, enabled=False), _full_float32():
             return torch.cat([self.features(part.to(device).expand(-1, 3, -1, -1)) for part in parts])
 
+    def logits(self, features: Tensor) -> Tensor:
+        """Class scores (N, classes) that the network's own last layer makes of features (N, d), without its bias.
+
+        Raises:
+            InputError: for a network without classes.
+        """
+        raise InputError(f"extractor '{self.name}' has no classes, which the Inception score needs; valid is inception")
+
     def features(self, images: Tensor) -> Tensor:
         """RGB images uint8 (N, 3, H, W) on the network's device -> features (N, d)."""
         raise NotImplementedError(f"{type(self).__name__} defines no features")  # for subclasses, also a user's own
@@ -163,6 +171,10 @@ class InceptionV3(Extractor):
 
     def features(self, images: Tensor) -> Tensor:
         return self.network(images)[0]
+
+    @torch.no_grad()
+    def logits(self, features: Tensor) -> Tensor:
+        return features.to(self.network.fc.weight) @ self.network.fc.weight.mT
 
 
 EXTRACTORS: dict[str, type[EfficientNetLite0] | type[InceptionV3]] = {

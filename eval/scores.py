@@ -15,7 +15,8 @@ from wvq.tokenizer.model import VQTokenizer
 from wvq.tokenizer.quality import QUALITY_PROTOCOL, ReconstructionQuality
 
 from .extractors import INCEPTION_SHA256, Extractor
-from .frechet import FrechetDistance, ReferenceStatistics
+from .frechet import FrechetDistance
+from .reference import ReferenceStatistics
 
 
 @dataclass(frozen=True)
