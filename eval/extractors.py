@@ -177,24 +177,22 @@ class InceptionV3(Extractor):
         return features.to(self.network.fc.weight) @ self.network.fc.weight.mT
 
 
-EXTRACTORS: dict[str, type[EfficientNetLite0] | type[InceptionV3]] = {
-    extractor.name: extractor for extractor in (EfficientNetLite0, InceptionV3)
-}
-
-
 def build_extractor(name: str, weights: str | Path | None = None) -> Extractor:
-    """The extractor called `name`, "efficientnet-lite0" or "inception"; never another one in its place.
+    """The extractor called `name`: "inception", "efficientnet-lite0", "dinov2" or "clip"; never another in its place.
 
     Args:
         name: of the extractor.
-        weights: its file of weights, if not where it looks by itself.
+        weights: its file of weights, if not where it looks by itself; of dinov2 and clip a folder or hub repository.
 
     Raises:
         InputError: for another name, a missing package, or weights that are missing or do not fit.
     """
-    if name not in EXTRACTORS:
-        raise InputError(f"extractor is '{name}'; valid are {', '.join(EXTRACTORS)}")
-    return EXTRACTORS[name](weights)
+    from .vision_transformers import CLIP, DINOv2  # only here, since it builds on Extractor
+
+    extractors = {extractor.name: extractor for extractor in (EfficientNetLite0, InceptionV3, DINOv2, CLIP)}
+    if name not in extractors:
+        raise InputError(f"extractor is '{name}'; valid are {', '.join(extractors)}")
+    return extractors[name](weights)
 
 
 def _read_weights(path: Path) -> tuple[Any, str]:

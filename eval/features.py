@@ -10,6 +10,8 @@ from tqdm import tqdm
 
 from wvq.tokenizer.errors import InputError
 
+from .extractors import Extractor
+
 
 class ImageSource(Protocol):
     """Images to be scored: `wvq.tokenizer.data.ImageDataset`, or any class of `wvq.eval.image_sources`."""
@@ -48,6 +50,37 @@ class FeatureSet:
         """The images at these positions (M,)."""
         labels, logits = (None if x is None else x[chosen] for x in (self.labels, self.logits))
         return replace(self, vectors=self.vectors[chosen], labels=labels, logits=logits)
+
+
+class RememberingExtractor(Extractor):
+    """The extractor it is given, which keeps the features of all images that pass through it on the CPU."""
+
+    def __init__(self, extractor: Extractor):
+        super().__init__()
+        self.extractor = extractor
+        self.seen: list[Tensor] = []
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """That of the extractor."""
+        return self.extractor.protocol
+
+    @property
+    def num_features(self) -> int:
+        """d."""
+        return self.extractor.num_features
+
+    def forward(self, images: Tensor) -> Tensor:
+        """As the extractor."""
+        features = self.extractor(images)
+        self.seen.append(features.cpu())
+        return features
+
+    def taken(self, labels: Tensor | None, images: Mapping[str, Any], with_logits: bool) -> FeatureSet:
+        """The features (N, d) of all images since the last call, as those of a set with these labels (N,)."""
+        vectors, self.seen = torch.cat(self.seen), []
+        logits = self.extractor.logits(vectors).cpu() if with_logits else None
+        return FeatureSet(vectors, labels, logits, self.protocol, images)
 
 
 @torch.no_grad()

@@ -143,6 +143,15 @@ class ImageArchive:
             "fingerprint": _file_sha256(self._path),
         }
 
+    @staticmethod
+    def holds_images(path: str | Path) -> bool:
+        """Whether the file is an .npz with samples, which published statistics beside them do not make a reference."""
+        try:
+            with zipfile.ZipFile(path) as archive:
+                return "arr_0.npy" in archive.namelist() and "mu.npy" not in archive.namelist()
+        except (OSError, zipfile.BadZipFile):
+            return False
+
     def __len__(self) -> int:
         return self._shape[0]
 

@@ -14,7 +14,8 @@ from wvq.tokenizer.errors import InputError
 from wvq.tokenizer.model import VQTokenizer
 from wvq.tokenizer.quality import QUALITY_PROTOCOL, ReconstructionQuality
 
-from .extractors import INCEPTION_SHA256, Extractor
+from .extractors import Extractor
+from .feature_scores import score_label
 from .frechet import FrechetDistance
 from .reference import ReferenceStatistics
 
@@ -62,7 +63,7 @@ class GenerationScores:
 
     generation_frechet_distance: float
     num_generated: int
-    num_reference: int
+    num_reference: int | None
     protocol: dict[str, Any]
 
     def as_dict(self) -> dict[str, Any]:
@@ -76,9 +77,7 @@ def score_name(extractor: Extractor, kind: Literal["reconstruction", "generation
     With any other extractor, or other weights, it is named after the extractor: "rFD[...]" and "FD[...]".
     """
     prefix = "r" if kind == "reconstruction" else ""
-    if extractor.name == "inception" and extractor.weights_sha256 == INCEPTION_SHA256:
-        return f"{prefix}FID"
-    return f"{prefix}FD[{extractor.name}]"
+    return prefix + score_label("FID", extractor.protocol)
 
 
 def reference_statistics(

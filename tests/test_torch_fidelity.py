@@ -180,7 +180,7 @@ def test_the_distance_equals_that_of_pytorch_fid(
         assert (mine - other).norm() < 1e-4 * other.norm()
     statistics = [(x.double().mean(dim=0).numpy(), np.cov(x.double().numpy(), rowvar=False)) for x in theirs]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of scipy, for the way it calls sqrtm
+        warnings.simplefilter("ignore")  # scipy's, of how it calls sqrtm and of fewer images than dimensions
         expected = fid_score.calculate_frechet_distance(*statistics[0], *statistics[1])
     assert float(frechet_distance(*mean_and_factor(ours[0]), *mean_and_factor(ours[1]))) == pytest.approx(
         expected, rel=1e-3
