@@ -17,8 +17,9 @@ from .feature_scores import FEATURE_SCORES, score_features
 from .features import FeatureSet, RememberingExtractor, extract_features
 from .frechet import check_enough_images
 from .gaussian_frechet import mean_and_factor
+from .image_quality import PerceptualSimilarity
 from .image_sources import ImageArchive, open_images
-from .reference import ReferenceStatistics
+from .reference import ReferenceStatistics, check_same_images
 from .scores import GenerationScores, evaluate_generation, evaluate_reconstruction, reference_statistics
 
 
@@ -52,6 +53,8 @@ class Evaluation:
     """Images that are generated, the classes in equal shares."""
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     """How they are drawn."""
+    lpips_weights: str | None = None
+    """torchvision's file of AlexNet's weights, for the LPIPS of reconstructions as well."""
     output: str | None = None
     """JSON file for scores and protocol."""
 
@@ -109,7 +112,8 @@ def _of_models(config: Evaluation, extractor: Extractor, device: str) -> tuple[d
 
     reference = reference_statistics(evaluation_set, remembering)
     real = remembering.taken(labels, evaluation_set.description, False)
-    reconstruction = evaluate_reconstruction(tokenizer, evaluation_set, remembering, reference)
+    perceptual = PerceptualSimilarity("alex", config.lpips_weights).to(device) if config.lpips_weights else None
+    reconstruction = evaluate_reconstruction(tokenizer, evaluation_set, remembering, reference, perceptual=perceptual)
     scores: dict[str, Any] = {"reconstruction": reconstruction.as_dict()}
     lines = [
         f"{reconstruction.protocol['score']} {reconstruction.reconstruction_frechet_distance:.3f}, "
@@ -140,6 +144,8 @@ def _of_images(config: Evaluation, extractor: Extractor, device: str) -> tuple[d
     assert config.images is not None
     generated_images = open_images(config.images, config.data.channels)
     reference = _reference(config)
+    described = reference.dataset if isinstance(reference, ReferenceStatistics) else reference.description
+    check_same_images(described, generated_images.description)
     names = config.scores or ["fid"]
     counts = {"generated": len(generated_images)}
     if not isinstance(reference, ReferenceStatistics):
@@ -148,12 +154,11 @@ def _of_images(config: Evaluation, extractor: Extractor, device: str) -> tuple[d
     check_enough_images(counts, extractor.num_features, few)
     if isinstance(reference, ReferenceStatistics):
         reference.check_extractor(extractor.protocol)
-        reference.check_dataset(generated_images.description)
         real: FeatureSet | ReferenceStatistics = reference
-        described, num_reference = reference.dataset, reference.count
+        num_reference = reference.count
     else:
         real = extract_features(reference, extractor)
-        described, num_reference = reference.description, len(real)
+        num_reference = len(real)
         if config.save_reference is not None:
             mean, factor = mean_and_factor(real.vectors)
             statistics = ReferenceStatistics(len(real), mean, factor @ factor.mT, extractor.protocol, dict(described))

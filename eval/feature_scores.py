@@ -63,6 +63,13 @@ def score_features(
         known = real.count if isinstance(real, ReferenceStatistics) else len(real)
         counts = {"generated": len(generated)} | ({} if known is None else {"reference": known})
         check_enough_images(counts, generated.vectors.shape[1], allow_few_images)
+    if "class-fid" in scores:
+        counts = {
+            f"{side} class": int(_labels(of).unique(return_counts=True)[1].min())
+            for side, of in (("generated", generated), ("reference", real))
+            if isinstance(of, FeatureSet)
+        }
+        check_enough_images(counts, generated.vectors.shape[1], allow_few_images)
     results = {}
     for name in scores:
         label, score = FEATURE_SCORES[name]

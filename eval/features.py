@@ -100,10 +100,11 @@ def extract_features(
         InputError: for no images, images of a wrong range, and features that are not (N, d) and finite.
     """
     extractor.eval()
+    device = next((parameter.device for parameter in extractor.parameters()), torch.device("cpu"))
     vectors, labels, logits = [], [], []
     with tqdm(total=len(source), desc="features", unit="image", disable=not progress) as bar:
         for batch in source.batches(batch_size):
-            features = extractor(to_eight_bit(batch["images"])).float()
+            features = extractor(to_eight_bit(batch["images"]).to(device)).float()
             if features.ndim != 2 or len(features) != len(batch["images"]) or not features.isfinite().all():
                 raise InputError(
                     f"the extractor returned {tuple(features.shape)} for {len(batch['images'])} images; it must return "

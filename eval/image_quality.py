@@ -14,6 +14,14 @@ from torchmetrics.functional.image.lpips import _LPIPS
 from wvq.tokenizer.errors import InputError
 
 _LUMA = (65.481, 128.553, 24.966)  # ITU-R 601, studio swing: 16 to 235
+MS_SSIM_ABOVE = 160
+"""Pixels a side below which 5 scales of an 11-pixel window do not fit."""
+
+IMAGE_QUALITY_PROTOCOL = {
+    "psnr_luma": "mean over images of the PSNR of Y of YCbCr (ITU-R 601, studio swing), 8-bit images, range 255",
+    "ms_ssim": "mean over images, 5 scales, Gaussian window 11 with sigma 1.5, 8-bit images, range 255",
+    "lpips": "mean over images, version 0.1, 8-bit images",
+}
 _BACKBONES = {"alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth"}
 
 
@@ -50,9 +58,9 @@ def multiscale_ssim(originals: Tensor, reconstructions: Tensor) -> Tensor:
         InputError: for another dtype, shapes that differ, or images too small for 5 scales.
     """
     _check_pairs(originals, reconstructions)
-    if min(originals.shape[-2:]) <= 160:
+    if min(originals.shape[-2:]) <= MS_SSIM_ABOVE:
         raise InputError(
-            f"images are {tuple(originals.shape[-2:])}; MS-SSIM's 5 scales need more than 160 pixels a side"
+            f"images are {tuple(originals.shape[-2:])}; MS-SSIM's 5 scales need more than {MS_SSIM_ABOVE} pixels a side"
         )
     values = multiscale_structural_similarity_index_measure(
         reconstructions.double(), originals.double(), data_range=255.0, reduction="none", normalize="relu"

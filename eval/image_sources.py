@@ -124,8 +124,8 @@ class ImageArchive:
             raise InputError(
                 f"{path} holds pickled objects, which are never loaded; samples are arr_0 uint8 (N, H, W, 3)"
             )
-        if dtype != np.uint8 or len(shape) != 4 or shape[3] not in (1, 3) or fortran:
-            raise InputError(f"{path} has arr_0 {dtype} of shape {shape}; samples are uint8 (N, H, W, 1 or 3)")
+        if dtype != np.uint8 or len(shape) != 4 or shape[3] not in (1, 3) or shape[1] != shape[2] or fortran:
+            raise InputError(f"{path} has arr_0 {dtype} of shape {shape}; samples are uint8 (N, H, H, 1 or 3)")
         self._shape = shape
         self._labels = None
         if "arr_1" in names:

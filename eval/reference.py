@@ -1,6 +1,7 @@
 """Reference statistics: computed once, saved as safetensors and JSON, and refused where the protocol is another."""
 
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -111,18 +112,21 @@ class ReferenceStatistics:
         if different:
             raise InputError(f"the reference statistics are of another extractor: {different}")
 
-    def check_dataset(self, description: dict[str, Any]) -> None:
-        """Refuse images made by another protocol than the reference's: crop, resize, size or channels.
 
-        Raises:
-            InputError: that shows each difference.
-        """
-        keys = [
-            key for key in ("crop", "resize", "image_size", "channels") if key in self.dataset and key in description
-        ]
-        different = differences({k: self.dataset[k] for k in keys}, {k: description[k] for k in keys})
-        if different:
-            raise InputError(f"the reference statistics are of another protocol: {different}")
+def check_same_images(there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    """Refuse images made by another protocol than the reference's: crop, resize, size or channels, where both say.
+
+    Args:
+        there: description of the reference.
+        here: description of the images to be scored.
+
+    Raises:
+        InputError: that shows each difference.
+    """
+    keys = [key for key in ("crop", "resize", "image_size", "channels") if key in there and key in here]
+    different = differences({key: there[key] for key in keys}, {key: here[key] for key in keys})
+    if different:
+        raise InputError(f"the reference is of another protocol than the images: {different}")
 
 
 def differences(there: dict[str, Any], here: dict[str, Any]) -> str:

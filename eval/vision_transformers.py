@@ -31,7 +31,10 @@ class _VisionTransformer(Extractor):
         folder = local_folder(weights or self.default)
         files = sorted(folder.glob("model*.safetensors"))
         if not files:
-            raise InputError(f"extractor '{self.name}' found no model.safetensors in {folder}; pass weights=FOLDER")
+            raise InputError(
+                f"extractor '{self.name}' found no model.safetensors in {folder}; pass weights=FOLDER, one that "
+                "save_pretrained of transformers wrote"
+            )
         try:
             config = AutoConfig.from_pretrained(folder)
             if config.model_type not in self.model_types:

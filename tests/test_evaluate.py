@@ -179,8 +179,14 @@ def test_a_reference_of_another_size_is_refused_with_the_difference(
     protocol = json.loads((tmp_path / "statistics" / "protocol.json").read_text())
     protocol["dataset"]["image_size"] = 64
     (tmp_path / "statistics" / "protocol.json").write_text(json.dumps(protocol))
-    with pytest.raises(InputError, match="another protocol: image_size is 64 there and 28 here"):
+    with pytest.raises(InputError, match="another protocol than the images: image_size is 64 there and 28 here"):
         evaluate(Evaluation(images=samples, reference=saved))
+    large = tmp_path / "large"
+    large.mkdir()
+    Image.new("L", (32, 32)).save(large / "a.png")
+    with pytest.raises(InputError, match="another protocol than the images: image_size is 32 there and 28 here"):
+        evaluate(Evaluation(images=samples, reference=str(large)))
+    protocol["dataset"]["image_size"] = 28
     protocol["extractor"]["resize"] = "299x299"
     (tmp_path / "statistics" / "protocol.json").write_text(json.dumps(protocol))
     with pytest.raises(InputError, match="another extractor: resize is '299x299' there and 'none' here"):

@@ -361,6 +361,8 @@ def test_what_cannot_be_scored_is_refused_with_the_reason() -> None:
     assert math.isfinite(score_features(real, generated, allow_few_images=True)["fid"]["value"])
     with pytest.raises(InputError, match="another extractor: resize is None there and '64x64' here"):
         score_features(real, features(normal(30, 5, 1), resize="64x64"))
+    with pytest.raises(InputError, match="a Fréchet distance of 10 reference class images in 12 dimensions"):
+        score_features(features(normal(30, 12, 0)), features(normal(90, 12, 1)), ["class-fid"])
     unlabelled = FeatureSet(real.vectors, None, None, real.extractor, {"source": "photos"})
     with pytest.raises(InputError, match="labelled images; those of photos have no classes"):
         score_features(real, unlabelled, ["class-fid"])

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from wvq.eval import ReferenceStatistics
+from wvq.eval.reference import check_same_images
 from wvq.tokenizer.errors import InputError
 
 EXTRACTOR = {"name": "tiny", "dimension": 3, "resize": "none"}
@@ -77,6 +78,6 @@ def test_another_protocol_is_refused_with_the_difference(reference: ReferenceSta
     reference.check_extractor(EXTRACTOR)
     with pytest.raises(InputError, match="another extractor: resize is 'none' there and '299x299' here"):
         reference.check_extractor({**EXTRACTOR, "resize": "299x299"})
-    reference.check_dataset({"source": "samples", "image_size": 28})
-    with pytest.raises(InputError, match="another protocol: image_size is 28 there and 64 here"):
-        reference.check_dataset({"image_size": 64})
+    check_same_images(DATASET, {"source": "samples", "image_size": 28})
+    with pytest.raises(InputError, match="another protocol than the images: image_size is 28 there and 64 here"):
+        check_same_images(DATASET, {"image_size": 64})
