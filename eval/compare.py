@@ -21,8 +21,8 @@ from wvq.tokenizer.train import TokenizerTraining, train_tokenizer
 from .clock import Clock
 from .collect import commands, run_report, shared_protocol, table_row
 from .extractors import Extractor, build_extractor
-from .frechet import ReferenceStatistics
 from .parallel import run_parallel
+from .reference import ReferenceStatistics
 from .report import write_report
 from .scores import evaluate_generation, evaluate_reconstruction, reference_statistics
 

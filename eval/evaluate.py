@@ -1,4 +1,4 @@
-"""`wvq evaluate`: the scores of a tokenizer, or of a pipeline, with their protocol."""
+"""`wvq evaluate`: the scores of a tokenizer, of a pipeline, or of any images, with their protocol."""
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -9,50 +9,90 @@ import torch
 from wvq.pipelines import ClassConditionalPipeline
 from wvq.pipelines.sample import SamplingOptions, sample_images
 from wvq.tokenizer import InputError, VQTokenizer
-from wvq.tokenizer.data import DataConfig, load_splits
+from wvq.tokenizer.data import DataConfig, ImageDataset, load_splits
 from wvq.tokenizer.saving import write_json
 
 from .extractors import Extractor, build_extractor
-from .frechet import ReferenceStatistics
+from .feature_scores import FEATURE_SCORES, score_features
+from .features import FeatureSet, RememberingExtractor, extract_features
+from .frechet import check_enough_images
+from .gaussian_frechet import mean_and_factor
+from .image_quality import PerceptualSimilarity
+from .image_sources import ImageArchive, open_images
+from .reference import ReferenceStatistics, check_same_images
 from .scores import GenerationScores, evaluate_generation, evaluate_reconstruction, reference_statistics
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores of reconstructions and, for a pipeline, of generated images."""
+    """Scores of reconstructions, of generated images, or of images from elsewhere."""
 
     tokenizer: str | None = None
     """Folder or hub repository of a tokenizer, to score its reconstructions alone."""
     pipeline: str | None = None
     """Folder or hub repository of a pipeline, to score its tokenizer and its samples."""
+    images: str | None = None
+    """Folder or .npz of generated images, to score them against `reference`."""
+    reference: str | None = None
+    """What `images` are compared with: a folder or .npz of images, the statistics of one (a folder that save_reference
+    wrote, or a published .npz of mu and sigma); by default the training images of `data`."""
+    save_reference: str | None = None
+    """Folder for the statistics of the reference, to be given as `reference` another time."""
     data: DataConfig = field(default_factory=DataConfig)
-    """The images; both scores refer to the evaluation split."""
+    """The images; scores of a tokenizer and a pipeline refer to the evaluation split."""
     extractor: str = "inception"
-    """inception or efficientnet-lite0."""
+    """inception, efficientnet-lite0, dinov2 or clip."""
     extractor_weights: str | None = None
-    """File with the extractor's weights, where they are not in the usual place."""
+    """File with the extractor's weights, where they are not in the usual place; of dinov2 and clip a folder."""
+    scores: list[str] = field(default_factory=list)
+    """Further scores of the same features: fid, fid-infinity, kid, is, precision, recall, density, coverage, cmmd,
+    mind, mifid, class-fid, class-accuracy."""
+    allow_few_images: bool = False
+    """Give a Fréchet distance of no more images than the extractor has dimensions, which is mostly bias."""
     num_images: int = 5_000
     """Images that are generated, the classes in equal shares."""
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     """How they are drawn."""
+    lpips_weights: str | None = None
+    """torchvision's file of AlexNet's weights, for the LPIPS of reconstructions as well."""
     output: str | None = None
     """JSON file for scores and protocol."""
 
     def __post_init__(self) -> None:
-        if (self.tokenizer is None) == (self.pipeline is None):
-            raise InputError(f"tokenizer is {self.tokenizer} and pipeline is {self.pipeline}; give one of the two")
+        given = [name for name in ("tokenizer", "pipeline", "images") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise InputError(
+                f"tokenizer is {self.tokenizer}, pipeline is {self.pipeline} and images is {self.images}; "
+                "give one of them"
+            )
+        for name in ("reference", "save_reference"):
+            if self.images is None and getattr(self, name) is not None:
+                raise InputError(
+                    f"{name} is {getattr(self, name)}, but a {given[0]} is compared with the images of data"
+                )
         if self.num_images < 2:
             raise InputError(f"num_images is {self.num_images}; it must be at least 2")
+        unknown = [name for name in self.scores if name not in FEATURE_SCORES]
+        if unknown:
+            raise InputError(f"scores has {unknown[0]}; valid are {', '.join(FEATURE_SCORES)}")
 
 
 def evaluate(config: Evaluation) -> str:
     """Score, write `output` if it is given, and return the scores as lines of text.
 
     Raises:
-        InputError: for a tokenizer, pipeline, data or weights that cannot be read.
+        InputError: for a tokenizer, pipeline, images, data or weights that cannot be read, and too few images.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     extractor = build_extractor(config.extractor, config.extractor_weights).to(device)
+    scores, lines = (_of_images if config.images is not None else _of_models)(config, extractor, device)
+    if config.output:
+        write_json(Path(config.output), scores)
+    return "\n".join(lines)
+
+
+def _of_models(config: Evaluation, extractor: Extractor, device: str) -> tuple[dict[str, Any], list[str]]:
+    """Scores and lines of a tokenizer's reconstructions and a pipeline's samples."""
     pipeline = None
     if config.pipeline is not None:
         pipeline = ClassConditionalPipeline.from_pretrained(config.pipeline).to(device)
@@ -61,8 +101,19 @@ def evaluate(config: Evaluation) -> str:
         assert config.tokenizer is not None
         tokenizer = VQTokenizer.from_pretrained(config.tokenizer).to(device)
     _, evaluation_set = load_splits(config.data)
-    reference = reference_statistics(evaluation_set, extractor)
-    reconstruction = evaluate_reconstruction(tokenizer, evaluation_set, extractor, reference)
+    counts = {"evaluation": len(evaluation_set)} | ({"generated": config.num_images} if pipeline is not None else {})
+    check_enough_images(counts, extractor.num_features, config.allow_few_images)
+    with_logits, remembering = "is" in config.scores, RememberingExtractor(extractor)
+    labels = evaluation_set.labels if evaluation_set.class_names else None
+
+    def more(generated_labels: torch.Tensor | None, source: str) -> dict[str, Any]:
+        generated = remembering.taken(generated_labels, {"source": source}, with_logits)
+        return score_features(real, generated, config.scores, config.allow_few_images)
+
+    reference = reference_statistics(evaluation_set, remembering)
+    real = remembering.taken(labels, evaluation_set.description, False)
+    perceptual = PerceptualSimilarity("alex", config.lpips_weights).to(device) if config.lpips_weights else None
+    reconstruction = evaluate_reconstruction(tokenizer, evaluation_set, remembering, reference, perceptual=perceptual)
     scores: dict[str, Any] = {"reconstruction": reconstruction.as_dict()}
     lines = [
         f"{reconstruction.protocol['score']} {reconstruction.reconstruction_frechet_distance:.3f}, "
@@ -71,16 +122,85 @@ def evaluate(config: Evaluation) -> str:
         f"E {reconstruction.quantization_error:.4f}, relative E {reconstruction.relative_quantization_error:.4f} "
         f"({reconstruction.num_images} evaluation images)"
     ]
+    if config.scores:
+        scores["reconstruction"]["scores"] = more(labels, "reconstructions")
+        lines.append(f"reconstructions: {_line(scores['reconstruction']['scores'])}")
     if pipeline is not None:
-        generation = score_samples(pipeline, config.num_images, config.sampling, reference, extractor)
+        generation = score_samples(pipeline, config.num_images, config.sampling, reference, remembering)
         scores["generation"] = generation.as_dict()
         lines.append(
             f"{generation.protocol['score']} {generation.generation_frechet_distance:.3f} "
             f"({generation.num_generated} generated, {generation.num_reference} reference images)"
         )
-    if config.output:
-        write_json(Path(config.output), scores)
-    return "\n".join(lines)
+        if config.scores:
+            classes = _classes(pipeline, config.num_images) if pipeline.prior.config.num_classes else None
+            scores["generation"]["scores"] = more(classes, "samples")
+            lines.append(f"samples: {_line(scores['generation']['scores'])}")
+    return scores, lines
+
+
+def _of_images(config: Evaluation, extractor: Extractor, device: str) -> tuple[dict[str, Any], list[str]]:
+    """Scores and lines of images from a folder or an .npz."""
+    assert config.images is not None
+    generated_images = open_images(config.images, config.data.channels)
+    reference = _reference(config)
+    described = reference.dataset if isinstance(reference, ReferenceStatistics) else reference.description
+    check_same_images(described, generated_images.description)
+    names = config.scores or ["fid"]
+    counts = {"generated": len(generated_images)}
+    if not isinstance(reference, ReferenceStatistics):
+        counts["reference"] = len(reference)
+    few = config.allow_few_images or not {"fid", "fid-infinity", "mifid"} & set(names)
+    check_enough_images(counts, extractor.num_features, few)
+    if isinstance(reference, ReferenceStatistics):
+        reference.check_extractor(extractor.protocol)
+        real: FeatureSet | ReferenceStatistics = reference
+        num_reference = reference.count
+    else:
+        real = extract_features(reference, extractor)
+        num_reference = len(real)
+        if config.save_reference is not None:
+            mean, factor = mean_and_factor(real.vectors)
+            statistics = ReferenceStatistics(len(real), mean, factor @ factor.mT, extractor.protocol, dict(described))
+            statistics.save(config.save_reference)
+    generated = extract_features(generated_images, extractor, with_logits="is" in names)
+    results = score_features(real, generated, names, config.allow_few_images)
+    protocol = {
+        "extractor": extractor.protocol,
+        "reference": described,
+        "num_reference": num_reference,
+        "generated": generated_images.description,
+        "num_generated": len(generated),
+    }
+    line = f"{_line(results)} ({len(generated)} generated, {num_reference or 'an unknown number of'} reference images)"
+    return {"images": {"scores": results, "protocol": protocol}}, [line]
+
+
+def _reference(config: Evaluation) -> ReferenceStatistics | ImageDataset | Any:
+    """Images or statistics that `config.reference` names."""
+    if config.reference is None:
+        return load_splits(config.data)[0]
+    path = Path(config.reference)
+    if (path / "protocol.json").is_file() or (path.suffix == ".npz" and not ImageArchive.holds_images(path)):
+        return ReferenceStatistics.load(path)
+    return open_images(path, config.data.channels)
+
+
+def _line(results: dict[str, dict[str, Any]]) -> str:
+    """Each score by its name, with what says how sure it is."""
+    parts = []
+    for result in results.values():
+        part = f"{result['score']} {result['value']:.4g}"
+        if "low" in result:
+            part += f" [{result['low']:.4g}, {result['high']:.4g}]"
+        elif "deviation" in result:
+            part += f" +- {result['deviation']:.2g}"
+        parts.append(part)
+    return ", ".join(parts)
+
+
+def _classes(pipeline: ClassConditionalPipeline, num_images: int) -> torch.Tensor:
+    return torch.arange(num_images) % max(1, pipeline.prior.config.num_classes)
 
 
 def score_samples(
@@ -91,7 +211,6 @@ def score_samples(
     extractor: Extractor,
 ) -> GenerationScores:
     """Generate num_images images, the classes in turn, and score them as they come."""
-    labels = torch.arange(num_images) % max(1, pipeline.prior.config.num_classes)
-    images = sample_images(pipeline, labels, sampling)
+    images = sample_images(pipeline, _classes(pipeline, num_images), sampling)
     about = {**asdict(sampling), "tokenizer": pipeline.tokenizer.fingerprint, "classes": "in equal shares"}
     return evaluate_generation(images, reference, extractor, sampling=about, progress=False)

@@ -79,6 +79,14 @@ class Extractor(nn.Module):
         with torch.autocast(device.type, enabled=False), _full_float32():
             return torch.cat([self.features(part.to(device).expand(-1, 3, -1, -1)) for part in parts])
 
+    def logits(self, features: Tensor) -> Tensor:
+        """Class scores (N, classes) that the network's own last layer makes of features (N, d), without its bias.
+
+        Raises:
+            InputError: for a network without classes.
+        """
+        raise InputError(f"extractor '{self.name}' has no classes, which the Inception score needs; valid is inception")
+
     def features(self, images: Tensor) -> Tensor:
         """RGB images uint8 (N, 3, H, W) on the network's device -> features (N, d)."""
         raise NotImplementedError(f"{type(self).__name__} defines no features")  # for subclasses, also a user's own
@@ -164,25 +172,27 @@ class InceptionV3(Extractor):
     def features(self, images: Tensor) -> Tensor:
         return self.network(images)[0]
 
-
-EXTRACTORS: dict[str, type[EfficientNetLite0] | type[InceptionV3]] = {
-    extractor.name: extractor for extractor in (EfficientNetLite0, InceptionV3)
-}
+    @torch.no_grad()
+    def logits(self, features: Tensor) -> Tensor:
+        return features.to(self.network.fc.weight) @ self.network.fc.weight.mT
 
 
 def build_extractor(name: str, weights: str | Path | None = None) -> Extractor:
-    """The extractor called `name`, "efficientnet-lite0" or "inception"; never another one in its place.
+    """The extractor called `name`: "inception", "efficientnet-lite0", "dinov2" or "clip"; never another in its place.
 
     Args:
         name: of the extractor.
-        weights: its file of weights, if not where it looks by itself.
+        weights: its file of weights, if not where it looks by itself; of dinov2 and clip a folder or hub repository.
 
     Raises:
         InputError: for another name, a missing package, or weights that are missing or do not fit.
     """
-    if name not in EXTRACTORS:
-        raise InputError(f"extractor is '{name}'; valid are {', '.join(EXTRACTORS)}")
-    return EXTRACTORS[name](weights)
+    from .vision_transformers import CLIP, DINOv2  # only here, since it builds on Extractor
+
+    extractors = {extractor.name: extractor for extractor in (EfficientNetLite0, InceptionV3, DINOv2, CLIP)}
+    if name not in extractors:
+        raise InputError(f"extractor is '{name}'; valid are {', '.join(extractors)}")
+    return extractors[name](weights)
 
 
 def _read_weights(path: Path) -> tuple[Any, str]:

@@ -1,33 +1,15 @@
 """The Fréchet distance between two sets of images, in float64."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-from wvq.tokenizer.distribution import gaussian_wasserstein_distance
 from wvq.tokenizer.errors import InputError
 
-
-@dataclass(frozen=True, eq=False)
-class ReferenceStatistics:
-    """Feature statistics of a reference set: computed once, used for any number of distances to it.
-
-    Attributes:
-        count: images, N.
-        mean: (d,) float64.
-        covariance: (d, d) float64, unbiased.
-        extractor: the extractor's protocol.
-        dataset: the reference set's description, with its fingerprint.
-    """
-
-    count: int
-    mean: Tensor
-    covariance: Tensor
-    extractor: dict[str, Any]
-    dataset: dict[str, Any]
+from .gaussian_frechet import covariance_factor, frechet_distance
+from .reference import ReferenceStatistics
 
 
 class FrechetDistance(FrechetInceptionDistance):
@@ -65,7 +47,7 @@ class FrechetDistance(FrechetInceptionDistance):
         **kwargs: Any,
     ):
         if reference is not None:
-            _check_same_extractor(extractor, reference)
+            reference.check_extractor(getattr(extractor, "protocol", {}))
         # torchmetrics reads the dimension from the module it is given; the user's module stays as it is.
         dimension = nn.Identity()
         dimension.num_features = torch.tensor(_dimension(extractor, image_shape))
@@ -128,7 +110,27 @@ class FrechetDistance(FrechetInceptionDistance):
             _, real_mean, real_covariance = self.statistics(real=True)
         else:
             real_mean, real_covariance = self.reference.mean.to(mean), self.reference.covariance.to(mean)
-        return gaussian_wasserstein_distance(real_mean, real_covariance, mean, covariance).square()
+        factors = covariance_factor(real_covariance), covariance_factor(covariance)
+        return frechet_distance(real_mean, factors[0], mean, factors[1]).to(mean)
+
+
+def check_enough_images(counts: dict[str, int], dimension: int, allow_few_images: bool = False) -> None:
+    """Refuse a Fréchet distance whose covariances are singular, since its bias then exceeds most differences.
+
+    Args:
+        counts: images of each side, by name.
+        dimension: d.
+        allow_few_images: whether to go on all the same.
+
+    Raises:
+        InputError: for a side with no more images than dimensions.
+    """
+    for side, count in counts.items():
+        if count <= dimension and not allow_few_images:
+            raise InputError(
+                f"a Fréchet distance of {count} {side} images in {dimension} dimensions is mostly bias; use more than "
+                f"{dimension} images, KID, or an extractor of fewer dimensions, or set allow_few_images to true"
+            )
 
 
 @torch.no_grad()
@@ -145,11 +147,3 @@ def _dimension(extractor: nn.Module, image_shape: tuple[int, int, int]) -> int:
             f"extractor {type(extractor).__name__} failed on a uint8 image of shape {tuple(blank.shape)}: {error}; "
             "set its num_features, or pass its image_shape"
         ) from error
-
-
-def _check_same_extractor(extractor: nn.Module, reference: ReferenceStatistics) -> None:
-    here, there = getattr(extractor, "protocol", {}), reference.extractor
-    different = [key for key in {**there, **here} if here.get(key) != there.get(key)]
-    if different:
-        parts = [f"{key} is {there.get(key)!r} there and {here.get(key)!r} here" for key in different]
-        raise InputError(f"the reference statistics are of another extractor: {'; '.join(parts)}")

@@ -1,6 +1,6 @@
 """Scores of a tokenizer's reconstructions and of generated images, each with the protocol that makes it comparable."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -14,8 +14,11 @@ from wvq.tokenizer.errors import InputError
 from wvq.tokenizer.model import VQTokenizer
 from wvq.tokenizer.quality import QUALITY_PROTOCOL, ReconstructionQuality
 
-from .extractors import INCEPTION_SHA256, Extractor
-from .frechet import FrechetDistance, ReferenceStatistics
+from .extractors import Extractor
+from .feature_scores import score_label
+from .frechet import FrechetDistance
+from .image_quality import IMAGE_QUALITY_PROTOCOL, MS_SSIM_ABOVE, PerceptualSimilarity, multiscale_ssim, psnr_luma
+from .reference import ReferenceStatistics
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,10 @@ class ReconstructionScores:
         reconstruction_frechet_distance: of the reconstructions to the very same images, called `protocol["score"]`.
         reconstruction_loss: mean squared error on the [-1, 1] scale, of 8-bit reconstructions.
         psnr: dB.
+        psnr_luma: dB, of the luma alone, some 3 dB higher: what the paper reports.
         ssim: in [-1, 1].
+        ms_ssim: in [0, 1]; None for images of 160 pixels and less.
+        lpips: None without a network for it.
         utilization: in [1/K, 1].
         perplexity: in [1, K].
         quantization_error: E.
@@ -39,7 +45,10 @@ class ReconstructionScores:
     reconstruction_frechet_distance: float
     reconstruction_loss: float
     psnr: float
+    psnr_luma: float
     ssim: float
+    ms_ssim: float | None
+    lpips: float | None
     utilization: float
     perplexity: float
     quantization_error: float
@@ -61,7 +70,7 @@ class GenerationScores:
 
     generation_frechet_distance: float
     num_generated: int
-    num_reference: int
+    num_reference: int | None
     protocol: dict[str, Any]
 
     def as_dict(self) -> dict[str, Any]:
@@ -75,9 +84,7 @@ def score_name(extractor: Extractor, kind: Literal["reconstruction", "generation
     With any other extractor, or other weights, it is named after the extractor: "rFD[...]" and "FD[...]".
     """
     prefix = "r" if kind == "reconstruction" else ""
-    if extractor.name == "inception" and extractor.weights_sha256 == INCEPTION_SHA256:
-        return f"{prefix}FID"
-    return f"{prefix}FD[{extractor.name}]"
+    return prefix + score_label("FID", extractor.protocol)
 
 
 def reference_statistics(
@@ -103,6 +110,7 @@ def evaluate_reconstruction(
     reference: ReferenceStatistics | None = None,
     batch_size: int = 64,
     progress: bool = True,
+    perceptual: PerceptualSimilarity | None = None,
 ) -> ReconstructionScores:
     """Encode and decode a whole evaluation set in one pass and score it; in one process.
 
@@ -115,6 +123,7 @@ def evaluate_reconstruction(
         reference: `reference_statistics` of the same data set, which saves half of the extractor's work.
         batch_size: images at once; on a CPU more of them are slower.
         progress: whether to show a bar.
+        perceptual: network of LPIPS.
 
     Raises:
         InputError: if the reference is of other images or another extractor, the images do not fit the tokenizer, or
@@ -128,6 +137,12 @@ def evaluate_reconstruction(
     codebook = tokenizer.quantizer.codebook
     quality = ReconstructionQuality(*codebook.shape).to(codebook.device)
     distance = FrechetDistance(extractor, reference=reference)
+    measures: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"psnr_luma": psnr_luma}
+    if min(dataset[0]["images"].shape[-2:]) > MS_SSIM_ABOVE:
+        measures["ms_ssim"] = multiscale_ssim
+    if perceptual is not None:
+        measures["lpips"] = perceptual
+    means: dict[str, Any] = {"psnr_luma": 0.0, "ms_ssim": None, "lpips": None} | dict.fromkeys(measures, 0.0)
     with _evaluating(tokenizer):
         for batch in _batches(dataset, batch_size, "reconstructions", progress):
             originals = batch.to(codebook.device)
@@ -135,6 +150,8 @@ def evaluate_reconstruction(
             indices = tokenizer.quantizer(features).indices
             reconstructions = to_uint8(tokenizer.decode(indices))
             quality.update(originals, reconstructions, features, indices, codebook)
+            for name, measure in measures.items():
+                means[name] += float(measure(originals, reconstructions).sum()) / len(dataset)
             distance.update(reconstructions, real=False)
             if reference is None:
                 distance.update(originals, real=True)
@@ -145,10 +162,14 @@ def evaluate_reconstruction(
         "num_images": len(dataset),
         "tokenizer": tokenizer.fingerprint,
         **QUALITY_PROTOCOL,
+        **{name: IMAGE_QUALITY_PROTOCOL[name] for name in measures},
     }
+    if perceptual is not None:
+        protocol["lpips_network"] = perceptual.protocol
     return ReconstructionScores(
         reconstruction_frechet_distance=float(distance.compute()),
         **quality.compute(),
+        **means,
         num_images=len(dataset),
         protocol=protocol,
         code_histogram=quality.histogram.cpu(),

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from wvq.eval import Extractor, FrechetDistance, ReferenceStatistics, build_extractor, score_name
-from wvq.eval import scores as scores_module
+from wvq.eval import feature_scores as scores_module
 from wvq.eval.extractors import _folded
 from wvq.tokenizer.errors import InputError
 

@@ -19,6 +19,7 @@ from wvq.eval import (
     evaluate_reconstruction,
     reference_statistics,
 )
+from wvq.eval.image_quality import psnr_luma
 from wvq.tokenizer import TokenizerConfig, VQTokenizer
 from wvq.tokenizer.data import DataConfig, ImageDataset, load_splits, to_model, to_uint8
 from wvq.tokenizer.errors import InputError
@@ -97,6 +98,9 @@ def test_reconstruction_scores_equal_their_formulas(tokenizer: VQTokenizer, data
     relative = distances.min(dim=1).values.mean() / z.var(dim=0, correction=0).sum()
     assert scores.relative_quantization_error == pytest.approx(float(relative), rel=1e-6)
     assert scores.psnr == pytest.approx(float((10 * torch.log10(255**2 / errors)).mean()), rel=1e-6)
+    assert scores.psnr_luma == pytest.approx(float(psnr_luma(originals, reconstructions).mean()), rel=1e-6)
+    assert scores.ms_ssim is None
+    assert scores.lpips is None
     assert scores.ssim == pytest.approx(float(ssim), rel=1e-4)
     assert scores.reconstruction_loss == pytest.approx(float(errors.mean()) / 127.5**2, rel=1e-6)
 

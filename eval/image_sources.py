@@ -1,0 +1,196 @@
+"""Images to be scored that are in no data set: a folder of image files, an .npz of arrays; both read as they are used.
+
+Nothing is cropped or resized: scored images must already be of one size. What they are is in their description.
+"""
+
+import hashlib
+import zipfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from wvq.tokenizer.errors import InputError
+from wvq.tokenizer.images import BadImage, square_pixels
+from wvq.tokenizer.sources import read_folder
+
+
+class ImageFolder:
+    """A folder of image files as `wvq.tokenizer.data` reads it, with classes from sub-folders, none cropped or resized.
+
+    Args:
+        folder: JPEG, PNG and other files; grey, RGB, RGBA (over white) and palette all become `channels` of 8 bits.
+        channels: 3 for RGB, 1 for grey.
+
+    Raises:
+        InputError: for a folder that is missing or empty, images of several sizes or not square, corrupt files.
+    """
+
+    def __init__(self, folder: str | Path, channels: int = 3):
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise InputError(f"{folder} is no folder of images")
+        found = read_folder(folder)
+        if found.evaluation is not None:
+            raise InputError(f"{folder} has a training and an evaluation split; give the folder of one of them")
+        self._records, self._channels = found.train, channels
+        headers = [self._header(index) for index in range(len(self._records))]
+        sizes = Counter(size for size, _ in headers)
+        if len(sizes) > 1:
+            (size, count), (other, _) = sizes.most_common()[0], sizes.most_common()[-1]
+            odd = self._records.name([size for size, _ in headers].index(other))
+            raise InputError(
+                f"{folder} has images of {len(sizes)} sizes: {count} of {size[0]}x{size[1]}, and {odd} of "
+                f"{other[0]}x{other[1]}; scored images must be of one size"
+            )
+        width, height = next(iter(sizes))
+        if width != height:
+            raise InputError(f"{folder} has images of {width}x{height}; scored images must be square")
+        self._size = width
+        self._classes = len(found.class_names)
+        self.description: dict[str, Any] = {
+            "source": str(folder),
+            "count": len(headers),
+            "image_size": width,
+            "channels": channels,
+            "formats": dict(sorted(Counter(kind for _, kind in headers).items())),
+            "fingerprint": hashlib.sha256(self._records.digests.tobytes()).hexdigest(),
+        }
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def batches(self, batch_size: int) -> Iterator[dict[str, Tensor]]:
+        """All images once, in order of their names, uint8 (B, C, H, W), with labels (B,) if there are classes.
+
+        Raises:
+            InputError: for a corrupt file.
+        """
+        for start in range(0, len(self), batch_size):
+            indices = range(start, min(start + batch_size, len(self)))
+            batch = {"images": torch.from_numpy(np.stack([self._pixels(index) for index in indices]))}
+            if self._classes:
+                batch["labels"] = torch.from_numpy(self._records.labels[start : start + batch_size])
+            yield batch
+
+    def _pixels(self, index: int) -> np.ndarray:
+        try:
+            return square_pixels(self._records.content(index), self._size, self._channels)
+        except BadImage as error:
+            raise InputError(f"{self._records.name(index)} is a bad image: {error}") from error
+
+    def _header(self, index: int) -> tuple[tuple[int, int], str]:
+        """((width, height), format and mode), from the first bytes alone."""
+        try:
+            with Image.open(self._records.name(index)) as image:
+                return image.size, f"{image.format} {image.mode}"
+        except (UnidentifiedImageError, OSError) as error:
+            raise InputError(f"{self._records.name(index)} is a bad image: its header cannot be read") from error
+
+
+class ImageArchive:
+    """An .npz as ADM ships samples: `arr_0` uint8 (N, H, W, 3) and, if there are classes, `arr_1` (N,).
+
+    Images are read from the archive batch by batch, so it may be larger than memory. A pickle is never loaded.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        InputError: for a file that is missing, no .npz, of other arrays, or pickled.
+    """
+
+    def __init__(self, path: str | Path):
+        self._path = Path(path)
+        if not self._path.is_file():
+            raise InputError(f"{path} does not exist")
+        try:
+            with zipfile.ZipFile(self._path) as archive:
+                names = [name.removesuffix(".npy") for name in archive.namelist()]
+                if "arr_0" not in names:
+                    raise InputError(f"{path} holds the arrays {', '.join(names)}; samples are arr_0 (N, H, W, 3)")
+                with archive.open("arr_0.npy") as stream:
+                    shape, fortran, dtype = _read_header(stream)
+        except (zipfile.BadZipFile, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"{path} is not an .npz of arrays: {error}") from error
+        if dtype.hasobject:
+            raise InputError(
+                f"{path} holds pickled objects, which are never loaded; samples are arr_0 uint8 (N, H, W, 3)"
+            )
+        if dtype != np.uint8 or len(shape) != 4 or shape[3] not in (1, 3) or shape[1] != shape[2] or fortran:
+            raise InputError(f"{path} has arr_0 {dtype} of shape {shape}; samples are uint8 (N, H, H, 1 or 3)")
+        self._shape = shape
+        self._labels = None
+        if "arr_1" in names:
+            with np.load(self._path, allow_pickle=False) as arrays:
+                try:
+                    self._labels = torch.from_numpy(arrays["arr_1"].astype(np.int64))
+                except (ValueError, TypeError) as error:
+                    raise InputError(f"{path} has an arr_1 that is not (N,) integers: {error}") from error
+        self.description: dict[str, Any] = {
+            "source": str(path),
+            "count": shape[0],
+            "image_size": shape[1],
+            "channels": shape[3],
+            "formats": {"npz uint8": shape[0]},
+            "fingerprint": _file_sha256(self._path),
+        }
+
+    @staticmethod
+    def holds_images(path: str | Path) -> bool:
+        """Whether the file is an .npz with samples, which published statistics beside them do not make a reference."""
+        try:
+            with zipfile.ZipFile(path) as archive:
+                return "arr_0.npy" in archive.namelist() and "mu.npy" not in archive.namelist()
+        except (OSError, zipfile.BadZipFile):
+            return False
+
+    def __len__(self) -> int:
+        return self._shape[0]
+
+    def batches(self, batch_size: int) -> Iterator[dict[str, Tensor]]:
+        """All images once, in order, uint8 (B, C, H, W), with labels (B,) if there are classes.
+
+        Raises:
+            InputError: for a file that ends early.
+        """
+        count, *image = self._shape
+        with zipfile.ZipFile(self._path) as archive, archive.open("arr_0.npy") as stream:
+            _read_header(stream)
+            for start in range(0, count, batch_size):
+                rows = min(batch_size, count - start)
+                content = stream.read(rows * int(np.prod(image)))
+                if len(content) < rows * int(np.prod(image)):
+                    raise InputError(f"{self._path} ends before its {count} images")
+                pixels = np.frombuffer(bytearray(content), np.uint8).reshape(rows, *image)
+                batch = {"images": torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()}
+                if self._labels is not None:
+                    batch["labels"] = self._labels[start : start + rows]
+                yield batch
+
+
+def open_images(path: str | Path, channels: int = 3) -> ImageFolder | ImageArchive:
+    """A folder of images, or an .npz of samples.
+
+    Raises:
+        InputError: for anything else.
+    """
+    return ImageArchive(path) if Path(path).suffix == ".npz" else ImageFolder(path, channels)
+
+
+def _read_header(stream: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
+    version = np.lib.format.read_magic(stream)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    return read(stream)
+
+
+def _file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,214 @@
+"""`wvq evaluate`: from what is on the disk to a line and a JSON file, and the messages where it cannot be done."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from wvq.eval import Extractor, ImageFolder, evaluate_reconstruction, extract_features, score_features
+from wvq.eval import evaluate as command
+from wvq.eval.evaluate import Evaluation, evaluate
+from wvq.pipelines import ClassConditionalPipeline
+from wvq.pipelines.command_line import main, parse
+from wvq.pipelines.sample import SamplingOptions
+from wvq.prior import PriorConfig, build_prior
+from wvq.tokenizer import InputError, TokenizerConfig, VQTokenizer
+from wvq.tokenizer.data import DataConfig, load_splits
+
+SAMPLING = SamplingOptions(batch_size=40)
+
+
+class Tiny(Extractor):
+    """Projections of the pixels; 12 dimensions and 5 classes."""
+
+    name = "tiny"
+    dimension = 12  # pyright: ignore[reportAssignmentType]
+    input_size = 28
+    resize = "none"
+    weights_sha256 = "0" * 64
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.weight = nn.Parameter(torch.randn(12, 3 * 28 * 28, generator=generator) / 28, requires_grad=False)
+        self.eval()
+
+    def features(self, images: Tensor) -> Tensor:
+        return (images.flatten(1).float() / 64 @ self.weight.mT).relu()
+
+    def logits(self, features: Tensor) -> Tensor:
+        return features[:, :5]
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "build_extractor", lambda name, weights: Tiny())
+
+
+@pytest.fixture(scope="module")
+def pipeline_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    config = TokenizerConfig(
+        image_size=28, channels=3, base_channels=8, channel_multipliers=(1, 1, 1), num_blocks=1, latent_channels=8,
+        codebook_size=16, codebook_dim=4, quantizer_options={"init_std": 1.0},
+    )  # fmt: skip
+    tokenizer = VQTokenizer(config).eval()
+    prior = build_prior(
+        PriorConfig(hidden_size=16, num_layers=1, num_heads=2, num_codes=16, num_tokens=49, num_classes=10)
+    )
+    prior.config.tokenizer_fingerprint = tokenizer.fingerprint
+    folder = tmp_path_factory.mktemp("pipeline") / "model"
+    ClassConditionalPipeline(tokenizer, prior, tuple("abcdefghij")).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def data(fashion_folder: Path) -> DataConfig:
+    return DataConfig(source=str(fashion_folder))
+
+
+def test_a_pipeline_by_default_has_the_scores_it_always_had(
+    pipeline_folder: Path, data: DataConfig, tmp_path: Path
+) -> None:
+    text = evaluate(
+        Evaluation(
+            pipeline=str(pipeline_folder), data=data, num_images=20, sampling=SAMPLING, output=str(tmp_path / "s.json")
+        )
+    )
+    scores = json.loads((tmp_path / "s.json").read_text())
+    assert set(scores) == {"reconstruction", "generation"}
+    assert "scores" not in scores["reconstruction"]
+    tokenizer = VQTokenizer.from_pretrained(pipeline_folder / "tokenizer")
+    expected = evaluate_reconstruction(tokenizer, load_splits(data)[1], Tiny(), progress=False)
+    for name, value in expected.as_dict().items():
+        expected_value = pytest.approx(value, rel=1e-9) if isinstance(value, float) else value
+        assert scores["reconstruction"][name] == expected_value
+    assert text.startswith(f"rFD[tiny] {expected.reconstruction_frechet_distance:.3f}, PSNR")
+    assert "20 generated, 100 reference images" in text
+    assert len(text.splitlines()) == 2
+
+
+def test_further_scores_are_of_the_same_features(pipeline_folder: Path, data: DataConfig, tmp_path: Path) -> None:
+    names = ["fid", "kid", "is", "precision", "class-accuracy"]
+    text = evaluate(
+        Evaluation(
+            pipeline=str(pipeline_folder), data=data, num_images=40, sampling=SAMPLING, scores=names,
+            output=str(tmp_path / "s.json"),
+        )
+    )  # fmt: skip
+    scores = json.loads((tmp_path / "s.json").read_text())
+    for kind in ("reconstruction", "generation"):
+        assert list(scores[kind]["scores"]) == names
+        by_metric = scores[kind][f"{kind}_frechet_distance"]
+        assert scores[kind]["scores"]["fid"]["value"] == pytest.approx(by_metric, rel=1e-4)
+    assert scores["reconstruction"]["scores"]["kid"]["subset_size"] == 100
+    assert scores["generation"]["scores"]["kid"]["subset_size"] == 40
+    assert "samples: FD[tiny] " in text
+
+
+def save(images: Tensor, folder: Path) -> str:
+    folder.mkdir(parents=True)
+    for index, image in enumerate(images):
+        Image.fromarray(image[0].numpy()).save(folder / f"{index:03d}.png")
+    return str(folder)
+
+
+def test_a_folder_is_scored_against_the_training_images(
+    fashion_images: tuple[Tensor, Tensor], data: DataConfig, tmp_path: Path
+) -> None:
+    samples = save(fashion_images[0][:50], tmp_path / "samples")
+    output = tmp_path / "scores.json"
+    text = evaluate(Evaluation(images=samples, data=data, scores=["fid", "mind"], output=str(output)))
+    written = json.loads(output.read_text())["images"]
+    sides = [extract_features(x, Tiny(), progress=False) for x in (load_splits(data)[0], ImageFolder(samples))]
+    expected = score_features(*sides, ["fid", "mind"])
+    assert written["scores"] == json.loads(json.dumps(expected))
+    assert written["protocol"]["reference"]["split"] == "train"
+    assert written["protocol"]["generated"]["formats"] == {"PNG L": 50}
+    assert written["protocol"]["extractor"] == Tiny().protocol
+    assert (written["protocol"]["num_reference"], written["protocol"]["num_generated"]) == (500, 50)
+    assert text.startswith(f"FD[tiny] {expected['fid']['value']:.4g}, MIND[tiny]")
+
+
+def test_a_saved_reference_gives_the_same_distance_again(
+    fashion_images: tuple[Tensor, Tensor], tmp_path: Path, data: DataConfig
+) -> None:
+    samples, originals = (save(fashion_images[0][x], tmp_path / f"{x.start}") for x in (slice(0, 60), slice(100, 400)))
+    saved, archive = str(tmp_path / "statistics"), str(tmp_path / "statistics.npz")
+    options: Any = {"images": samples, "data": data}
+    line = evaluate(Evaluation(reference=originals, save_reference=saved, **options))
+    assert evaluate(Evaluation(reference=saved, **options)) == line
+    vectors = extract_features(ImageFolder(originals), Tiny(), progress=False).vectors.double()
+    np.savez(archive, mu=vectors.mean(dim=0).numpy(), sigma=vectors.mT.cov().numpy())
+    published = evaluate(Evaluation(reference=archive, **options))
+    assert published.split(" (")[0] == line.split(" (")[0]
+    assert "an unknown number of reference images" in published
+    with pytest.raises(InputError, match="score kid needs the images of the reference"):
+        evaluate(Evaluation(reference=saved, scores=["kid"], **options))
+
+
+def test_an_archive_is_scored_and_is_a_reference(fashion_images: tuple[Tensor, Tensor], tmp_path: Path) -> None:
+    images = fashion_images[0].permute(0, 2, 3, 1).repeat(1, 1, 1, 3).numpy()
+    np.savez(tmp_path / "a.npz", images[:300], fashion_images[1][:300].numpy())
+    np.savez(tmp_path / "b.npz", images[300:])
+    config = Evaluation(images=str(tmp_path / "a.npz"), reference=str(tmp_path / "b.npz"), scores=["coverage"])
+    assert evaluate(config).startswith("coverage[tiny] ")
+
+
+def test_few_images_are_refused_unless_asked_for(
+    fashion_images: tuple[Tensor, Tensor], data: DataConfig, tmp_path: Path, pipeline_folder: Path
+) -> None:
+    few = save(fashion_images[0][:3], tmp_path / "few")
+    with pytest.raises(InputError, match="Fréchet distance of 3 generated images in 12 dimensions is mostly bias; use"):
+        evaluate(Evaluation(images=few, data=data))
+    assert evaluate(Evaluation(images=few, data=data, allow_few_images=True)).startswith("FD[tiny]")
+    assert evaluate(Evaluation(images=few, data=data, scores=["kid"])).startswith("KD[tiny]")
+    with pytest.raises(InputError, match="of 12 generated images in 12 dimensions"):
+        evaluate(Evaluation(pipeline=str(pipeline_folder), data=data, num_images=12))
+
+
+def test_a_reference_of_another_size_is_refused_with_the_difference(
+    fashion_images: tuple[Tensor, Tensor], data: DataConfig, tmp_path: Path
+) -> None:
+    samples, saved = save(fashion_images[0][:50], tmp_path / "samples"), str(tmp_path / "statistics")
+    evaluate(Evaluation(images=samples, data=data, save_reference=saved))
+    protocol = json.loads((tmp_path / "statistics" / "protocol.json").read_text())
+    protocol["dataset"]["image_size"] = 64
+    (tmp_path / "statistics" / "protocol.json").write_text(json.dumps(protocol))
+    with pytest.raises(InputError, match="another protocol than the images: image_size is 64 there and 28 here"):
+        evaluate(Evaluation(images=samples, reference=saved))
+    large = tmp_path / "large"
+    large.mkdir()
+    Image.new("L", (32, 32)).save(large / "a.png")
+    with pytest.raises(InputError, match="another protocol than the images: image_size is 32 there and 28 here"):
+        evaluate(Evaluation(images=samples, reference=str(large)))
+    protocol["dataset"]["image_size"] = 28
+    protocol["extractor"]["resize"] = "299x299"
+    (tmp_path / "statistics" / "protocol.json").write_text(json.dumps(protocol))
+    with pytest.raises(InputError, match="another extractor: resize is '299x299' there and 'none' here"):
+        evaluate(Evaluation(images=samples, reference=saved))
+
+
+def test_options_that_do_not_go_together_are_refused() -> None:
+    with pytest.raises(InputError, match="tokenizer is None, pipeline is None and images is None; give one"):
+        Evaluation()
+    with pytest.raises(InputError, match="tokenizer is a, pipeline is None and images is b; give one"):
+        Evaluation(tokenizer="a", images="b")
+    with pytest.raises(InputError, match="reference is c, but a tokenizer is compared with the images of data"):
+        Evaluation(tokenizer="a", reference="c")
+    with pytest.raises(InputError, match="scores has fdi; valid are fid, fid-infinity, kid"):
+        Evaluation(images="a", scores=["fdi"])
+
+
+def test_the_command_line_takes_a_list_of_scores(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    config = parse("evaluate", ["--images=a", "--scores=[fid,kid]"])
+    assert config.scores == ["fid", "kid"]
+    with pytest.raises(SystemExit) as stopped:
+        main(["evaluate", f"--images={tmp_path}", f"--reference={tmp_path}"])
+    assert stopped.value.code == 2
+    assert "holds no images; valid suffixes are" in capsys.readouterr().err
