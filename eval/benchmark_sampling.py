@@ -63,8 +63,9 @@ def benchmark_sampling(config: SamplingBenchmark) -> str:
     rows = []
     for length in config.lengths:
         torch.manual_seed(config.seed)
-        sizes = {"num_codes": config.num_codes, "num_tokens": length, "num_classes": config.num_classes}
-        model = build_prior(PriorConfig(**asdict(config.model), **sizes)).eval().to(device)
+        sizes: dict[str, Any] = {"num_codes": config.num_codes, "num_tokens": length, "num_classes": config.num_classes}
+        model: PreTrainedModel = build_prior(PriorConfig(**asdict(config.model), **sizes)).eval()
+        model.to(torch.device(device))  # pyright: ignore[reportArgumentType]  # its decorator hides its self
         for batch in config.batch_sizes:
             for scale in config.guidance_scales:
                 rows += _compare(model, config, length, batch, scale, bandwidth)
@@ -168,7 +169,9 @@ def _matrices(model: PreTrainedModel, num_codes: int) -> list[Tensor]:
     inner = [p for n, p in model.named_parameters() if p.ndim == 2 and (".layers." in n or ".h." in n)]
     if model.config.model_type == "gpt2":  # stored input first
         inner = [matrix.mT for matrix in inner]
-    return [matrix.detach() for matrix in [*inner, model.get_output_embeddings().weight[:num_codes]]]
+    head = model.get_output_embeddings()
+    assert head is not None
+    return [matrix.detach() for matrix in [*inner, head.weight[:num_codes]]]
 
 
 def read_bandwidth(device: str) -> float:

@@ -23,7 +23,8 @@ def covariance_factor(covariance: Tensor) -> Tensor:
             count as 0.
     """
     matrix = covariance.double().cpu().numpy()
-    factor, pivots, rank, _ = scipy.linalg.lapack.dpstrf((matrix + matrix.T) / 2, lower=1)
+    decompose = scipy.linalg.lapack.dpstrf  # pyright: ignore[reportAttributeAccessIssue]  # its stubs lack it
+    factor, pivots, rank, _ = decompose((matrix + matrix.T) / 2, lower=1)
     ordered = np.zeros((len(matrix), rank))
     ordered[pivots - 1] = np.tril(factor)[:, :rank]
     return torch.from_numpy(ordered)

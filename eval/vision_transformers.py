@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoConfig, CLIPVisionModelWithProjection, Dinov2Model
-from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+from transformers.utils.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from wvq.tokenizer.errors import InputError
 from wvq.tokenizer.saving import local_folder

@@ -66,6 +66,14 @@ COMMANDS = {
         "wvq.eval.compare:Comparison",
         _COMPARISON,
     ),
+    "atomic": Command(
+        "the paper's controlled studies of quantizers", "wvq.eval.atomic:atomic", "wvq.eval.atomic:Atomic"
+    ),
+    "benchmark quantizers": Command(
+        "time and memory of a training step of every quantizer, beside other implementations",
+        "wvq.eval.benchmark_quantizers:benchmark_quantizers",
+        "wvq.eval.benchmark_quantizers:QuantizerBenchmark",
+    ),
     "benchmark sampling": Command(
         "tokens a second of the sampler, of transformers, and what the machine allows",
         "wvq.eval.benchmark_sampling:benchmark_sampling",

@@ -91,7 +91,8 @@ def sample(config: Sampling) -> Path:
         InputError: for a pipeline that cannot be loaded or a class that does not exist.
     """
     pipeline = ClassConditionalPipeline.from_pretrained(config.pipeline)
-    pipeline.to(PartialState().device if torch.cuda.is_available() else "cpu")
+    device = PartialState().device if torch.cuda.is_available() else None
+    pipeline.to(device or "cpu")
     num_classes = pipeline.prior.config.num_classes
     given = list(config.classes) or list(range(num_classes)) or None
     classes = pipeline.labels_of(given)

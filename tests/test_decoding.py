@@ -19,7 +19,7 @@ def loud_prior(architecture: Any, **changes: Any) -> PreTrainedModel:
     """A prior whose weights are large enough that its logits differ clearly."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    options = {"hidden_size": 32, "num_layers": 2, "num_heads": 2, "num_tokens": TOKENS} | changes
+    options: dict[str, Any] = {"hidden_size": 32, "num_layers": 2, "num_heads": 2, "num_tokens": TOKENS} | changes
     model = build_prior(PriorConfig(architecture=architecture, num_codes=CODES, num_classes=CLASSES, **options)).eval()
     with torch.no_grad():
         for parameter in model.parameters():

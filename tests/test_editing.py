@@ -109,7 +109,7 @@ def _bits(pipeline: Any, grid: Tensor) -> Tensor:
 def test_pixels_of_an_image_are_the_same_in_any_batch():
     torch.manual_seed(0)
     tokenizer = VQTokenizer(dataclasses.replace(TOKENIZER, base_channels=32, latent_channels=32))
-    size = {"hidden_size": 128, "num_layers": 2, "num_heads": 2}
+    size: Any = {"hidden_size": 128, "num_layers": 2, "num_heads": 2}
     prior = build_prior(PriorConfig(num_codes=32, num_tokens=16, num_classes=3, **size))
     wide = ClassConditionalPipeline(tokenizer, prior)
     wide.set_progress_bar_config(disable=True)

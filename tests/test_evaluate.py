@@ -125,8 +125,10 @@ def test_a_folder_is_scored_against_the_training_images(
     output = tmp_path / "scores.json"
     text = evaluate(Evaluation(images=samples, data=data, scores=["fid", "mind"], output=str(output)))
     written = json.loads(output.read_text())["images"]
-    sides = [extract_features(x, Tiny(), progress=False) for x in (load_splits(data)[0], ImageFolder(samples))]
-    expected = score_features(*sides, ["fid", "mind"])
+    reference = extract_features(load_splits(data)[0], Tiny(), progress=False)
+    expected = score_features(
+        reference, extract_features(ImageFolder(samples), Tiny(), progress=False), ["fid", "mind"]
+    )
     assert written["scores"] == json.loads(json.dumps(expected))
     assert written["protocol"]["reference"]["split"] == "train"
     assert written["protocol"]["generated"]["formats"] == {"PNG L": 50}

@@ -297,6 +297,8 @@ def features(vectors: Tensor, **changes) -> FeatureSet:
 
 def test_every_score_by_name_is_that_of_its_function() -> None:
     real, generated = features(normal(200, 5, 0)), features(normal(150, 5, 1, 0.3))
+    assert real.labels is not None
+    assert generated.labels is not None
     results = score_features(real, generated, list(FEATURE_SCORES))
     a, b = real.vectors, generated.vectors
     distance = float(frechet_distance(*mean_and_factor(a), *mean_and_factor(b)))

@@ -1,6 +1,7 @@
 """The guidance scale of each position: `wvq.prior.guidance`."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -28,11 +29,11 @@ def test_a_schedule_goes_steadily_from_no_guidance_to_the_scale(scale, num_token
 
 def test_sampling_follows_the_schedule():
     torch.manual_seed(0)
-    model = build_prior(
+    model: Any = build_prior(
         PriorConfig(hidden_size=32, num_layers=1, num_heads=2, num_codes=50, num_tokens=8, num_classes=2)
     )
     with torch.no_grad():
-        model.get_input_embeddings().weight *= 60
+        model.model.embed_tokens.weight *= 60
         model.lm_head.weight *= 20
 
     def draw(**options) -> torch.Tensor:

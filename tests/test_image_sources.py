@@ -1,5 +1,6 @@
 """Images from folders and archives, in every form, and the messages where they cannot be used."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ class Floats:
     def __len__(self) -> int:
         return len(self.images)
 
-    def batches(self, batch_size: int):
+    def batches(self, batch_size: int) -> Iterator[dict[str, Tensor]]:
         for images in self.images.split(batch_size):
             yield {"images": images}
 
@@ -37,7 +38,7 @@ class Floats:
 class Nothing(Floats):
     """A source without a single batch."""
 
-    def batches(self, batch_size: int):
+    def batches(self, batch_size: int) -> Iterator[dict[str, Tensor]]:
         return iter(())
 
 

@@ -35,7 +35,7 @@ def tiny_tokenizer(seed: int = 0, **changes) -> VQTokenizer:
 def tiny_prior(num_classes: int = 3, num_codes: int = 32, num_tokens: int = 16) -> LlamaForCausalLM:
     torch.manual_seed(1)
     size = vars(PriorSize(hidden_size=16, num_layers=1, num_heads=2))
-    prior = build_prior(PriorConfig(**size, num_codes=num_codes, num_tokens=num_tokens, num_classes=num_classes))
+    prior: Any = build_prior(PriorConfig(**size, num_codes=num_codes, num_tokens=num_tokens, num_classes=num_classes))
     with torch.no_grad():
         for parameter in prior.parameters():
             parameter *= 12 if parameter.ndim == 2 else 1  # else all classes are nearly uniform

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import datasets
 import pytest
@@ -19,7 +20,7 @@ from wvq.tokenizer.tokens import TokenDataset
 CONFIG = PriorConfig(hidden_size=32, num_layers=2, num_heads=2, num_codes=10, num_tokens=6, num_classes=3)
 
 
-def tiny_prior(**changes) -> LlamaForCausalLM:
+def tiny_prior(**changes) -> Any:
     torch.manual_seed(0)
     torch.set_num_threads(1)
     return build_prior(PriorConfig(**{**vars(CONFIG), **changes}))

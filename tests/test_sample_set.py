@@ -108,7 +108,7 @@ def test_a_folder_of_other_samples_is_refused(saved, tmp_path):
 class Small(ClassConditionalPipeline):
     """A pipeline that has memory for three images only."""
 
-    def __call__(self, class_labels: Any, **rest: Any) -> Any:
+    def __call__(self, class_labels: Any, **rest: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         if len(class_labels) > 3:
             raise RuntimeError(
                 "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 byte"

@@ -23,7 +23,7 @@ def prior() -> LlamaForCausalLM:
     config = PriorConfig(
         hidden_size=32, num_layers=2, num_heads=2, num_codes=CODES, num_tokens=TOKENS, num_classes=CLASSES
     )
-    model = build_prior(config).eval()
+    model: Any = build_prior(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 2:

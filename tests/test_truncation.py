@@ -65,7 +65,7 @@ def test_without_ties_the_kept_codes_are_those_of_transformers(sharpness, option
     expected = scores
     for name, warper in (("top_k", TopKLogitsWarper), ("top_p", TopPLogitsWarper), ("min_p", MinPLogitsWarper)):
         if name in options:
-            expected = warper(options[name])(torch.empty(5, 0, dtype=torch.int64), expected)
+            expected = warper(options[name])(torch.empty(5, 0, dtype=torch.int64), expected)  # pyright: ignore[reportArgumentType]
     filters = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0} | options
     weights = kept_weights(scores, **filters)
     torch.testing.assert_close(weights / weights.sum(-1, keepdim=True), expected.softmax(-1))

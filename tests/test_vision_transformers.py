@@ -1,6 +1,7 @@
 """DINOv2 and CLIP from a local folder: tiny, randomly initialised, but the real classes."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,12 +16,12 @@ from transformers import (
     Dinov2Config,
     Dinov2Model,
 )
-from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from transformers.utils.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from wvq.eval import build_extractor, score_name
 from wvq.tokenizer.errors import InputError
 
-TINY = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+TINY: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +61,7 @@ def test_dinov2_is_the_class_token_of_its_model(
     assert score_name(extractor, "generation") == "FD[dinov2]"
     assert extractor.protocol["resize"] == "224x224, bicubic with antialias (torch), rounded to 8 bits"
     assert len(extractor.protocol["weights_sha256"]) == 64
-    assert not extractor.train().network.training
+    assert not any(module.training for module in extractor.train().modules())
 
 
 @pytest.mark.parametrize("name", ["clip", "vision"])
@@ -74,7 +75,8 @@ def test_clip_is_the_projected_embedding(
     assert features.shape == (4, 12) == (4, extractor.num_features)
     with torch.no_grad():
         pixels = extractor.pixels(images.expand(-1, 3, -1, -1))
-        expected = CLIPVisionModelWithProjection.from_pretrained(folders[name]).eval()(pixel_values=pixels).image_embeds
+        reference: Any = CLIPVisionModelWithProjection.from_pretrained(folders[name])
+        expected = reference.eval()(pixel_values=pixels).image_embeds
     torch.testing.assert_close(features, expected, atol=1e-5, rtol=1e-4)
     assert (features[0] - features[1]).norm() > 1e-3
     with pytest.raises(InputError, match="'clip' has no classes"):
