@@ -12,6 +12,7 @@ from wvq.tokenizer import InputError, VQTokenizer
 from wvq.tokenizer.data import DataConfig, ImageDataset, load_splits
 from wvq.tokenizer.saving import write_json
 
+from .doctor import draw_codebook_figure, examine_tokenizer
 from .extractors import Extractor, build_extractor
 from .feature_scores import FEATURE_SCORES, score_features
 from .features import FeatureSet, RememberingExtractor, extract_features
@@ -47,6 +48,9 @@ class Evaluation:
     scores: list[str] = field(default_factory=list)
     """Further scores of the same features: fid, fid-infinity, kid, is, precision, recall, density, coverage, cmmd,
     mind, mifid, class-fid, class-accuracy."""
+    codebook: bool = False
+    """Examine the tokenizer's codebook instead, without extractor: dead and duplicate codes, dimensions, and what to
+    change; with `output`, a picture of features and codes is written beside it."""
     allow_few_images: bool = False
     """Give a Fréchet distance of no more images than the extractor has dimensions, which is mostly bias."""
     num_images: int = 5_000
@@ -70,6 +74,8 @@ class Evaluation:
                 raise InputError(
                     f"{name} is {getattr(self, name)}, but a {given[0]} is compared with the images of data"
                 )
+        if self.codebook and self.images is not None:
+            raise InputError(f"codebook is true, but images, {self.images}, have none; give a tokenizer or a pipeline")
         if self.num_images < 2:
             raise InputError(f"num_images is {self.num_images}; it must be at least 2")
         unknown = [name for name in self.scores if name not in FEATURE_SCORES]
@@ -84,6 +90,8 @@ def evaluate(config: Evaluation) -> str:
         InputError: for a tokenizer, pipeline, images, data or weights that cannot be read, and too few images.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    if config.codebook:
+        return _examine(config, device)
     extractor = build_extractor(config.extractor, config.extractor_weights).to(device)
     scores, lines = (_of_images if config.images is not None else _of_models)(config, extractor, device)
     if config.output:
@@ -91,15 +99,28 @@ def evaluate(config: Evaluation) -> str:
     return "\n".join(lines)
 
 
-def _of_models(config: Evaluation, extractor: Extractor, device: str) -> tuple[dict[str, Any], list[str]]:
-    """Scores and lines of a tokenizer's reconstructions and a pipeline's samples."""
-    pipeline = None
+def _load(config: Evaluation, device: str) -> tuple[VQTokenizer, ClassConditionalPipeline | None]:
+    """The tokenizer, and the pipeline if it comes from one."""
     if config.pipeline is not None:
         pipeline = ClassConditionalPipeline.from_pretrained(config.pipeline).to(device)
-        tokenizer = pipeline.tokenizer
-    else:
-        assert config.tokenizer is not None
-        tokenizer = VQTokenizer.from_pretrained(config.tokenizer).to(device)
+        return pipeline.tokenizer, pipeline
+    assert config.tokenizer is not None
+    return VQTokenizer.from_pretrained(config.tokenizer).to(device), None
+
+
+def _examine(config: Evaluation, device: str) -> str:
+    """The codebook's report as text; with `output` also as JSON, and the picture beside it."""
+    tokenizer, _ = _load(config, device)
+    report = examine_tokenizer(tokenizer, load_splits(config.data)[1])
+    if config.output:
+        write_json(Path(config.output), report.as_dict())
+        draw_codebook_figure(report, Path(config.output).with_suffix(".png"))
+    return str(report)
+
+
+def _of_models(config: Evaluation, extractor: Extractor, device: str) -> tuple[dict[str, Any], list[str]]:
+    """Scores and lines of a tokenizer's reconstructions and a pipeline's samples."""
+    tokenizer, pipeline = _load(config, device)
     _, evaluation_set = load_splits(config.data)
     counts = {"evaluation": len(evaluation_set)} | ({"generated": config.num_images} if pipeline is not None else {})
     check_enough_images(counts, extractor.num_features, config.allow_few_images)

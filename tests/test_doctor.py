@@ -1,5 +1,6 @@
 """The codebook doctor on codebooks whose illness is known."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,9 @@ from PIL import Image
 from torch import Tensor
 
 from wvq.eval.doctor import draw_codebook_figure, effective_dimension, examine_codebook, examine_tokenizer
-from wvq.tokenizer import TokenizerConfig, VQTokenizer
+from wvq.eval.evaluate import Evaluation
+from wvq.pipelines.command_line import main
+from wvq.tokenizer import InputError, TokenizerConfig, VQTokenizer
 from wvq.tokenizer.data import DataConfig, load_splits
 from wvq.tokenizer.quality import ReconstructionQuality
 
@@ -77,6 +80,24 @@ def test_of_a_tokenizer_equals_its_evaluation(fashion_folder: Path):
     for name in ("utilization", "perplexity", "quantization_error", "relative_quantization_error"):
         assert getattr(report, name) == pytest.approx(float(expected[name]), rel=1e-3)  # in batches of other sizes
     assert {"findings", "wasserstein_distance"} <= report.as_dict().keys()
+
+
+def test_command(fashion_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    config = TokenizerConfig(image_size=28, channels=1, patch_size=4, base_channels=8, channel_multipliers=(1,),
+                             num_blocks=1, latent_channels=8, codebook_size=16, codebook_dim=4)  # fmt: skip
+    VQTokenizer(config).save_pretrained(tmp_path / "tokenizer")
+    options = [f"--data.source={fashion_folder}", "--data.channels=1", f"--output={tmp_path}/codebook.json"]
+    main(["evaluate", f"--tokenizer={tmp_path}/tokenizer", "--codebook=true", *options])
+    printed = capsys.readouterr().out
+    written = json.loads((tmp_path / "codebook.json").read_text())
+    assert "codebook of 16 x 4, 4900 features" in printed
+    assert all(finding in printed for finding in written["findings"])
+    assert (tmp_path / "codebook.png").exists()
+
+
+def test_images_have_no_codebook():
+    with pytest.raises(InputError, match="codebook is true, but images, samples, have none"):
+        Evaluation(images="samples", codebook=True)
 
 
 def test_picture(tmp_path: Path):
