@@ -21,6 +21,7 @@ def packed_linear(weight: Tensor, bias: Tensor | None, rows: int) -> Callable[[T
     weight = weight.detach().contiguous()
     bias = None if bias is None else bias.detach()
     packs = weight.device.type == "cpu" and torch.backends.mkldnn.is_available()
+    packs = packs and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")  # of the inductor, not promised to stay
     if not packs or weight.dtype not in (torch.float32, torch.bfloat16):
         return lambda x: F.linear(x, weight, bias)
     packed = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
