@@ -1,8 +1,8 @@
 """`wvq benchmark quantizers`: time and memory of a training step of every quantizer, beside other implementations.
 
-Every contender runs in a process of its own, one after the other: a forward and a backward pass over the same number
-of vectors, in training mode. Vectors and codes are drawn from one law, as they are once a codebook fits; the search of
-a codebook that does not fit yet is a contender of its own.
+Every contender runs in a process of its own, one after the other: a forward and a backward pass over fresh vectors, in
+training mode. Vectors have the law of the contender's codes, as they do once a codebook fits; the search of a codebook
+that does not fit yet is a contender of its own. The peers compute all N x K distances, whatever the law.
 """
 
 import multiprocessing
@@ -94,12 +94,11 @@ def measure(config: QuantizerBenchmark, contender: str, size: int, dim: int) -> 
     if config.threads:
         torch.set_num_threads(config.threads)
     torch.manual_seed(0)
-    vectors = torch.randn(config.num_vectors, dim, requires_grad=True)
     before = _peak_mib()
-    step = build_step(contender, size, dim)
+    step, scale = build_step(contender, size, dim)
     seconds: list[float] = []
     while len(seconds) < config.repeats + 1 and (len(seconds) < 4 or sum(seconds) < config.max_seconds):
-        vectors.grad = None
+        vectors = (torch.randn(config.num_vectors, dim) * scale).requires_grad_()
         start = time.perf_counter()
         step(vectors).backward()
         seconds.append(time.perf_counter() - start)
@@ -114,17 +113,19 @@ def measure(config: QuantizerBenchmark, contender: str, size: int, dim: int) -> 
     }
 
 
-def build_step(contender: str, size: int, dim: int) -> Callable[[Tensor], Tensor]:
-    """From vectors (N, D) to the loss of a training step, to which the gradient through the codes belongs."""
+def build_step(contender: str, size: int, dim: int) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+    """From vectors (N, D) to the loss of a training step, and the vectors' standard deviations (D,)."""
     if contender in OURS:
         name, options = OURS[contender]
         quantizer = build_quantizer(name, size, dim, **{"init_std": 1.0, **options})
+        fits = "init_std" not in options
+        scale = quantizer.codebook.detach().std(dim=0) if fits else torch.ones(dim)
 
         def ours(vectors: Tensor) -> Tensor:
             output = quantizer(vectors)
             return output.loss + output.quantized.sum()
 
-        return ours
+        return ours, scale
     if contender == "plain N x K":
         codebook = nn.Parameter(torch.randn(size, dim))
 
@@ -133,7 +134,7 @@ def build_step(contender: str, size: int, dim: int) -> Callable[[Tensor], Tensor
             loss = F.mse_loss(vectors, codes.detach()) + F.mse_loss(codes, vectors.detach())
             return loss + (vectors + (codes - vectors).detach()).sum()
 
-        return plain
+        return plain, torch.ones(dim)
     try:
         import vector_quantize_pytorch as peer
     except ImportError as error:
@@ -148,7 +149,7 @@ def build_step(contender: str, size: int, dim: int) -> Callable[[Tensor], Tensor
         quantized, _, loss = module(vectors[None])
         return loss.sum() + quantized.sum()
 
-    return theirs
+    return theirs, torch.ones(dim)
 
 
 def _peak_mib() -> float:

@@ -16,7 +16,9 @@ from wvq.tokenizer import InputError
 def test_every_contender_takes_a_training_step(contender: str):
     torch.manual_seed(0)
     vectors = torch.randn(64, 4, requires_grad=True)
-    loss = build_step(contender, 16, 4)(vectors)
+    step, scale = build_step(contender, 16, 4)
+    assert scale.shape == (4,)
+    loss = step(vectors)
     loss.backward()
     assert loss.isfinite()
     assert vectors.grad is not None
