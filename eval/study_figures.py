@@ -64,6 +64,8 @@ def _draw(
             axis.set(xlabel=label, ylabel=title)
             if score in logarithmic:
                 axis.set_yscale("log")
+            if score == "utilization":
+                axis.set_ylim(-0.03, 1.03)
             if logarithmic_axis:
                 axis.set_xscale("log")
             axis.grid(color=GRID_COLOR)
