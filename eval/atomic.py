@@ -5,7 +5,6 @@ uniform law, whose mean is `shift` away from where the codes start. All methods 
 same features; optimizers and step sizes are the paper's, for a smaller codebook in proportion to its size.
 """
 
-import csv
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -27,7 +26,7 @@ from wvq.tokenizer import (
 )
 from wvq.tokenizer.distribution import mean_and_covariance
 from wvq.tokenizer.quantizer import Quantizer
-from wvq.tokenizer.saving import read_json, write_json
+from wvq.tokenizer.saving import read_json, write_csv, write_json
 
 from .mismatch import prototypical_study, variance_study
 from .parallel import run_parallel
@@ -94,10 +93,7 @@ def atomic(config: Atomic) -> Path:
     waiting = [cell for cell in cells if not _cell_path(config, *cell).exists()]
     run_parallel(train_cell, [(config, *cell) for cell in waiting], min(config.jobs, len(waiting)) or 1)
     rows = [row for cell in cells for row in read_json(_cell_path(config, *cell))["rows"]]
-    with (folder / "atomic.csv").open("w", newline="") as file:
-        table = csv.DictWriter(file, list(rows[0]))
-        table.writeheader()
-        table.writerows(rows)
+    write_csv(folder / "atomic.csv", rows)
     write_json(folder / "atomic.json", {"protocol": asdict(config), "rows": rows})
     training_figure(rows, folder / "atomic.png")
     return folder / "atomic.png"
@@ -159,9 +155,7 @@ def train_cell(config: Atomic, method: str, shift: float, seed: int) -> None:
                 output.loss.backward()
                 optimizer.step()
             progress.update()
-    path = _cell_path(config, method, shift, seed)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, {"settings": _settings(config), "rows": rows})
+    write_json(_cell_path(config, method, shift, seed), {"settings": _settings(config), "rows": rows})
 
 
 @torch.no_grad()

@@ -6,9 +6,7 @@ that does not fit yet is a contender of its own. The peers compute all N x K dis
 """
 
 import multiprocessing
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -24,6 +22,7 @@ from tqdm import tqdm
 from wvq.tokenizer import InputError, build_quantizer
 from wvq.tokenizer.saving import write_json
 
+from .memory import peak_memory
 from .study_figures import cost_figure
 
 OURS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -79,7 +78,6 @@ def benchmark_quantizers(config: QuantizerBenchmark) -> Path:
         with ProcessPoolExecutor(1, mp_context=spawn) as process:
             rows.append(process.submit(measure, config, contender, size, dim).result())
     folder = Path(config.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
     threads = config.threads or torch.get_num_threads()
     write_json(folder / "quantizers.json", {"protocol": {**asdict(config), "threads": threads}, "rows": rows})
     cost_figure(rows, folder / "quantizers.png")
@@ -94,14 +92,14 @@ def measure(config: QuantizerBenchmark, contender: str, size: int, dim: int) -> 
     if config.threads:
         torch.set_num_threads(config.threads)
     torch.manual_seed(0)
-    before = _peak_mib()
-    step, scale = build_step(contender, size, dim)
     seconds: list[float] = []
-    while len(seconds) < config.repeats + 1 and (len(seconds) < 4 or sum(seconds) < config.max_seconds):
-        vectors = (torch.randn(config.num_vectors, dim) * scale).requires_grad_()
-        start = time.perf_counter()
-        step(vectors).backward()
-        seconds.append(time.perf_counter() - start)
+    with peak_memory(torch.device("cpu")) as peak:
+        step, scale = build_step(contender, size, dim)
+        while len(seconds) < config.repeats + 1 and (len(seconds) < 4 or sum(seconds) < config.max_seconds):
+            vectors = (torch.randn(config.num_vectors, dim) * scale).requires_grad_()
+            start = time.perf_counter()
+            step(vectors).backward()
+            seconds.append(time.perf_counter() - start)
     return {
         "contender": contender,
         "codebook_size": size,
@@ -109,7 +107,7 @@ def measure(config: QuantizerBenchmark, contender: str, size: int, dim: int) -> 
         "seconds": statistics.median(seconds[1:]),
         "fastest": min(seconds[1:]),
         "slowest": max(seconds[1:]),
-        "peak_mib": _peak_mib() - before,
+        "peak_mib": peak.bytes / 2**20,
     }
 
 
@@ -150,9 +148,3 @@ def build_step(contender: str, size: int, dim: int) -> tuple[Callable[[Tensor], 
         return loss.sum() + quantized.sum()
 
     return theirs, torch.ones(dim)
-
-
-def _peak_mib() -> float:
-    """The most memory that this process has held."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

@@ -4,7 +4,6 @@ The prototypical study puts codes and features into disks that overlap less and 
 one law at several scales, where the error must follow the variance and usage must not change.
 """
 
-import csv
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from wvq.tokenizer import CodebookUsage, nearest_codes
-from wvq.tokenizer.saving import write_json
+from wvq.tokenizer.saving import write_csv, write_json
 
 from .study_figures import mismatch_figure
 
@@ -67,11 +66,7 @@ def _scores(features: Tensor, codes: Tensor) -> dict[str, float]:
 
 
 def _write(folder: Path, study: str, rows: list[dict[str, Any]]) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f"{study}.csv").open("w", newline="") as file:
-        table = csv.DictWriter(file, list(rows[0]))
-        table.writeheader()
-        table.writerows(rows)
+    write_csv(folder / f"{study}.csv", rows)
     write_json(folder / f"{study}.json", {"study": study, "rows": rows})
     mismatch_figure(rows, folder / f"{study}.png")
     return folder / f"{study}.png"

@@ -2,7 +2,6 @@
 
 import io
 import math
-import os
 import tarfile
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -15,7 +14,7 @@ from accelerate import PartialState
 from tqdm import tqdm
 
 from wvq.tokenizer import InputError
-from wvq.tokenizer.saving import read_json, write_json
+from wvq.tokenizer.saving import read_json, write_file, write_json
 
 from .base import to_pil
 from .class_conditional import ClassConditionalPipeline
@@ -73,7 +72,7 @@ def write_parts(
             else:
                 images = torch.cat([batch.cpu() for batch in made])
                 write = _npz if config.format == "npz" else _tar
-                _write(_part_path(folder, config.format, part), write(images, labels[missing], missing))
+                write_file(_part_path(folder, config.format, part), write(images, labels[missing], missing))
 
 
 def _claim(folder: Path, about: dict[str, Any]) -> None:
@@ -108,7 +107,7 @@ def _picture_path(folder: Path, number: int) -> Path:
 def _write_pictures(folder: Path, numbers: Iterator[int], batches: Iterator[torch.Tensor]) -> None:
     for batch in batches:
         for picture, number in zip(to_pil(batch), numbers, strict=False):
-            _write(_picture_path(folder, number), _png(picture))
+            write_file(_picture_path(folder, number), _png(picture))
 
 
 def _png(picture: Any) -> bytes:
@@ -144,15 +143,7 @@ def _merge(folder: Path, count: int) -> None:
     images, labels = (torch.from_numpy(np.concatenate([part[key] for part in parts])) for key in ("arr_0", "labels"))
     for part in parts:
         part.close()
-    _write(folder / "samples.npz", _npz(images.permute(0, 3, 1, 2), labels, []))
+    write_file(folder / "samples.npz", _npz(images.permute(0, 3, 1, 2), labels, []))
     for path in paths:
         path.unlink()
     paths[0].parent.rmdir()
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)

@@ -77,7 +77,10 @@ def test_scores_equal_torch_fidelity(real_and_generated: tuple[Tensor, Tensor]) 
 def mmd_by_hand(a: Tensor, b: Tensor) -> float:
     """The unbiased estimator as written: sums over pairs of different vectors."""
     a, b = a.double(), b.double()
-    kernel = lambda x, y: float((x @ y / len(x) + 1) ** 3)  # noqa: E731
+
+    def kernel(x: Tensor, y: Tensor) -> float:
+        return float((x @ y / len(x) + 1) ** 3)
+
     within = [
         sum(kernel(x[i], x[j]) for i in range(len(x)) for j in range(len(x)) if i != j) / (len(x) * (len(x) - 1))
         for x in (a, b)
@@ -136,7 +139,10 @@ def test_the_inception_score_is_1_without_variety_and_the_number_of_classes_at_b
 
 def manifolds_by_hand(real: np.ndarray, generated: np.ndarray, k: int) -> tuple[float, ...]:
     """Precision, recall, density, coverage, ball by ball."""
-    within = lambda x: np.linalg.norm(x[:, None] - x[None], axis=2)  # noqa: E731
+
+    def within(x: np.ndarray) -> np.ndarray:
+        return np.linalg.norm(x[:, None] - x[None], axis=2)
+
     real_radii, generated_radii = (np.sort(within(x), axis=1)[:, k] for x in (real, generated))
     between = np.linalg.norm(real[:, None] - generated[None], axis=2)
     return (
@@ -276,7 +282,9 @@ def test_impossible_extrapolations_are_refused(options: dict) -> None:
 
 
 def test_bootstrap_intervals_hold_the_mean_as_often_as_they_say() -> None:
-    mean = lambda x: float(x.mean())  # noqa: E731
+    def mean(x: Tensor) -> float:
+        return float(x.mean())
+
     intervals = [bootstrap_interval(mean, normal(100, 1, seed), confidence=0.9, seed=seed) for seed in range(100)]
     held = sum(interval.low < 0 < interval.high for interval in intervals)
     assert 80 <= held <= 98

@@ -275,7 +275,12 @@ def test_names_and_options():
         (("mmd", 16, 4), {"max_points": 1}, "max_points is 1; it must be at least 2"),
         (("wasserstein", 16, 4), {"alignment": "map"}, "alignment is 'map'; valid are loss, transport"),
         (("wasserstein", 16, 4), {"transport_step": 2}, r"transport_step is 2; it must be in \[0, 1\]"),
-        (("wasserstein", 16, 4), {"decay": 1}, r"decay is 1; it must be in \[0, 1\), or None"),
+        (
+            ("wasserstein", 16, 4),
+            {"decay": 1, "alignment": "transport"},
+            r"decay is 1; it must be in \[0, 1\), or None",
+        ),
+        (("wasserstein", 16, 4), {"decay": 0.9}, "decay is 0.9, but alignment 'loss' moves the codes by gradient"),
         (("wasserstein", 4, 4), {}, "codebook_size is 4; it must be above codebook_dim, 4"),
         (("wasserstein", 16, 4), {"statistics_window": 0}, "statistics_window is 0; it must be at least 1 batch"),
     ],

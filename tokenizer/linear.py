@@ -6,10 +6,10 @@ from torch import Tensor, nn
 
 from .gradient import GradientEstimator
 from .initialization import Initialization
-from .quantizer import Quantizer, commitment_and_codebook_loss
+from .vanilla import VanillaQuantizer
 
 
-class LinearQuantizer(Quantizer):
+class LinearQuantizer(VanillaQuantizer):
     """The vanilla loss on codes W e + b: e stays as it was drawn, W (D, D) and b (D,) are learnt.
 
     Every vector's gradient moves the whole codebook, used codes and unused ones alike.
@@ -31,8 +31,15 @@ class LinearQuantizer(Quantizer):
         commitment_weight: float = 1.0,
         codebook_weight: float = 1.0,
     ):
-        super().__init__(codebook_size, codebook_dim, init_std, initialization, gradient_estimator)
-        self.commitment_weight, self.codebook_weight = commitment_weight, codebook_weight
+        super().__init__(
+            codebook_size,
+            codebook_dim,
+            init_std,
+            initialization,
+            gradient_estimator,
+            commitment_weight,
+            codebook_weight,
+        )
         self.weight.requires_grad_(False)
         self.map = nn.Linear(codebook_dim, codebook_dim)
 
@@ -42,11 +49,6 @@ class LinearQuantizer(Quantizer):
 
     def lookup(self, indices: Tensor) -> Tensor:
         return self.map(F.embedding(indices, self.weight))
-
-    def objective(self, vectors: Tensor, quantized: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        commitment, codebook = commitment_and_codebook_loss(vectors, quantized)
-        loss = self.commitment_weight * commitment + self.codebook_weight * codebook
-        return loss, {"commitment_loss": commitment, "codebook_loss": codebook}
 
     @torch.no_grad()
     def set_codes(self, codes: Tensor) -> None:

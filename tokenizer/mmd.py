@@ -8,10 +8,10 @@ from .discrepancy import maximum_mean_discrepancy
 from .errors import InputError
 from .gradient import GradientEstimator
 from .initialization import Initialization
-from .quantizer import Quantizer, commitment_and_codebook_loss
+from .vanilla import VanillaQuantizer
 
 
-class MMDQuantizer(Quantizer):
+class MMDQuantizer(VanillaQuantizer):
     """The VQ-VAE loss plus gamma times the squared MMD between features and codes; it assumes no Gaussian.
 
     The features' side is detached. The paper compares all features of the batch with all codes, N^2 + N K + K^2 kernel
@@ -39,17 +39,19 @@ class MMDQuantizer(Quantizer):
         mmd_weight: float = 0.5,
         max_points: int = 2048,
     ):
-        super().__init__(codebook_size, codebook_dim, init_std, initialization, gradient_estimator)
+        super().__init__(
+            codebook_size,
+            codebook_dim,
+            init_std,
+            initialization,
+            gradient_estimator,
+            commitment_weight,
+            codebook_weight,
+        )
         if max_points < 2:
             raise InputError(f"max_points is {max_points}; it must be at least 2")
-        self.commitment_weight, self.codebook_weight = commitment_weight, codebook_weight
         self.mmd_weight, self.max_points = mmd_weight, max_points
         self.register_buffer("position", torch.zeros((), dtype=torch.int64))
-
-    def objective(self, vectors: Tensor, quantized: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        commitment, codebook = commitment_and_codebook_loss(vectors, quantized)
-        loss = self.commitment_weight * commitment + self.codebook_weight * codebook
-        return loss, {"commitment_loss": commitment, "codebook_loss": codebook}
 
     def codebook_step(self, vectors: Tensor, indices: Tensor) -> tuple[Tensor | None, dict[str, Tensor]]:
         features = self._some(rows_of_all_processes(vectors))

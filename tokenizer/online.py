@@ -8,10 +8,10 @@ from .errors import InputError
 from .gradient import GradientEstimator
 from .initialization import Initialization
 from .nearest import nearest_codes
-from .quantizer import Quantizer, commitment_and_codebook_loss
+from .vanilla import VanillaQuantizer
 
 
-class OnlineQuantizer(Quantizer):
+class OnlineQuantizer(VanillaQuantizer):
     """The vanilla quantizer, whose rarely used codes are moved to the vector nearest to them.
 
     With p_k the moving average of a code's share of the vectors, it moves by a_k = exp(-10 p_k K / (1 - decay) - 1e-3)
@@ -38,16 +38,19 @@ class OnlineQuantizer(Quantizer):
         codebook_weight: float = 1.0,
         decay: float = 0.99,
     ):
-        super().__init__(codebook_size, codebook_dim, init_std, initialization, gradient_estimator)
+        super().__init__(
+            codebook_size,
+            codebook_dim,
+            init_std,
+            initialization,
+            gradient_estimator,
+            commitment_weight,
+            codebook_weight,
+        )
         if not 0 <= decay < 1:
             raise InputError(f"decay is {decay}; it must be in [0, 1)")
-        self.commitment_weight, self.codebook_weight, self.decay = commitment_weight, codebook_weight, decay
+        self.decay = decay
         self.register_buffer("usage", torch.zeros(codebook_size))
-
-    def objective(self, vectors: Tensor, quantized: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        commitment, codebook = commitment_and_codebook_loss(vectors, quantized)
-        loss = self.commitment_weight * commitment + self.codebook_weight * codebook
-        return loss, {"commitment_loss": commitment, "codebook_loss": codebook}
 
     @torch.no_grad()
     def codebook_step(self, vectors: Tensor, indices: Tensor) -> tuple[Tensor | None, dict[str, Tensor]]:

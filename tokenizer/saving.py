@@ -1,10 +1,12 @@
 """How a network is saved for its users: config.json and model.safetensors, written whole or not at all."""
 
+import csv
 import errno
+import io
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -48,10 +50,24 @@ def written_whole(target: Path) -> Iterator[Path]:
 
 def write_json(path: Path, content: Any) -> None:
     """Write content as JSON to path, whole or not at all."""
+    write_file(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write rows of the same keys, at least one, as CSV to path, whole or not at all."""
+    text = io.StringIO(newline="")
+    table = csv.DictWriter(text, list(rows[0]))
+    table.writeheader()
+    table.writerows(rows)
+    write_file(path, text.getvalue().encode())
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write content to path, whole or not at all; folders that are missing are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.write_text(json.dumps(content, indent=2) + "\n")
+        partial.write_bytes(content)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 from typing import Literal, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .distribution import gaussian_transport_map, gaussian_wasserstein_distance, mean_and_covariance
@@ -10,13 +11,13 @@ from .errors import InputError
 from .gradient import GradientEstimator
 from .initialization import Initialization
 from .moments import MomentWindow
-from .quantizer import Quantizer, commitment_and_codebook_loss
 from .running_means import RunningMeans
+from .vanilla import VanillaQuantizer
 
 Alignment = Literal["loss", "transport"]
 
 
-class WassersteinQuantizer(Quantizer):
+class WassersteinQuantizer(VanillaQuantizer):
     """The VQ-VAE loss, and a codebook that is held at the mean and covariance of the features.
 
     With alignment "loss", the paper's method, gamma times the 2-Wasserstein distance between features and codes, both
@@ -59,7 +60,15 @@ class WassersteinQuantizer(Quantizer):
         decay: float | None = None,
         scale_free: bool = True,
     ):
-        super().__init__(codebook_size, codebook_dim, init_std, initialization, gradient_estimator)
+        super().__init__(
+            codebook_size,
+            codebook_dim,
+            init_std,
+            initialization,
+            gradient_estimator,
+            commitment_weight,
+            codebook_weight,
+        )
         if codebook_size <= codebook_dim:
             raise InputError(f"codebook_size is {codebook_size}; it must be above codebook_dim, {codebook_dim}")
         if statistics_window < 1:
@@ -68,25 +77,23 @@ class WassersteinQuantizer(Quantizer):
             raise InputError(f"alignment is '{alignment}'; valid are {', '.join(get_args(Alignment))}")
         if not 0 <= transport_step <= 1:
             raise InputError(f"transport_step is {transport_step}; it must be in [0, 1]")
+        if decay is not None and alignment == "loss":
+            raise InputError(f"decay is {decay}, but alignment 'loss' moves the codes by gradient; it must be None")
         if decay is not None and not 0 <= decay < 1:
             raise InputError(f"decay is {decay}; it must be in [0, 1), or None")
-        self.commitment_weight, self.codebook_weight = commitment_weight, codebook_weight
         self.wasserstein_weight, self.scale_free = wasserstein_weight, scale_free
         self.alignment, self.transport_step = alignment, transport_step
         self.features = MomentWindow(codebook_dim, statistics_window)
         self.means = None
-        if alignment == "transport" and decay is not None:
+        if decay is not None:
             self.means = RunningMeans(codebook_size, decay)
             self.weight.requires_grad_(False)
 
     def objective(self, vectors: Tensor, quantized: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        commitment, codebook = commitment_and_codebook_loss(vectors, quantized)
-        loss = self.commitment_weight * commitment
-        terms = {"commitment_loss": commitment}
         if self.means is None:
-            loss = loss + self.codebook_weight * codebook
-            terms["codebook_loss"] = codebook
-        return loss, terms
+            return super().objective(vectors, quantized)
+        commitment = F.mse_loss(vectors, quantized)  # the codes follow without gradient
+        return self.commitment_weight * commitment, {"commitment_loss": commitment}
 
     def codebook_step(self, vectors: Tensor, indices: Tensor) -> tuple[Tensor | None, dict[str, Tensor]]:
         first = not self.features.position
