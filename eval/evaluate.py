@@ -1,13 +1,15 @@
 """`wvq evaluate`: the scores of a tokenizer, of a pipeline, or of any images, with their protocol."""
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 
 from wvq.pipelines import ClassConditionalPipeline
-from wvq.pipelines.sample import SamplingOptions, sample_images
+from wvq.pipelines.sample import SamplingOptions
 from wvq.tokenizer import InputError, VQTokenizer
 from wvq.tokenizer.data import DataConfig, ImageDataset, load_splits
 from wvq.tokenizer.saving import write_json
@@ -15,13 +17,17 @@ from wvq.tokenizer.saving import write_json
 from .doctor import draw_codebook_figure, examine_tokenizer
 from .extractors import Extractor, build_extractor
 from .feature_scores import FEATURE_SCORES, score_features
-from .features import FeatureSet, RememberingExtractor, extract_features
+from .features import FeatureSet, extract_features
 from .frechet import check_enough_images
-from .gaussian_frechet import mean_and_factor
 from .image_quality import PerceptualSimilarity
 from .image_sources import ImageArchive, open_images
+from .parts import Parts
+from .reconstructions import measure_reconstructions
 from .reference import ReferenceStatistics, check_same_images
-from .scores import GenerationScores, evaluate_generation, evaluate_reconstruction, reference_statistics
+from .samples import sample_features
+from .scores import evaluate_generation, score_reconstructions
+
+Score = Callable[[], tuple[dict[str, Any], list[str]]]  # scores to be written, and lines to be printed
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,11 @@ class Evaluation:
     """How they are drawn."""
     lpips_weights: str | None = None
     """torchvision's file of AlexNet's weights, for the LPIPS of reconstructions as well."""
+    resume_dir: str = "runs/evaluation"
+    """Folder of what is computed until the scores are there: the same command goes on from it after it was stopped, and
+    processes share it."""
+    keep_features: bool = False
+    """Leave it there, so that more scores of the same images need no pass through a network."""
     output: str | None = None
     """JSON file for scores and protocol."""
 
@@ -83,23 +94,31 @@ class Evaluation:
             raise InputError(f"scores has {unknown[0]}; valid are {', '.join(FEATURE_SCORES)}")
 
 
-def evaluate(config: Evaluation) -> str:
-    """Score, write `output` if it is given, and return the scores as lines of text.
+def evaluate(config: Evaluation) -> str | None:
+    """Score, write `output` if it is given, and return the scores as lines of text; on the main process alone.
+
+    Under `accelerate launch` processes share the images; scores are the same for any number of them.
 
     Raises:
         InputError: for a tokenizer, pipeline, images, data or weights that cannot be read, and too few images.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    state = PartialState()
+    device = state.device if torch.cuda.is_available() else torch.device("cpu")
     if config.codebook:
-        return _examine(config, device)
-    extractor = build_extractor(config.extractor, config.extractor_weights).to(device)
-    scores, lines = (_of_images if config.images is not None else _of_models)(config, extractor, device)
+        return _examine(config, device) if state.is_main_process else None
+    extractor, parts = build_extractor(config.extractor, config.extractor_weights).to(device), Parts(config.resume_dir)
+    score = (_measure_images if config.images is not None else _measure_models)(config, extractor, device, parts)
+    if not state.is_main_process:
+        return None
+    scores, lines = score()
     if config.output:
         write_json(Path(config.output), scores)
+    if not config.keep_features:
+        parts.clear()
     return "\n".join(lines)
 
 
-def _load(config: Evaluation, device: str) -> tuple[VQTokenizer, ClassConditionalPipeline | None]:
+def _load(config: Evaluation, device: torch.device) -> tuple[VQTokenizer, ClassConditionalPipeline | None]:
     """The tokenizer, and the pipeline if it comes from one."""
     if config.pipeline is not None:
         pipeline = ClassConditionalPipeline.from_pretrained(config.pipeline).to(device)
@@ -108,7 +127,7 @@ def _load(config: Evaluation, device: str) -> tuple[VQTokenizer, ClassConditiona
     return VQTokenizer.from_pretrained(config.tokenizer).to(device), None
 
 
-def _examine(config: Evaluation, device: str) -> str:
+def _examine(config: Evaluation, device: torch.device) -> str:
     """The codebook's report as text; with `output` also as JSON, and the picture beside it."""
     tokenizer, _ = _load(config, device)
     report = examine_tokenizer(tokenizer, load_splits(config.data)[1])
@@ -118,50 +137,53 @@ def _examine(config: Evaluation, device: str) -> str:
     return str(report)
 
 
-def _of_models(config: Evaluation, extractor: Extractor, device: str) -> tuple[dict[str, Any], list[str]]:
-    """Scores and lines of a tokenizer's reconstructions and a pipeline's samples."""
+def _measure_models(config: Evaluation, extractor: Extractor, device: torch.device, parts: Parts) -> Score:
+    """All passes of a tokenizer and a pipeline; what they return gives the scores."""
     tokenizer, pipeline = _load(config, device)
     _, evaluation_set = load_splits(config.data)
     counts = {"evaluation": len(evaluation_set)} | ({"generated": config.num_images} if pipeline is not None else {})
     check_enough_images(counts, extractor.num_features, config.allow_few_images)
-    with_logits, remembering = "is" in config.scores, RememberingExtractor(extractor)
-    labels = evaluation_set.labels if evaluation_set.class_names else None
-
-    def more(generated_labels: torch.Tensor | None, source: str) -> dict[str, Any]:
-        generated = remembering.taken(generated_labels, {"source": source}, with_logits)
-        return score_features(real, generated, config.scores, config.allow_few_images)
-
-    reference = reference_statistics(evaluation_set, remembering)
-    real = remembering.taken(labels, evaluation_set.description, False)
     perceptual = PerceptualSimilarity("alex", config.lpips_weights).to(device) if config.lpips_weights else None
-    reconstruction = evaluate_reconstruction(tokenizer, evaluation_set, remembering, reference, perceptual=perceptual)
-    scores: dict[str, Any] = {"reconstruction": reconstruction.as_dict()}
-    lines = [
-        f"{reconstruction.protocol['score']} {reconstruction.reconstruction_frechet_distance:.3f}, "
-        f"PSNR {reconstruction.psnr:.2f} dB, SSIM {reconstruction.ssim:.4f}, "
-        f"utilization {reconstruction.utilization:.4f}, perplexity {reconstruction.perplexity:.1f}, "
-        f"E {reconstruction.quantization_error:.4f}, relative E {reconstruction.relative_quantization_error:.4f} "
-        f"({reconstruction.num_images} evaluation images)"
-    ]
-    if config.scores:
-        scores["reconstruction"]["scores"] = more(labels, "reconstructions")
-        lines.append(f"reconstructions: {_line(scores['reconstruction']['scores'])}")
-    if pipeline is not None:
-        generation = score_samples(pipeline, config.num_images, config.sampling, reference, remembering)
-        scores["generation"] = generation.as_dict()
-        lines.append(
-            f"{generation.protocol['score']} {generation.generation_frechet_distance:.3f} "
-            f"({generation.num_generated} generated, {generation.num_reference} reference images)"
-        )
+    real = extract_features(evaluation_set, extractor, parts=parts)
+    measured = measure_reconstructions(tokenizer, evaluation_set, extractor, perceptual=perceptual, parts=parts)
+    samples = sample_features(pipeline, config.num_images, config.sampling, extractor, parts) if pipeline else None
+
+    def more(features: FeatureSet) -> dict[str, Any]:
+        if "is" in config.scores:
+            features = replace(features, logits=extractor.logits(features.vectors).cpu())
+        return score_features(real, features, config.scores, config.allow_few_images)
+
+    def score() -> tuple[dict[str, Any], list[str]]:
+        reference = real.statistics()
+        reconstruction = score_reconstructions(measured, reference, tokenizer, evaluation_set, extractor, perceptual)
+        scores: dict[str, Any] = {"reconstruction": reconstruction.as_dict()}
+        lines = [
+            f"{reconstruction.protocol['score']} {reconstruction.reconstruction_frechet_distance:.3f}, "
+            f"PSNR {reconstruction.psnr:.2f} dB, SSIM {reconstruction.ssim:.4f}, "
+            f"utilization {reconstruction.utilization:.4f}, perplexity {reconstruction.perplexity:.1f}, "
+            f"E {reconstruction.quantization_error:.4f}, relative E {reconstruction.relative_quantization_error:.4f} "
+            f"({reconstruction.num_images} evaluation images)"
+        ]
         if config.scores:
-            classes = _classes(pipeline, config.num_images) if pipeline.prior.config.num_classes else None
-            scores["generation"]["scores"] = more(classes, "samples")
-            lines.append(f"samples: {_line(scores['generation']['scores'])}")
-    return scores, lines
+            scores["reconstruction"]["scores"] = more(measured.features)
+            lines.append(f"reconstructions: {_line(scores['reconstruction']['scores'])}")
+        if samples is not None:
+            generation = evaluate_generation(samples, reference, extractor, dict(samples.images["sampling"]))
+            scores["generation"] = generation.as_dict()
+            lines.append(
+                f"{generation.protocol['score']} {generation.generation_frechet_distance:.3f} "
+                f"({generation.num_generated} generated, {generation.num_reference} reference images)"
+            )
+            if config.scores:
+                scores["generation"]["scores"] = more(samples)
+                lines.append(f"samples: {_line(scores['generation']['scores'])}")
+        return scores, lines
+
+    return score
 
 
-def _of_images(config: Evaluation, extractor: Extractor, device: str) -> tuple[dict[str, Any], list[str]]:
-    """Scores and lines of images from a folder or an .npz."""
+def _measure_images(config: Evaluation, extractor: Extractor, device: torch.device, parts: Parts) -> Score:
+    """All passes of images from a folder or an .npz; what they return gives the scores."""
     assert config.images is not None
     generated_images = open_images(config.images, config.data.channels)
     reference = _reference(config)
@@ -173,28 +195,32 @@ def _of_images(config: Evaluation, extractor: Extractor, device: str) -> tuple[d
         counts["reference"] = len(reference)
     few = config.allow_few_images or not {"fid", "fid-infinity", "mifid"} & set(names)
     check_enough_images(counts, extractor.num_features, few)
+    real: FeatureSet | ReferenceStatistics
     if isinstance(reference, ReferenceStatistics):
-        reference.check_extractor(extractor.protocol)
-        real: FeatureSet | ReferenceStatistics = reference
-        num_reference = reference.count
-    else:
-        real = extract_features(reference, extractor)
-        num_reference = len(real)
         if config.save_reference is not None:
-            mean, factor = mean_and_factor(real.vectors)
-            statistics = ReferenceStatistics(len(real), mean, factor @ factor.mT, extractor.protocol, dict(described))
-            statistics.save(config.save_reference)
-    generated = extract_features(generated_images, extractor, with_logits="is" in names)
-    results = score_features(real, generated, names, config.allow_few_images)
-    protocol = {
-        "extractor": extractor.protocol,
-        "reference": described,
-        "num_reference": num_reference,
-        "generated": generated_images.description,
-        "num_generated": len(generated),
-    }
-    line = f"{_line(results)} ({len(generated)} generated, {num_reference or 'an unknown number of'} reference images)"
-    return {"images": {"scores": results, "protocol": protocol}}, [line]
+            raise InputError(f"save_reference is {config.save_reference}, but {config.reference} is statistics already")
+        reference.check_extractor(extractor.protocol)
+        real, num_reference = reference, reference.count
+    else:
+        real = extract_features(reference, extractor, parts=parts)
+        num_reference = len(real)
+    generated = extract_features(generated_images, extractor, with_logits="is" in names, parts=parts)
+
+    def score() -> tuple[dict[str, Any], list[str]]:
+        if config.save_reference is not None and isinstance(real, FeatureSet):
+            real.statistics().save(config.save_reference)
+        results = score_features(real, generated, names, config.allow_few_images)
+        protocol = {
+            "extractor": extractor.protocol,
+            "reference": described,
+            "num_reference": num_reference,
+            "generated": generated_images.description,
+            "num_generated": len(generated),
+        }
+        counts = f"{len(generated)} generated, {num_reference or 'an unknown number of'} reference images"
+        return {"images": {"scores": results, "protocol": protocol}}, [f"{_line(results)} ({counts})"]
+
+    return score
 
 
 def _reference(config: Evaluation) -> ReferenceStatistics | ImageDataset | Any:
@@ -218,20 +244,3 @@ def _line(results: dict[str, dict[str, Any]]) -> str:
             part += f" +- {result['deviation']:.2g}"
         parts.append(part)
     return ", ".join(parts)
-
-
-def _classes(pipeline: ClassConditionalPipeline, num_images: int) -> torch.Tensor:
-    return torch.arange(num_images) % max(1, pipeline.prior.config.num_classes)
-
-
-def score_samples(
-    pipeline: ClassConditionalPipeline,
-    num_images: int,
-    sampling: SamplingOptions,
-    reference: ReferenceStatistics,
-    extractor: Extractor,
-) -> GenerationScores:
-    """Generate num_images images, the classes in turn, and score them as they come."""
-    images = sample_images(pipeline, _classes(pipeline, num_images), sampling)
-    about = {**asdict(sampling), "tokenizer": pipeline.tokenizer.fingerprint, "classes": "in equal shares"}
-    return evaluate_generation(images, reference, extractor, sampling=about, progress=False)

@@ -1,27 +1,34 @@
 """Features of a whole set of images, taken once for any number of scores."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from wvq.tokenizer.errors import InputError
+from wvq.tokenizer.saving import state_sha256
 
-from .extractors import Extractor
+from .gaussian_frechet import mean_and_covariance
+from .parts import PART_SIZE, Parts
+from .reference import ReferenceStatistics
 
 
 class ImageSource(Protocol):
-    """Images to be scored: `wvq.tokenizer.data.ImageDataset`, or any class of `wvq.eval.image_sources`."""
+    """Images to be scored: `wvq.tokenizer.data.ImageDataset`, any class of `wvq.eval.image_sources`, or your own.
+
+    Attributes:
+        description: what the images are, JSON-able; `classes` = 0 in it says that the labels mean nothing.
+    """
 
     description: dict[str, Any]
 
     def __len__(self) -> int: ...
 
-    def batches(self, batch_size: int) -> Iterator[dict[str, Tensor]]:
-        """All images once, in order: "images" (B, C, H, W) and, if there are classes, "labels" (B,)."""
+    def __getitems__(self, indices: Sequence[int], /) -> dict[str, Tensor]:
+        """These images, read only now: "images" (B, C, H, W) and, if there are classes, "labels" (B,)."""
         ...
 
 
@@ -51,80 +58,90 @@ class FeatureSet:
         labels, logits = (None if x is None else x[chosen] for x in (self.labels, self.logits))
         return replace(self, vectors=self.vectors[chosen], labels=labels, logits=logits)
 
-
-class RememberingExtractor(Extractor):
-    """The extractor it is given, which keeps the features of all images that pass through it on the CPU."""
-
-    def __init__(self, extractor: Extractor):
-        super().__init__()
-        self.extractor = extractor
-        self.seen: list[Tensor] = []
-
-    @property
-    def protocol(self) -> dict[str, Any]:
-        """That of the extractor."""
-        return self.extractor.protocol
-
-    @property
-    def num_features(self) -> int:
-        """d."""
-        return self.extractor.num_features
-
-    def forward(self, images: Tensor) -> Tensor:
-        """As the extractor."""
-        features = self.extractor(images)
-        self.seen.append(features.cpu())
-        return features
-
-    def taken(self, labels: Tensor | None, images: Mapping[str, Any], with_logits: bool) -> FeatureSet:
-        """The features (N, d) of all images since the last call, as those of a set with these labels (N,)."""
-        vectors, self.seen = torch.cat(self.seen), []
-        logits = self.extractor.logits(vectors).cpu() if with_logits else None
-        return FeatureSet(vectors, labels, logits, self.protocol, images)
+    def statistics(self) -> ReferenceStatistics:
+        """Mean and covariance of the vectors, to be saved and compared with."""
+        mean, covariance = mean_and_covariance(self.vectors)
+        return ReferenceStatistics(len(self), mean, covariance, dict(self.extractor), dict(self.images))
 
 
 @torch.no_grad()
 def extract_features(
-    source: ImageSource, extractor: nn.Module, batch_size: int = 500, with_logits: bool = False, progress: bool = True
+    source: ImageSource,
+    extractor: nn.Module,
+    batch_size: int = PART_SIZE,
+    with_logits: bool = False,
+    progress: bool = True,
+    parts: Parts | None = None,
 ) -> FeatureSet:
-    """Put all images through an extractor, batch by batch; only the features stay in memory.
+    """Put all images through an extractor, part by part; only the features stay in memory.
 
     Args:
         source: the images, uint8 or float in [0, 1].
         extractor: an `Extractor`, or any module from uint8 images to (N, d); it is left in eval mode.
-        batch_size: images at once.
+        batch_size: images at once, at most `PART_SIZE`.
         with_logits: whether the class scores are wanted as well, for the Inception score.
         progress: whether to show a bar.
+        parts: where features are kept, for processes to share the work and for another start to go on with it.
 
     Raises:
         InputError: for no images, images of a wrong range, and features that are not (N, d) and finite.
     """
     extractor.eval()
-    device = next((parameter.device for parameter in extractor.parameters()), torch.device("cpu"))
-    vectors, labels, logits = [], [], []
-    with tqdm(total=len(source), desc="features", unit="image", disable=not progress) as bar:
-        for batch in source.batches(batch_size):
-            features = extractor(to_eight_bit(batch["images"]).to(device)).float()
-            if features.ndim != 2 or len(features) != len(batch["images"]) or not features.isfinite().all():
-                raise InputError(
-                    f"the extractor returned {tuple(features.shape)} for {len(batch['images'])} images; it must return "
-                    "finite features (N, d)"
-                )
-            vectors.append(features.cpu())
-            if "labels" in batch:
-                labels.append(batch["labels"].cpu())
-            if with_logits:
-                logits.append(extractor.logits(features).cpu())  # pyright: ignore[reportCallIssue]
-            bar.update(len(features))
-    if not vectors:
+    parameter = next(extractor.parameters(), torch.empty(0))
+    device, protocol = parameter.device, extractor_protocol(extractor)
+
+    def work(ranges: Sequence[range]) -> Iterator[dict[str, Tensor]]:
+        for batch in read_ahead(source, ranges):
+            images = to_eight_bit(batch["images"]).split(batch_size)
+            vectors = torch.cat([finite_features(extractor, some.to(device)) for some in images])
+            yield {"vectors": vectors} | ({"labels": batch["labels"]} if "labels" in batch else {})
+
+    about = {"images": source.description, "extractor": protocol, "batch_size": batch_size, "device": device.type}
+    made = (parts or Parts()).run("features", about, len(source), work, progress)
+    if not made:
         raise InputError(f"there are no images in {source.description}")
+    vectors = torch.cat([part["vectors"] for part in made])
+    labelled = "labels" in made[0] and source.description.get("classes", 1)
     return FeatureSet(
-        torch.cat(vectors),
-        torch.cat(labels) if labels else None,
-        torch.cat(logits) if logits else None,
-        getattr(extractor, "protocol", {"name": type(extractor).__name__, "dimension": vectors[0].shape[1]}),
+        vectors,
+        torch.cat([part["labels"] for part in made]) if labelled else None,
+        extractor.logits(vectors).cpu() if with_logits else None,  # pyright: ignore[reportCallIssue]
+        protocol | {"dimension": vectors.shape[1]},
         source.description,
     )
+
+
+def finite_features(extractor: nn.Module, images: Tensor) -> Tensor:
+    """What an extractor makes of uint8 images (N, C, H, W): (N, d) float32, on the CPU.
+
+    Raises:
+        InputError: if it is of another shape, or not finite.
+    """
+    features = extractor(images).float().cpu()
+    if features.ndim != 2 or len(features) != len(images) or not features.isfinite().all():
+        raise InputError(
+            f"the extractor returned {tuple(features.shape)} for {len(images)} images; it must return finite features "
+            "(N, d)"
+        )
+    return features
+
+
+def extractor_protocol(extractor: nn.Module) -> dict[str, Any]:
+    """An extractor's own protocol; for a module without one its class and the sha256 of its weights."""
+    own = getattr(extractor, "protocol", None)
+    return dict(own) if own else {"name": type(extractor).__name__, "weights_sha256": state_sha256(extractor)}
+
+
+def read_ahead(source: ImageSource, ranges: Sequence[range]) -> Iterator[dict[str, Tensor]]:
+    """The images of each range, the next one of which another thread reads meanwhile."""
+    with ThreadPoolExecutor(1) as reader:
+        coming = None
+        for images in ranges:
+            ready, coming = coming, reader.submit(source.__getitems__, images)
+            if ready is not None:
+                yield ready.result()
+        if coming is not None:
+            yield coming.result()
 
 
 def to_eight_bit(images: Tensor) -> Tensor:

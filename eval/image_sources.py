@@ -4,11 +4,14 @@ Nothing is cropped or resized: scored images must already be of one size. What t
 """
 
 import hashlib
+import os
 import zipfile
+import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -18,6 +21,8 @@ from torch import Tensor
 from wvq.tokenizer.errors import InputError
 from wvq.tokenizer.images import BadImage, square_pixels
 from wvq.tokenizer.sources import read_folder
+
+_THREADS = min(8, os.cpu_count() or 1)  # that decode files
 
 
 class ImageFolder:
@@ -65,18 +70,17 @@ class ImageFolder:
     def __len__(self) -> int:
         return len(self._records)
 
-    def batches(self, batch_size: int) -> Iterator[dict[str, Tensor]]:
-        """All images once, in order of their names, uint8 (B, C, H, W), with labels (B,) if there are classes.
+    def __getitems__(self, indices: Sequence[int]) -> dict[str, Tensor]:
+        """Images uint8 (B, C, H, W), decoded by several threads, with labels (B,) if there are classes.
 
         Raises:
             InputError: for a corrupt file.
         """
-        for start in range(0, len(self), batch_size):
-            indices = range(start, min(start + batch_size, len(self)))
-            batch = {"images": torch.from_numpy(np.stack([self._pixels(index) for index in indices]))}
-            if self._classes:
-                batch["labels"] = torch.from_numpy(self._records.labels[start : start + batch_size])
-            yield batch
+        with ThreadPoolExecutor(_THREADS) as threads:
+            images = torch.from_numpy(np.stack(list(threads.map(self._pixels, indices))))
+        if not self._classes:
+            return {"images": images}
+        return {"images": images, "labels": torch.from_numpy(self._records.labels[list(indices)])}
 
     def _pixels(self, index: int) -> np.ndarray:
         try:
@@ -127,6 +131,8 @@ class ImageArchive:
         if dtype != np.uint8 or len(shape) != 4 or shape[3] not in (1, 3) or shape[1] != shape[2] or fortran:
             raise InputError(f"{path} has arr_0 {dtype} of shape {shape}; samples are uint8 (N, H, H, 1 or 3)")
         self._shape = shape
+        self._stream: IO[bytes] | None = None
+        self._start = 0
         self._labels = None
         if "arr_1" in names:
             with np.load(self._path, allow_pickle=False) as arrays:
@@ -155,25 +161,31 @@ class ImageArchive:
     def __len__(self) -> int:
         return self._shape[0]
 
-    def batches(self, batch_size: int) -> Iterator[dict[str, Tensor]]:
-        """All images once, in order, uint8 (B, C, H, W), with labels (B,) if there are classes.
+    def __getitems__(self, indices: Sequence[int]) -> dict[str, Tensor]:
+        """Images uint8 (B, C, H, W) with labels (B,) if there are classes; quick for indices that ascend.
 
         Raises:
-            InputError: for a file that ends early.
+            InputError: for a damaged file.
         """
-        count, *image = self._shape
-        with zipfile.ZipFile(self._path) as archive, archive.open("arr_0.npy") as stream:
-            _read_header(stream)
-            for start in range(0, count, batch_size):
-                rows = min(batch_size, count - start)
-                content = stream.read(rows * int(np.prod(image)))
-                if len(content) < rows * int(np.prod(image)):
-                    raise InputError(f"{self._path} ends before its {count} images")
-                pixels = np.frombuffer(bytearray(content), np.uint8).reshape(rows, *image)
-                batch = {"images": torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()}
-                if self._labels is not None:
-                    batch["labels"] = self._labels[start : start + rows]
-                yield batch
+        _, *image = self._shape
+        length = int(np.prod(image))
+        if self._stream is None:
+            # It stays open: a compressed archive is then decompressed once, not anew for every part.
+            self._stream = zipfile.ZipFile(self._path).open("arr_0.npy")  # noqa: SIM115  # see above
+            _read_header(self._stream)
+            self._start = self._stream.tell()
+        content = bytearray()
+        try:
+            for index in indices:
+                self._stream.seek(self._start + index * length)
+                content += self._stream.read(length)
+        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+            raise InputError(f"{self._path} is damaged: {error}") from error
+        if len(content) < len(indices) * length:
+            raise InputError(f"{self._path} ends before its {len(self)} images")
+        pixels = np.frombuffer(content, np.uint8).reshape(-1, *image)
+        batch = {"images": torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()}
+        return batch if self._labels is None else {**batch, "labels": self._labels[list(indices)]}
 
 
 def open_images(path: str | Path, channels: int = 3) -> ImageFolder | ImageArchive:

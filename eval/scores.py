@@ -1,23 +1,24 @@
 """Scores of a tokenizer's reconstructions and of generated images, each with the protocol that makes it comparable."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
-from wvq.tokenizer.data import ImageDataset, to_model, to_uint8
+from wvq.tokenizer.data import ImageDataset
 from wvq.tokenizer.errors import InputError
 from wvq.tokenizer.model import VQTokenizer
-from wvq.tokenizer.quality import QUALITY_PROTOCOL, ReconstructionQuality
+from wvq.tokenizer.quality import QUALITY_PROTOCOL, reconstruction_quality
 
 from .extractors import Extractor
 from .feature_scores import score_label
+from .features import FeatureSet
 from .frechet import FrechetDistance
-from .image_quality import IMAGE_QUALITY_PROTOCOL, MS_SSIM_ABOVE, PerceptualSimilarity, multiscale_ssim, psnr_luma
+from .gaussian_frechet import covariance_factor, frechet_distance, mean_and_factor
+from .image_quality import IMAGE_QUALITY_PROTOCOL, PerceptualSimilarity
+from .reconstructions import Reconstructions, measure_reconstructions
 from .reference import ReferenceStatistics
 
 
@@ -102,7 +103,6 @@ def reference_statistics(
     return ReferenceStatistics(count, mean, covariance, extractor.protocol, dataset.description)
 
 
-@torch.no_grad()
 def evaluate_reconstruction(
     tokenizer: VQTokenizer,
     dataset: ImageDataset,
@@ -122,39 +122,34 @@ def evaluate_reconstruction(
         extractor: for the Fréchet distance.
         reference: `reference_statistics` of the same data set, which saves half of the extractor's work.
         batch_size: images at once; on a CPU more of them are slower.
-        progress: whether to show a bar.
+        progress: whether to show bars.
         perceptual: network of LPIPS.
 
     Raises:
         InputError: if the reference is of other images or another extractor, the images do not fit the tokenizer, or
             are fewer than 2.
     """
-    if reference is not None and reference.dataset["fingerprint"] != dataset.fingerprint:
-        raise InputError(
-            f"the reference statistics are of other images: fingerprint {reference.dataset['fingerprint']} there, "
-            f"{dataset.fingerprint} here; reconstructions are compared with the very images they come from"
-        )
-    codebook = tokenizer.quantizer.codebook
-    quality = ReconstructionQuality(*codebook.shape).to(codebook.device)
-    distance = FrechetDistance(extractor, reference=reference)
-    measures: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"psnr_luma": psnr_luma}
-    if min(dataset[0]["images"].shape[-2:]) > MS_SSIM_ABOVE:
-        measures["ms_ssim"] = multiscale_ssim
-    if perceptual is not None:
-        measures["lpips"] = perceptual
-    means: dict[str, Any] = {"psnr_luma": 0.0, "ms_ssim": None, "lpips": None} | dict.fromkeys(measures, 0.0)
-    with _evaluating(tokenizer):
-        for batch in _batches(dataset, batch_size, "reconstructions", progress):
-            originals = batch.to(codebook.device)
-            features = tokenizer.features(to_model(originals))
-            indices = tokenizer.quantizer(features).indices
-            reconstructions = to_uint8(tokenizer.decode(indices))
-            quality.update(originals, reconstructions, features, indices, codebook)
-            for name, measure in measures.items():
-                means[name] += float(measure(originals, reconstructions).sum()) / len(dataset)
-            distance.update(reconstructions, real=False)
-            if reference is None:
-                distance.update(originals, real=True)
+    if reference is not None:
+        _check_originals(reference, dataset, extractor)
+    measured = measure_reconstructions(tokenizer, dataset, extractor, batch_size, progress, perceptual)
+    reference = reference or reference_statistics(dataset, extractor, progress=progress)
+    return score_reconstructions(measured, reference, tokenizer, dataset, extractor, perceptual)
+
+
+def score_reconstructions(
+    measured: Reconstructions,
+    reference: ReferenceStatistics,
+    tokenizer: VQTokenizer,
+    dataset: ImageDataset,
+    extractor: Extractor,
+    perceptual: PerceptualSimilarity | None = None,
+) -> ReconstructionScores:
+    """The scores of `measure_reconstructions` of the same tokenizer, data set, extractor and network.
+
+    Raises:
+        InputError: if the reference is of other images or another extractor, or the images are fewer than 2.
+    """
+    _check_originals(reference, dataset, extractor)
     protocol = {
         "score": score_name(extractor, "reconstruction"),
         "extractor": extractor.protocol,
@@ -162,22 +157,42 @@ def evaluate_reconstruction(
         "num_images": len(dataset),
         "tokenizer": tokenizer.fingerprint,
         **QUALITY_PROTOCOL,
-        **{name: IMAGE_QUALITY_PROTOCOL[name] for name in measures},
+        **{name: IMAGE_QUALITY_PROTOCOL[name] for name in measured.measures},
     }
     if perceptual is not None:
         protocol["lpips_network"] = perceptual.protocol
+    means = {name: float(values.mean()) for name, values in measured.measures.items()}
     return ReconstructionScores(
-        reconstruction_frechet_distance=float(distance.compute()),
-        **quality.compute(),
-        **means,
+        reconstruction_frechet_distance=_distance(reference, measured.features),
+        **reconstruction_quality(**measured.quality),
+        psnr_luma=means["psnr_luma"],
+        ms_ssim=means.get("ms_ssim"),
+        lpips=means.get("lpips"),
         num_images=len(dataset),
         protocol=protocol,
-        code_histogram=quality.histogram.cpu(),
+        code_histogram=measured.quality["histogram"],
     )
 
 
+def _check_originals(reference: ReferenceStatistics, dataset: ImageDataset, extractor: Extractor) -> None:
+    if reference.dataset["fingerprint"] != dataset.fingerprint:
+        raise InputError(
+            f"the reference statistics are of other images: fingerprint {reference.dataset['fingerprint']} there, "
+            f"{dataset.fingerprint} here; reconstructions are compared with the very images they come from"
+        )
+    reference.check_extractor(extractor.protocol)
+
+
+def _distance(reference: ReferenceStatistics, features: FeatureSet) -> float:
+    if len(features) < 2:
+        raise InputError(f"the generated side has {len(features)} images; a covariance needs at least 2")
+    reference.check_extractor(dict(features.extractor))
+    side = reference.mean, covariance_factor(reference.covariance)
+    return float(frechet_distance(*side, *mean_and_factor(features.vectors)))
+
+
 def evaluate_generation(
-    images: Iterable[Tensor],
+    images: Iterable[Tensor] | FeatureSet,
     reference: ReferenceStatistics | ImageDataset,
     extractor: Extractor,
     sampling: Mapping[str, Any] | None = None,
@@ -188,7 +203,8 @@ def evaluate_generation(
     """Fréchet distance of generated images to a reference set; in one process.
 
     Args:
-        images: batches of generated images, uint8 (B, C, H, W), such as a generator that samples as it goes.
+        images: batches of generated images, uint8 (B, C, H, W), such as a generator that samples as it goes; or the
+            extractor's features of them.
         reference: the reference set, or its `reference_statistics` if it serves more than once.
         extractor: from images to features.
         sampling: how the images were made (seed, temperature, guidance scale, fingerprints of the models); JSON-able,
@@ -202,10 +218,13 @@ def evaluate_generation(
     """
     if isinstance(reference, ImageDataset):
         reference = reference_statistics(reference, extractor, batch_size, progress)
-    distance = FrechetDistance(extractor, reference=reference)
-    for batch in _with_bar(images, num_images, "generated", progress):
-        distance.update(batch, real=False)
-    num_generated, _, _ = distance.statistics(real=False)
+    if isinstance(images, FeatureSet):
+        num_generated, distance = len(images), _distance(reference, images)
+    else:
+        metric = FrechetDistance(extractor, reference=reference)
+        for batch in _with_bar(images, num_images, "generated", progress):
+            metric.update(batch, real=False)
+        num_generated, distance = metric.statistics(real=False)[0], float(metric.compute())
     protocol = {
         "score": score_name(extractor, "generation"),
         "extractor": extractor.protocol,
@@ -214,7 +233,7 @@ def evaluate_generation(
         "num_generated": num_generated,
         "sampling": dict(sampling or {}),
     }
-    return GenerationScores(float(distance.compute()), num_generated, reference.count, protocol)
+    return GenerationScores(distance, num_generated, reference.count, protocol)
 
 
 def _batches(dataset: ImageDataset, batch_size: int, description: str, progress: bool) -> Iterator[Tensor]:
@@ -227,15 +246,3 @@ def _with_bar(batches: Iterable[Tensor], total: int | None, description: str, pr
         for images in batches:
             yield images
             bar.update(len(images))
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Eval mode inside; afterwards every part is in the mode it was in."""
-    modes = {part: part.training for part in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes.items():
-            part.training = training

@@ -1,6 +1,8 @@
 """The 600 Fashion-MNIST images of tests/fashion_mnist_600: one sheet per class, ten tiles wide, in order."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,3 +32,17 @@ def write_fashion_folder(folder: Path) -> None:
         file = folder / split / CLASS_FOLDERS[int(label)] / f"{index % 60:02d}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image[0].numpy()).save(file)
+
+
+class ImageTensor:
+    """Images (N, C, H, W), uint8 or float, as a source of `extract_features`."""
+
+    def __init__(self, images: Tensor):
+        self.images = images
+        self.description: dict[str, Any] = {"source": "here"}
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitems__(self, indices: Sequence[int]) -> dict[str, Tensor]:
+        return {"images": self.images[list(indices)]}

@@ -46,8 +46,9 @@ class Tiny(Extractor):
 
 
 @pytest.fixture(autouse=True)
-def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(command, "build_extractor", lambda name, weights: Tiny())
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,11 @@
 """Images from folders and archives, in every form, and the messages where they cannot be used."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from fixtures import ImageTensor
 from PIL import Image
 from torch import Tensor, nn
 
@@ -21,29 +21,12 @@ class Pixels(nn.Module):
         return nn.functional.avg_pool2d(images.float() / 64, 7).flatten(1)
 
 
-class Floats:
-    """A source of float images, as a decoder gives them."""
-
-    def __init__(self, images: Tensor):
-        self.images, self.description = images, {"source": "floats"}
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def batches(self, batch_size: int) -> Iterator[dict[str, Tensor]]:
-        for images in self.images.split(batch_size):
-            yield {"images": images}
-
-
-class Nothing(Floats):
-    """A source without a single batch."""
-
-    def batches(self, batch_size: int) -> Iterator[dict[str, Tensor]]:
-        return iter(())
-
-
 def all_images(source: ImageFolder | ImageArchive, batch_size: int = 7) -> Tensor:
-    return torch.cat([batch["images"] for batch in source.batches(batch_size)])
+    return torch.cat([batch["images"] for batch in batches(source, batch_size)])
+
+
+def batches(source: ImageFolder | ImageArchive, batch_size: int) -> list[dict[str, Tensor]]:
+    return [source.__getitems__(range(len(source))[k : k + batch_size]) for k in range(0, len(source), batch_size)]
 
 
 def test_float_images_slightly_outside_score_as_their_clamped_and_rounded_bytes(
@@ -56,9 +39,11 @@ def test_float_images_slightly_outside_score_as_their_clamped_and_rounded_bytes(
     assert floats.max() > 1.01
     bytes_ = floats.mul(255).add(0.5).clamp(0, 255).floor().byte()
     assert (to_eight_bit(floats).int() - bytes_.int()).abs().max() <= (floats.mul(255).frac() == 0.5).any()
-    real = extract_features(Floats(fashion_images[0]), Pixels(), progress=False)
+    real = extract_features(ImageTensor(fashion_images[0]), Pixels(), progress=False)
     scores = [
-        score_features(real, extract_features(Floats(images), Pixels(), batch_size=b, progress=False), ["fid", "mind"])
+        score_features(
+            real, extract_features(ImageTensor(images), Pixels(), batch_size=b, progress=False), ["fid", "mind"]
+        )
         for images, b in ((floats, 500), (bytes_, 500), (floats.double(), 64))
     ]
     assert scores[0] == scores[1]
@@ -82,9 +67,9 @@ def test_images_of_another_range_are_refused(images: Tensor, message: str) -> No
 
 def test_a_module_that_returns_no_features_is_named() -> None:
     with pytest.raises(InputError, match=r"the extractor returned \(2, 1, 4, 4\) for 2 images"):
-        extract_features(Floats(torch.zeros(2, 1, 4, 4)), nn.Identity(), progress=False)
+        extract_features(ImageTensor(torch.zeros(2, 1, 4, 4)), nn.Identity(), progress=False)
     with pytest.raises(InputError, match="there are no images"):
-        extract_features(Nothing(torch.zeros(0, 1, 4, 4)), nn.Identity(), progress=False)
+        extract_features(ImageTensor(torch.zeros(0, 1, 4, 4)), nn.Identity(), progress=False)
 
 
 def test_every_kind_of_file_is_read_and_named(fashion_images: tuple[Tensor, Tensor], tmp_path: Path) -> None:
@@ -111,9 +96,9 @@ def test_every_kind_of_file_is_read_and_named(fashion_images: tuple[Tensor, Tens
 
 def test_classes_of_a_folder_are_its_labels(fashion_folder: Path, fashion_images: tuple[Tensor, Tensor]) -> None:
     source = open_images(fashion_folder / "evaluation", channels=1)
-    batches = list(source.batches(64))
-    assert [len(batch["images"]) for batch in batches] == [64, 36]
-    labels = torch.cat([batch["labels"] for batch in batches])
+    read = batches(source, 64)
+    assert [len(batch["images"]) for batch in read] == [64, 36]
+    labels = torch.cat([batch["labels"] for batch in read])
     assert labels.bincount().tolist() == [10] * 10
     with pytest.raises(InputError, match="has a training and an evaluation split; give the folder of one"):
         ImageFolder(fashion_folder)
@@ -149,7 +134,7 @@ def test_an_archive_is_read_in_batches(save, fashion_images: tuple[Tensor, Tenso
     source = ImageArchive(tmp_path / "samples.npz")
     assert len(source) == 30
     assert torch.equal(all_images(source), images)
-    labels = torch.cat([batch["labels"] for batch in source.batches(11)])
+    labels = torch.cat([batch["labels"] for batch in batches(source, 11)])
     assert torch.equal(labels, fashion_images[1][::20])
     assert source.description["image_size"] == 28
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch_fidelity
+from fixtures import ImageTensor
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
@@ -20,21 +21,16 @@ from wvq.tokenizer.errors import InputError
 
 
 class Images(Dataset):
-    """Images as torch-fidelity takes them, one by one in RGB, and as `extract_features` does, in batches."""
+    """Images as torch-fidelity takes them, one by one and in RGB."""
 
     def __init__(self, images: Tensor):
         self.images = images.expand(-1, 3, -1, -1)
-        self.description: dict[str, Any] = {"source": "here"}
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> Tensor:
         return self.images[index]
-
-    def batches(self, batch_size: int):
-        for images in self.images.split(batch_size):
-            yield {"images": images}
 
 
 def projected(images: Tensor, size: int = 24) -> Tensor:
@@ -121,7 +117,9 @@ def test_scores_of_600_real_images_equal_its_command(fashion_images: tuple[Tenso
     images = fashion_images[0][torch.randperm(600, generator=torch.Generator().manual_seed(0))]
     real, generated = Images(images[:320]), Images(255 - (0.9 * (255 - images[280:].float())).byte())
     theirs = their_scores(generated, real, feature_extractor="projection-of-the-tests", kid_subset_size=320)
-    sides = [extract_features(x, Ours(), with_logits=True, progress=False) for x in (generated, real)]
+    sides = [
+        extract_features(ImageTensor(x.images), Ours(), with_logits=True, progress=False) for x in (generated, real)
+    ]
     assert our_scores(*sides) == pytest.approx(theirs, rel=1e-3)
     assert 0 < theirs["recall"] < 1, "the comparison would say nothing"
     assert theirs["is"] > 1.01
@@ -134,7 +132,9 @@ def test_inception_features_and_classes_equal_its_own(weights: Path, fashion_ima
     images = fashion_images[0][::75].expand(-1, 3, -1, -1)
     with torch.no_grad():
         features, logits = network(images)
-    ours = extract_features(Images(images), build_extractor("inception", weights), with_logits=True, progress=False)
+    ours = extract_features(
+        ImageTensor(images), build_extractor("inception", weights), with_logits=True, progress=False
+    )
     assert ours.logits is not None
     for mine, theirs in ((ours.vectors, features), (ours.logits, logits)):
         assert (mine - theirs).norm() < 1e-4 * theirs.norm()
@@ -143,7 +143,7 @@ def test_inception_features_and_classes_equal_its_own(weights: Path, fashion_ima
 
 def test_only_networks_with_classes_have_an_inception_score(fashion_images: tuple[Tensor, Tensor]) -> None:
     with pytest.raises(InputError, match="'efficientnet-lite0' has no classes"):
-        extract_features(Images(fashion_images[0][:2]), build_extractor("efficientnet-lite0"), with_logits=True)
+        extract_features(ImageTensor(fashion_images[0][:2]), build_extractor("efficientnet-lite0"), with_logits=True)
 
 
 @pytest.mark.slow
@@ -156,7 +156,9 @@ def test_scores_of_2000_real_images_equal_its_command(weights: Path) -> None:
     options = {"feature_extractor": "inception-v3-compat", "feature_layer_prc": "2048"}
     theirs = their_scores(generated, real, feature_extractor_weights_path=str(weights), **options)
     extractor = build_extractor("inception", weights)
-    sides = [extract_features(x, extractor, with_logits=True, progress=False) for x in (generated, real)]
+    sides = [
+        extract_features(ImageTensor(x.images), extractor, with_logits=True, progress=False) for x in (generated, real)
+    ]
     assert our_scores(*sides) == pytest.approx(theirs, rel=1e-3)
     assert 0 < theirs["recall"] < 1, "the comparison would say nothing"
 
@@ -173,7 +175,10 @@ def test_the_distance_equals_that_of_pytorch_fid(
     network = inception.InceptionV3(normalize_input=False).eval()
     images = nn.functional.interpolate(fashion_images[0][::6].float(), (299, 299), mode="bicubic").clamp(0, 255)
     sides = [Images(x.round().byte()) for x in (images[:50], images[50:])]
-    ours = [extract_features(x, build_extractor("inception", weights), progress=False).vectors for x in sides]
+    ours = [
+        extract_features(ImageTensor(x.images), build_extractor("inception", weights), progress=False).vectors
+        for x in sides
+    ]
     with torch.no_grad():
         theirs = [
             torch.cat([network((x.float() - 128) / 128)[0].flatten(1) for x in side.images.split(8)]) for side in sides

@@ -1,6 +1,5 @@
 """The image tokenizer: encoder, quantizer, decoder, and how it is saved."""
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -13,7 +12,7 @@ from .autoencoder import Decoder, Encoder
 from .build import build_quantizer
 from .errors import InputError
 from .quantizer import QuantizerOutput
-from .saving import SavedModule
+from .saving import SavedModule, state_sha256
 
 
 @dataclass(frozen=True)
@@ -160,8 +159,4 @@ class VQTokenizer(SavedModule):
     @property
     def fingerprint(self) -> str:
         """sha256 of the configuration and of every weight; tokenizers of one fingerprint give equal tokens."""
-        digest = hashlib.sha256(json.dumps(asdict(self.config), sort_keys=True).encode())
-        for name, tensor in sorted(self.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(tensor.cpu().flatten().view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+        return state_sha256(self, json.dumps(asdict(self.config), sort_keys=True).encode())

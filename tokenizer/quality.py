@@ -75,17 +75,28 @@ class ReconstructionQuality(Metric):
         self.feature_squares += vectors.square().sum()
 
     def compute(self) -> dict[str, float]:
-        """reconstruction_loss (mean squared error on the [-1, 1] scale), psnr (dB), ssim, utilization, perplexity,
-        quantization_error and relative_quantization_error, as plain numbers."""
-        images, error, psnr, ssim, vectors, distance = self.sums.unbind()
-        variance = self.feature_squares / vectors - (self.feature_sum / vectors).square().sum()
-        scores = {
-            "reconstruction_loss": 4 * error / images,
-            "psnr": psnr / images,
-            "ssim": ssim / images,
-            "utilization": utilization(self.histogram),
-            "perplexity": perplexity(self.histogram),
-            "quantization_error": distance / vectors,
-            "relative_quantization_error": distance / vectors / variance,
-        }
-        return {name: float(value) for name, value in scores.items()}
+        """The scores of all that was counted, by `reconstruction_quality`."""
+        return reconstruction_quality(self.sums, self.histogram, self.feature_sum, self.feature_squares)
+
+
+def reconstruction_quality(
+    sums: Tensor, histogram: Tensor, feature_sum: Tensor, feature_squares: Tensor
+) -> dict[str, float]:
+    """What the states of a `ReconstructionQuality`, or sums of several such states, amount to.
+
+    Returns:
+        reconstruction_loss (mean squared error on the [-1, 1] scale), psnr (dB), ssim, utilization, perplexity,
+        quantization_error and relative_quantization_error, as plain numbers.
+    """
+    images, error, psnr, ssim, vectors, distance = sums.unbind()
+    variance = feature_squares / vectors - (feature_sum / vectors).square().sum()
+    scores = {
+        "reconstruction_loss": 4 * error / images,
+        "psnr": psnr / images,
+        "ssim": ssim / images,
+        "utilization": utilization(histogram),
+        "perplexity": perplexity(histogram),
+        "quantization_error": distance / vectors,
+        "relative_quantization_error": distance / vectors / variance,
+    }
+    return {name: float(value) for name, value in scores.items()}

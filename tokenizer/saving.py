@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import hashlib
 import io
 import json
 import os
@@ -12,6 +13,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+import torch
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
@@ -85,6 +87,15 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path} does not exist") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not valid JSON: {error}") from error
+
+
+def state_sha256(module: nn.Module, start: bytes = b"") -> str:
+    """sha256 of the bytes `start`, then of the names and values of a module's whole state."""
+    digest = hashlib.sha256(start)
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.cpu().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def local_folder(name_or_path: str | Path, patterns: tuple[str, ...] = ("*.json", "*.safetensors")) -> Path:
