@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 
 from wvq.pipelines import ClassConditionalPipeline
 from wvq.pipelines.sample import SamplingOptions
@@ -21,7 +20,7 @@ from .features import FeatureSet, extract_features
 from .frechet import check_enough_images
 from .image_quality import PerceptualSimilarity
 from .image_sources import ImageArchive, open_images
-from .parts import Parts
+from .parts import Parts, this_process
 from .reconstructions import measure_reconstructions
 from .reference import ReferenceStatistics, check_same_images
 from .samples import sample_features
@@ -102,8 +101,8 @@ def evaluate(config: Evaluation) -> str | None:
     Raises:
         InputError: for a tokenizer, pipeline, images, data or weights that cannot be read, and too few images.
     """
-    state = PartialState()
-    device = state.device if torch.cuda.is_available() else torch.device("cpu")
+    state = this_process()
+    device = state.device
     if config.codebook:
         return _examine(config, device) if state.is_main_process else None
     extractor, parts = build_extractor(config.extractor, config.extractor_weights).to(device), Parts(config.resume_dir)

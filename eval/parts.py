@@ -59,7 +59,7 @@ class Parts:
         ranges = [range(start, min(start + PART_SIZE, count)) for start in range(0, count, PART_SIZE)]
         if self.folder is None:
             return list(_with_bar(work(ranges), ranges, name, progress))
-        state = PartialState()
+        state = this_process()
         folder = self._claim(name, {**about, "count": count, "part_size": PART_SIZE, "torch": torch.__version__})
         files = [folder / f"{number:05d}.safetensors" for number in range(len(ranges))]
         missing = [number for number, file in enumerate(files) if not file.exists()]
@@ -88,9 +88,14 @@ class Parts:
         folder = self.folder / f"{name}-{key[:16]}"
         if folder not in self._used:
             self._used.append(folder)
-        if PartialState().is_main_process:
+        if this_process().is_main_process:
             write_json(folder / "about.json", about)
         return folder
+
+
+def this_process() -> PartialState:
+    """Which of how many processes this one is; Accelerate finds those on CPUs only if it is told to look there."""
+    return PartialState(cpu=not torch.cuda.is_available())
 
 
 def _with_bar(

@@ -79,6 +79,16 @@ COMMANDS = {
         "wvq.eval.benchmark_sampling:benchmark_sampling",
         "wvq.eval.benchmark_sampling:SamplingBenchmark",
     ),
+    "benchmark evaluation": Command(
+        "images a second and seconds a score, beside torch-fidelity, torchmetrics and pytorch-fid",
+        "wvq.eval.benchmark_evaluation:benchmark_evaluation",
+        "wvq.eval.benchmark_evaluation:EvaluationBenchmark",
+    ),
+    "benchmark sample-size": Command(
+        "how far from 0 the FID of two samples of one law is, plain and extrapolated",
+        "wvq.eval.benchmark_sample_size:benchmark_sample_size",
+        "wvq.eval.benchmark_sample_size:SampleSizeBenchmark",
+    ),
 }
 
 

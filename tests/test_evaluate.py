@@ -51,8 +51,8 @@ def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.fixture(scope="module")
-def pipeline_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_pipeline_folder(parent: Path) -> Path:
+    """A saved pipeline of a tiny tokenizer and prior for 28x28 RGB images of ten classes."""
     torch.manual_seed(0)
     config = TokenizerConfig(
         image_size=28, channels=3, base_channels=8, channel_multipliers=(1, 1, 1), num_blocks=1, latent_channels=8,
@@ -63,9 +63,13 @@ def pipeline_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         PriorConfig(hidden_size=16, num_layers=1, num_heads=2, num_codes=16, num_tokens=49, num_classes=10)
     )
     prior.config.tokenizer_fingerprint = tokenizer.fingerprint
-    folder = tmp_path_factory.mktemp("pipeline") / "model"
-    ClassConditionalPipeline(tokenizer, prior, tuple("abcdefghij")).save_pretrained(folder)
-    return folder
+    ClassConditionalPipeline(tokenizer, prior, tuple("abcdefghij")).save_pretrained(parent / "model")
+    return parent / "model"
+
+
+@pytest.fixture(scope="module")
+def pipeline_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_pipeline_folder(tmp_path_factory.mktemp("pipeline"))
 
 
 @pytest.fixture

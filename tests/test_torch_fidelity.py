@@ -15,6 +15,7 @@ from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from wvq.eval import Extractor, FeatureSet, build_extractor, extract_features, score_features
+from wvq.eval.benchmark_peers import write_random_inception
 from wvq.eval.gaussian_frechet import frechet_distance, mean_and_factor
 from wvq.tokenizer.data import DataConfig, load_splits
 from wvq.tokenizer.errors import InputError
@@ -98,17 +99,8 @@ def our_scores(generated: FeatureSet, real: FeatureSet) -> dict[str, float]:
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Random weights of Inception in torch-fidelity's format, spread so that classes and features differ."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("torch_fidelity.feature_extractor_inceptionv3.load_state_dict_from_url", lambda *_, **__: {})
-        patch.setattr(FeatureExtractorInceptionV3, "load_state_dict", lambda *_: None)
-        network = FeatureExtractorInceptionV3("random", ["2048"])
-    generator = torch.Generator().manual_seed(0)
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, generator=generator)
-    nn.init.normal_(network.fc.weight, std=0.2, generator=generator)
     path = tmp_path_factory.mktemp("inception") / "weights.pth"
-    torch.save(network.state_dict(), path)
+    write_random_inception(path)
     return path
 
 

@@ -1,0 +1,115 @@
+"""`wvq evaluate` in two processes, killed and started again: byte for byte the scores of one undisturbed process."""
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from test_evaluate import Tiny, save, tiny_pipeline_folder
+from torch import Tensor
+from torch.multiprocessing.spawn import spawn
+
+from wvq.eval import evaluate as command
+from wvq.eval import parts
+from wvq.eval.evaluate import Evaluation, evaluate
+from wvq.pipelines.sample import SamplingOptions
+from wvq.tokenizer.data import DataConfig
+
+SCORES = ["fid", "kid", "is", "precision", "mind", "class-accuracy"]
+
+
+class Slow(Tiny):
+    """Takes its time and counts what it sees."""
+
+    def __init__(self, pause: float):
+        super().__init__()
+        self.pause, self.seen = pause, 0
+
+    def features(self, images: Tensor) -> Tensor:
+        time.sleep(self.pause)
+        self.seen += len(images)
+        return super().features(images)
+
+
+def scored(configs: list[Evaluation], pause: float = 0.0) -> int:
+    """Evaluate in parts of 15 images; returns how many images this process has put through the extractor."""
+    extractor = Slow(pause)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parts, "PART_SIZE", 15)
+        patch.setattr(command, "build_extractor", lambda *_: extractor)
+        for config in configs:
+            evaluate(config)
+    return extractor.seen
+
+
+def process(rank: int, configs: list[Evaluation], pause: float, port: int, counts: Path) -> None:
+    world = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in world.items()})
+    torch.set_num_threads(1)
+    (counts / f"{rank}").write_text(str(scored(configs, pause)))
+    torch.distributed.destroy_process_group()
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_two_processes_and_a_killed_one_score_as_one(
+    one_thread: None, fashion_folder: Path, fashion_images: tuple[Tensor, Tensor], tmp_path: Path
+) -> None:
+    def configs(name: str) -> list[Evaluation]:
+        """Of a pipeline, and of a folder of images."""
+        about = {"data": data, "scores": SCORES, "resume_dir": str(tmp_path / f"{name}-parts")}
+        pipeline = Evaluation(
+            pipeline=str(model), num_images=40, sampling=SamplingOptions(batch_size=7), **about,
+            output=str(tmp_path / f"{name}-pipeline.json"),
+        )  # fmt: skip
+        images = Evaluation(images=samples, output=str(tmp_path / f"{name}-images.json"), **about)
+        return [pipeline, replace(images, scores=SCORES[:-1])]
+
+    def results(name: str) -> list[bytes]:
+        assert not (tmp_path / f"{name}-parts").exists(), "what is complete is cleared"
+        return [(tmp_path / f"{name}-{kind}.json").read_bytes() for kind in ("pipeline", "images")]
+
+    data = DataConfig(source=str(fashion_folder))
+    model = tiny_pipeline_folder(tmp_path)
+    samples = save(fashion_images[0][::12], tmp_path / "samples")
+    everything = scored(configs("one"))
+    assert everything == 100 + 100 + 40 + 500 + 50  # originals, reconstructions, samples; training images, folder
+
+    spawn(process, (configs("two"), 0.0, free_port(), tmp_path), nprocs=2)
+    shares = [int((tmp_path / f"{rank}").read_text()) for rank in range(2)]
+    assert results("two") == results("one")
+    assert sum(shares) == everything
+    assert min(shares) > everything / 3
+
+    running = spawn(process, (configs("killed"), 0.2, free_port(), tmp_path), nprocs=2, join=False)
+    assert running is not None
+    try:
+        while len(list(tmp_path.glob("killed-parts/reconstructions-*/*.safetensors"))) < 2:
+            assert all(each.is_alive() for each in running.processes)
+            time.sleep(0.02)
+    finally:
+        for each in running.processes:
+            os.kill(each.pid, signal.SIGKILL)
+            each.join()
+    kept = list(tmp_path.glob("killed-parts/*/*.safetensors"))
+    assert 9 <= len(kept) < 14, "the originals' 7 parts, and some but not all of the reconstructions'"
+    resumed = scored(configs("killed"))
+    assert results("killed") == results("one")
+    assert resumed == everything - 100 - sum(10 if path.stem == "00006" else 15 for path in kept[7:])
