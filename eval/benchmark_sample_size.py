@@ -17,7 +17,7 @@ from .study_figures import sample_size_figure
 
 @dataclass(frozen=True)
 class SampleSizeBenchmark:
-    """FID and FID-infinity of pairs of samples whose true distance is 0, against the number of images."""
+    """Fréchet distance and FID-infinity of pairs of samples whose true distance is 0, against the number of images."""
 
     output_dir: str = "runs/benchmark-sample-size"
     """Where sample-size.json and sample-size.png go."""
@@ -51,7 +51,7 @@ def benchmark_sample_size(config: SampleSizeBenchmark) -> str:
     protocol = {**asdict(config), "interval": "95 %, by a jackknife over 10 groups", "truth": 0.0}
     write_json(folder / "sample-size.json", {"protocol": protocol, "rows": rows})
     sample_size_figure(rows, folder / "sample-size.png")
-    lines = [f"{'images':>8}{'FID':>10}{'FID-infinity':>14}{'low':>10}{'high':>10}{'holds 0':>12}"]
+    lines = [f"{'images':>8}{'distance':>10}{'extrapolated':>14}{'low':>10}{'high':>10}{'holds 0':>12}"]
     for count in config.counts:
         mine = [row for row in rows if row["count"] == count]
         means = [sum(row[name] for row in mine) / len(mine) for name in ("plain", "value", "low", "high")]

@@ -54,9 +54,7 @@ def score_features(
         raise InputError(f"scores has {unknown[0] if unknown else 'nothing'}; valid are {', '.join(FEATURE_SCORES)}")
     if isinstance(real, ReferenceStatistics):
         real.check_extractor(dict(generated.extractor))
-        needing = [name for name in scores if name not in _OF_STATISTICS]
-        if needing:
-            raise InputError(f"score {needing[0]} needs the images of the reference, not their statistics alone")
+        check_statistics_suffice(scores)
     elif different := differences(dict(real.extractor), dict(generated.extractor)):
         raise InputError(f"the reference features are of another extractor: {different}")
     if {"fid", "fid-infinity", "mifid"} & set(scores):
@@ -77,6 +75,17 @@ def score_features(
         if resamples and name in _RESAMPLED:
             results[name] |= _interval(score, real, generated, resamples)
     return results
+
+
+def check_statistics_suffice(scores: Sequence[str]) -> None:
+    """Refuse scores that need more of the reference than its statistics.
+
+    Raises:
+        InputError: that names the first of them.
+    """
+    needing = [name for name in scores if name not in _OF_STATISTICS]
+    if needing:
+        raise InputError(f"score {needing[0]} needs the images of the reference, not their statistics alone")
 
 
 def score_label(label: str, extractor: Mapping[str, Any]) -> str:

@@ -122,32 +122,33 @@ def cost_figure(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
 
 def sample_size_figure(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """FID and FID-infinity of equal laws against the number of images, and every pair at the middle number."""
+    """Plain and extrapolated distances of equal laws against the number of images, and each pair at the middle one."""
     counts = sorted({row["count"] for row in rows})
     middle = counts[len(counts) // 2]
-    figure = Figure(figsize=(11, 4.2), dpi=130, layout="constrained")
+    figure = Figure(figsize=(11, 4.4), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
     by_count = [[row for row in rows if row["count"] == count] for count in counts]
-    for name, label, number in (("plain", "FID", 0), ("value", "FID-infinity", 1)):
+    for name, label, number in (("plain", "Fréchet distance", 0), ("value", "extrapolated to endless images", 1)):
         means = [np.mean([row[name] for row in mine]) for mine in by_count]
-        left.plot(counts, means, label=f"{label}, mean over pairs", marker=_MARKERS[number], color=_COLORS[number])
+        left.plot(counts, means, label=label, marker=_MARKERS[number], color=_COLORS[number])
     lowest, highest = ([np.mean([row[name] for row in mine]) for mine in by_count] for name in ("low", "high"))
-    left.fill_between(counts, lowest, highest, color=_COLORS[1], alpha=0.2, label="its 95 % interval, mean over pairs")
+    left.fill_between(counts, lowest, highest, color=_COLORS[1], alpha=0.25, linewidth=0, label="its 95 % interval")
     left.set(xscale="log", xlabel="images in each sample", ylabel="distance of two samples of one law")
     left.set_xticks(counts, [f"{count:,}" for count in counts])
     left.minorticks_off()
+    left.set_title(f"mean over {len(by_count[0])} pairs of samples")
     at_middle = [row for row in rows if row["count"] == middle]
     pairs = range(1, len(at_middle) + 1)
-    right.plot(pairs, [row["plain"] for row in at_middle], _MARKERS[0], color=_COLORS[0], label="FID")
+    right.plot(pairs, [row["plain"] for row in at_middle], _MARKERS[0], color=_COLORS[0])
     values, low, high = (np.array([row[name] for row in at_middle]) for name in ("value", "low", "high"))
-    style: dict[str, Any] = {"fmt": _MARKERS[1], "color": _COLORS[1], "capsize": 3}
-    right.errorbar(pairs, values, [values - low, high - values], label="FID-infinity, 95 % interval", **style)
-    right.set(xlabel=f"pair of samples, {middle:,} images each", xticks=list(pairs))
+    right.errorbar(pairs, values, [values - low, high - values], fmt=_MARKERS[1], color=_COLORS[1], capsize=3)
+    right.set(xlabel="pair", xticks=list(pairs))
+    right.set_title(f"each pair, {middle:,} images in each sample")
     for axis in (left, right):
-        axis.axhline(0, color="black", linewidth=1, linestyle="--", label="true distance, 0")
+        axis.axhline(0, color="black", linewidth=1, linestyle="--", label="true distance")
         axis.grid(color=GRID_COLOR)
         axis.spines[["top", "right"]].set_visible(False)
-        axis.legend(frameon=False)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)

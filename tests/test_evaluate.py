@@ -94,7 +94,7 @@ def test_a_pipeline_by_default_has_the_scores_it_always_had(
         expected_value = pytest.approx(value, rel=1e-9) if isinstance(value, float) else value
         assert scores["reconstruction"][name] == expected_value
     assert text.startswith(f"rFD[tiny] {expected.reconstruction_frechet_distance:.3f}, PSNR")
-    assert "20 generated, 100 reference images" in text
+    assert "20 generated, 500 reference images" in text
     assert len(text.splitlines()) == 2
 
 
@@ -206,7 +206,9 @@ def test_options_that_do_not_go_together_are_refused() -> None:
         Evaluation()
     with pytest.raises(InputError, match="tokenizer is a, pipeline is None and images is b; give one"):
         Evaluation(tokenizer="a", images="b")
-    with pytest.raises(InputError, match="reference is c, but a tokenizer is compared with the images of data"):
+    with pytest.raises(
+        InputError, match="reference is c, but reconstructions of a tokenizer are compared with the very images"
+    ):
         Evaluation(tokenizer="a", reference="c")
     with pytest.raises(InputError, match="scores has fdi; valid are fid, fid-infinity, kid"):
         Evaluation(images="a", scores=["fdi"])
