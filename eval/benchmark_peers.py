@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import scipy.linalg
 import torch
 import torchvision
@@ -158,7 +157,7 @@ def score_peers(
 
     peers: dict[tuple[str, str], Callable[[], object]] = {
         ("distance", "scipy.linalg.sqrtm"): lambda: scipy.linalg.sqrtm(covariance.numpy() @ other.numpy()),
-        ("distance", "torch-fidelity"): lambda: fid_statistics_to_metric(*arrays, False),
+        ("distance", "torch-fidelity"): lambda: fid_statistics_to_metric(arrays[0], arrays[1], False),
         ("distance", "torchmetrics"): lambda: _compute_fid(*statistics[0], *statistics[1]),
         ("fid", "torch-fidelity"): fid,
         ("kid", "torch-fidelity"): lambda: kid_features_to_metric(generated, real, **options),
@@ -166,8 +165,10 @@ def score_peers(
         ("precision", "torch-fidelity"): lambda: prc_features_to_metric(generated, real, **options),
     }
     if fid_score is not None:
-        sides = [np.asarray(x) for pair in statistics for x in pair]
-        peers["distance", "pytorch-fid"] = lambda: fid_score.calculate_frechet_distance(*sides)
+        frechet = fid_score.calculate_frechet_distance
+        peers["distance", "pytorch-fid"] = lambda: frechet(
+            arrays[0]["mu"], arrays[0]["sigma"], arrays[1]["mu"], arrays[1]["sigma"]
+        )
     return {name: _quietly(peer) for name, peer in peers.items()}
 
 

@@ -39,7 +39,7 @@ def evaluate(config: Evaluation) -> str | None:
         InputError: for a tokenizer, pipeline, images, data or weights that cannot be read, and too few images.
     """
     state = this_process()
-    device = state.device
+    device = state.device or torch.device("cpu")
     if config.codebook:
         return _examine(config, device) if state.is_main_process else None
     extractor, parts = build_extractor(config.extractor, config.extractor_weights).to(device), Parts(config.resume_dir)
@@ -79,6 +79,7 @@ def _measure_models(config: Evaluation, extractor: Extractor, device: torch.devi
     splits = load_splits(config.data)
     originals = splits[1]
     check_enough_images({"evaluation": len(originals)}, extractor.num_features, config.allow_few_images)
+    reference = None
     if pipeline is not None:
         reference = _open_reference(config, splits)
         size = {"image_size": tokenizer.config.image_size, "channels": tokenizer.config.channels}
@@ -86,9 +87,10 @@ def _measure_models(config: Evaluation, extractor: Extractor, device: torch.devi
     perceptual = PerceptualSimilarity("alex", config.lpips_weights).to(device) if config.lpips_weights else None
     original_features = extract_features(originals, extractor, parts=parts)
     measured = measure_reconstructions(tokenizer, originals, extractor, perceptual=perceptual, parts=parts)
-    if pipeline is not None:
-        samples = sample_features(pipeline, config.num_images, config.sampling, extractor, parts)
+    generated = None
+    if pipeline is not None and reference is not None:
         real = _reference_features(config, reference, extractor, parts)
+        generated = sample_features(pipeline, config.num_images, config.sampling, extractor, parts), real
 
     def more(against: Real, features: FeatureSet) -> dict[str, Any]:
         if "is" in config.scores:
@@ -109,7 +111,8 @@ def _measure_models(config: Evaluation, extractor: Extractor, device: torch.devi
         if config.scores:
             scores["reconstruction"]["scores"] = more(original_features, measured.features)
             lines.append(f"reconstructions: {_line(scores['reconstruction']['scores'])}")
-        if pipeline is not None:
+        if generated is not None:
+            samples, real = generated
             statistics = real if isinstance(real, ReferenceStatistics) else real.statistics()
             generation = evaluate_generation(samples, statistics, extractor, dict(samples.images["sampling"]))
             scores["generation"] = generation.as_dict()

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
+from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, BasicConv2d, FeatureExtractorInceptionV3
 
 from wvq.tokenizer.errors import InputError
 
@@ -139,6 +139,9 @@ class EfficientNetLite0(Extractor):
 class InceptionV3(Extractor):
     """Inception-v3 as published FIDs use it (torch-fidelity's port): 2,048 pooled features, TensorFlow 1's resize.
 
+    Equal to torch-fidelity's to float32 rounding and faster: batch normalisation is folded into the convolutions,
+    memory is channels-last, and the resize gathers rows, then columns.
+
     Args:
         weights: torch-fidelity's file of weights; torch hub's cache is searched without it, and nothing is downloaded.
     """
@@ -147,7 +150,7 @@ class InceptionV3(Extractor):
     dimension = 2048
     input_size = 299
     resize = "299x299, bilinear as in TensorFlow 1, without antialias"
-    cpu_batch = 8
+    cpu_batch = 16
 
     def __init__(self, weights: str | Path | None = None):
         super().__init__()
@@ -166,15 +169,35 @@ class InceptionV3(Extractor):
             network = FeatureExtractorInceptionV3(self.name, [str(self.dimension)], feature_extractor_weights_path=copy)
         except (RuntimeError, TypeError) as error:
             raise InputError(f"{path} does not hold the weights of torch-fidelity's Inception-v3") from error
-        self.network = network.to(memory_format=torch.channels_last)
+        for module in network.modules():
+            if isinstance(module, BasicConv2d):
+                module.conv, module.bn = fuse_conv_bn_eval(module.conv, module.bn), nn.Identity()
+        layers = [layer for layer in network.children() if layer is not network.fc]  # in the order in which they apply
+        self.network = nn.Sequential(*layers).to(memory_format=torch.channels_last)
+        self.classifier = network.fc
         self.eval()
 
     def features(self, images: Tensor) -> Tensor:
-        return self.network(images)[0]
+        pixels = (_resized_as_in_tensorflow_1(images, self.input_size) - 128) / 128
+        return self.network(pixels.contiguous(memory_format=torch.channels_last)).flatten(1)
 
     @torch.no_grad()
     def logits(self, features: Tensor) -> Tensor:
-        return features.to(self.network.fc.weight) @ self.network.fc.weight.mT
+        return features.to(self.classifier.weight) @ self.classifier.weight.mT
+
+
+def _resized_as_in_tensorflow_1(images: Tensor, size: int) -> Tensor:
+    """Images (N, C, H, W) -> (N, C, size, size), float32: bilinear, pixel i at i * H / size, no antialias."""
+
+    def places(length: int) -> tuple[Tensor, Tensor, Tensor]:
+        exact = torch.arange(size, device=images.device) * torch.tensor(length / size, dtype=torch.float32)
+        below = exact.long()
+        return below, (below + 1).clamp_max(length - 1), exact - below
+
+    below, above, share = places(images.shape[2])
+    rows = torch.lerp(images[:, :, below].float(), images[:, :, above].float(), share[:, None])
+    below, above, share = places(images.shape[3])
+    return torch.lerp(rows[..., below], rows[..., above], share)
 
 
 def build_extractor(name: str, weights: str | Path | None = None) -> Extractor:

@@ -1,6 +1,7 @@
 """`wvq evaluate`: from what is on the disk to a line and a JSON file, and the messages where it cannot be done."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,13 @@ class Tiny(Extractor):
         return features[:, :5]
 
 
+def scored(config: Evaluation) -> str:
+    """The lines that the command prints."""
+    text = evaluate(config)
+    assert text is not None
+    return text
+
+
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(command, "build_extractor", lambda name, weights: Tiny())
@@ -80,7 +88,7 @@ def data(fashion_folder: Path) -> DataConfig:
 def test_a_pipeline_by_default_has_the_scores_it_always_had(
     pipeline_folder: Path, data: DataConfig, tmp_path: Path
 ) -> None:
-    text = evaluate(
+    text = scored(
         Evaluation(
             pipeline=str(pipeline_folder), data=data, num_images=20, sampling=SAMPLING, output=str(tmp_path / "s.json")
         )
@@ -100,7 +108,7 @@ def test_a_pipeline_by_default_has_the_scores_it_always_had(
 
 def test_further_scores_are_of_the_same_features(pipeline_folder: Path, data: DataConfig, tmp_path: Path) -> None:
     names = ["fid", "kid", "is", "precision", "class-accuracy"]
-    text = evaluate(
+    text = scored(
         Evaluation(
             pipeline=str(pipeline_folder), data=data, num_images=40, sampling=SAMPLING, scores=names,
             output=str(tmp_path / "s.json"),
@@ -128,7 +136,7 @@ def test_a_folder_is_scored_against_the_training_images(
 ) -> None:
     samples = save(fashion_images[0][:50], tmp_path / "samples")
     output = tmp_path / "scores.json"
-    text = evaluate(Evaluation(images=samples, data=data, scores=["fid", "mind"], output=str(output)))
+    text = scored(Evaluation(images=samples, data=data, scores=["fid", "mind"], output=str(output)))
     written = json.loads(output.read_text())["images"]
     reference = extract_features(load_splits(data)[0], Tiny(), progress=False)
     expected = score_features(
@@ -148,15 +156,59 @@ def test_a_saved_reference_gives_the_same_distance_again(
     samples, originals = (save(fashion_images[0][x], tmp_path / f"{x.start}") for x in (slice(0, 60), slice(100, 400)))
     saved, archive = str(tmp_path / "statistics"), str(tmp_path / "statistics.npz")
     options: Any = {"images": samples, "data": data}
-    line = evaluate(Evaluation(reference=originals, save_reference=saved, **options))
-    assert evaluate(Evaluation(reference=saved, **options)) == line
+    line = scored(Evaluation(reference=originals, save_reference=saved, **options))
+    assert scored(Evaluation(reference=saved, **options)) == line
     vectors = extract_features(ImageFolder(originals), Tiny(), progress=False).vectors.double()
     np.savez(archive, mu=vectors.mean(dim=0).numpy(), sigma=vectors.mT.cov().numpy())
-    published = evaluate(Evaluation(reference=archive, **options))
+    published = scored(Evaluation(reference=archive, **options))
     assert published.split(" (")[0] == line.split(" (")[0]
     assert "an unknown number of reference images" in published
     with pytest.raises(InputError, match="score kid needs the images of the reference"):
         evaluate(Evaluation(reference=saved, scores=["kid"], **options))
+    assert not (tmp_path / "runs" / "evaluation").exists(), "refused before a pass"
+
+
+def test_samples_are_compared_with_the_reference_that_is_asked_for(
+    pipeline_folder: Path, data: DataConfig, tmp_path: Path
+) -> None:
+    about: Any = {"pipeline": str(pipeline_folder), "data": data, "num_images": 20, "sampling": SAMPLING}
+    saved, output = str(tmp_path / "statistics"), tmp_path / "s.json"
+
+    def generation(**options: Any) -> dict[str, Any]:
+        evaluate(Evaluation(**about, **options, output=str(output)))
+        scores = json.loads(output.read_text())
+        assert scores["reconstruction"]["protocol"]["reference"]["split"] == "evaluation"
+        return scores["generation"]
+
+    of_training = generation(save_reference=saved)
+    assert of_training["protocol"]["reference"]["split"] == "train"
+    assert set(of_training["protocol"]["sampling"]) > {"tokenizer", "prior", "seed", "guidance_scale"}
+    assert generation(reference=saved) == of_training
+    of_evaluation = generation(reference_split="evaluation")
+    assert of_evaluation["protocol"]["reference"]["split"] == "evaluation"
+    assert of_evaluation["num_reference"] == 100
+    with pytest.raises(InputError, match=r"save_reference is a, but .* is statistics already"):
+        generation(reference=saved, save_reference="a")
+
+
+def test_kept_features_give_more_scores_without_a_pass(
+    fashion_images: tuple[Tensor, Tensor], data: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = save(fashion_images[0][:50], tmp_path / "samples")
+    about: Any = {"images": samples, "data": data, "resume_dir": str(tmp_path / "parts")}
+    evaluate(Evaluation(**about, keep_features=True))
+    assert len(list((tmp_path / "parts").iterdir())) == 2
+    monkeypatch.setattr(Tiny, "features", None)
+    assert scored(Evaluation(**about, scores=["kid"])).startswith("KD[tiny]")
+    assert not (tmp_path / "parts").exists()
+
+
+def test_intervals_are_given_where_asked_for(
+    fashion_images: tuple[Tensor, Tensor], data: DataConfig, tmp_path: Path
+) -> None:
+    samples = save(fashion_images[0][:50], tmp_path / "samples")
+    line = scored(Evaluation(images=samples, data=data, scores=["fid", "kid"], resamples=20))
+    assert re.fullmatch(r"FD\[tiny\] [\d.]+ \[[\d.]+, [\d.]+\], KD\[tiny\] [\d.e-]+ \+- [\d.e-]+ \(50 .*\)", line)
 
 
 def test_an_archive_is_scored_and_is_a_reference(fashion_images: tuple[Tensor, Tensor], tmp_path: Path) -> None:
@@ -164,7 +216,7 @@ def test_an_archive_is_scored_and_is_a_reference(fashion_images: tuple[Tensor, T
     np.savez(tmp_path / "a.npz", images[:300], fashion_images[1][:300].numpy())
     np.savez(tmp_path / "b.npz", images[300:])
     config = Evaluation(images=str(tmp_path / "a.npz"), reference=str(tmp_path / "b.npz"), scores=["coverage"])
-    assert evaluate(config).startswith("coverage[tiny] ")
+    assert scored(config).startswith("coverage[tiny] ")
 
 
 def test_few_images_are_refused_unless_asked_for(
@@ -173,8 +225,8 @@ def test_few_images_are_refused_unless_asked_for(
     few = save(fashion_images[0][:3], tmp_path / "few")
     with pytest.raises(InputError, match="Fréchet distance of 3 generated images in 12 dimensions is mostly bias; use"):
         evaluate(Evaluation(images=few, data=data))
-    assert evaluate(Evaluation(images=few, data=data, allow_few_images=True)).startswith("FD[tiny]")
-    assert evaluate(Evaluation(images=few, data=data, scores=["kid"])).startswith("KD[tiny]")
+    assert scored(Evaluation(images=few, data=data, allow_few_images=True)).startswith("FD[tiny]")
+    assert scored(Evaluation(images=few, data=data, scores=["kid"])).startswith("KD[tiny]")
     with pytest.raises(InputError, match="of 12 generated images in 12 dimensions"):
         evaluate(Evaluation(pipeline=str(pipeline_folder), data=data, num_images=12))
 
@@ -210,6 +262,11 @@ def test_options_that_do_not_go_together_are_refused() -> None:
         InputError, match="reference is c, but reconstructions of a tokenizer are compared with the very images"
     ):
         Evaluation(tokenizer="a", reference="c")
+    with pytest.raises(InputError, match="reference_split is evaluation, but reference is c; give one"):
+        Evaluation(images="a", reference="c", reference_split="evaluation")
+    for resamples, least in ((-1, "at least 0"), (1, "at least 2")):
+        with pytest.raises(InputError, match=f"resamples is {resamples}; .*{least}"):
+            Evaluation(images="a", resamples=resamples)
     with pytest.raises(InputError, match="scores has fdi; valid are fid, fid-infinity, kid"):
         Evaluation(images="a", scores=["fdi"])
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -100,12 +101,13 @@ def test_two_processes_and_a_killed_one_score_as_one(
 
     running = spawn(process, (configs("killed"), 0.2, free_port(), tmp_path), nprocs=2, join=False)
     assert running is not None
+    processes: list[Any] = running.processes
     try:
         while len(list(tmp_path.glob("killed-parts/reconstructions-*/*.safetensors"))) < 2:
-            assert all(each.is_alive() for each in running.processes)
+            assert all(each.is_alive() for each in processes)
             time.sleep(0.02)
     finally:
-        for each in running.processes:
+        for each in processes:
             os.kill(each.pid, signal.SIGKILL)
             each.join()
     kept = list(tmp_path.glob("killed-parts/*/*.safetensors"))

@@ -72,6 +72,23 @@ def test_a_module_that_returns_no_features_is_named() -> None:
         extract_features(ImageTensor(torch.zeros(0, 1, 4, 4)), nn.Identity(), progress=False)
 
 
+def test_modules_of_a_class_are_told_apart_by_their_weights(fashion_images: tuple[Tensor, Tensor]) -> None:
+    class Projection(nn.Linear):
+        def forward(self, input: Tensor) -> Tensor:
+            return super().forward(input.flatten(1).float())
+
+    one, other = Projection(784, 3).requires_grad_(False), Projection(784, 3).requires_grad_(False)
+    source = ImageTensor(fashion_images[0][:20])
+    real, same, generated = (extract_features(source, module, progress=False) for module in (one, one, other))
+    assert score_features(real, same, ["mind"])["mind"] == {
+        "score": "MIND[Projection]",
+        "value": 0,
+        "projections": 1000,
+    }
+    with pytest.raises(InputError, match="of another extractor: weights_sha256 is"):
+        score_features(real, generated, ["mind"])
+
+
 def test_every_kind_of_file_is_read_and_named(fashion_images: tuple[Tensor, Tensor], tmp_path: Path) -> None:
     grey = Image.fromarray(fashion_images[0][0, 0].numpy())
     grey.save(tmp_path / "a.png")
@@ -137,6 +154,24 @@ def test_an_archive_is_read_in_batches(save, fashion_images: tuple[Tensor, Tenso
     labels = torch.cat([batch["labels"] for batch in batches(source, 11)])
     assert torch.equal(labels, fashion_images[1][::20])
     assert source.description["image_size"] == 28
+
+
+def test_images_of_an_archive_are_read_in_any_order(fashion_images: tuple[Tensor, Tensor], tmp_path: Path) -> None:
+    images = fashion_images[0][:40].repeat(1, 3, 1, 1)
+    np.savez_compressed(tmp_path / "samples.npz", images.permute(0, 2, 3, 1).numpy())
+    source = ImageArchive(tmp_path / "samples.npz")
+    for indices in (range(20, 30), range(30, 40), range(5), [39, 0, 7]):
+        assert torch.equal(source.__getitems__(indices)["images"], images[list(indices)])
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_a_damaged_archive_is_refused(save, fashion_images: tuple[Tensor, Tensor], tmp_path: Path) -> None:
+    save(tmp_path / "samples.npz", fashion_images[0].permute(0, 2, 3, 1).numpy())
+    content = bytearray((tmp_path / "samples.npz").read_bytes())
+    content[len(content) // 2] ^= 255
+    (tmp_path / "samples.npz").write_bytes(content)
+    with pytest.raises(InputError, match=r"samples\.npz is damaged: "):
+        all_images(ImageArchive(tmp_path / "samples.npz"))
 
 
 def test_archives_that_cannot_be_used_say_why(tmp_path: Path) -> None:

@@ -74,6 +74,30 @@ def test_published_files_that_cannot_be_used_say_why(tmp_path: Path) -> None:
             ReferenceStatistics.load(tmp_path / f"{name}.npz")
 
 
+@pytest.mark.parametrize(
+    ("key", "other"),
+    [("name", "large"), ("dimension", 4), ("input_size", 64), ("resize", "64x64"), ("weights_sha256", "1")],
+)
+def test_every_difference_of_extractors_is_shown(key: str, other: str | int) -> None:
+    protocol = {"name": "tiny", "dimension": 3, "input_size": 28, "resize": "none", "weights_sha256": "0"}
+    reference = ReferenceStatistics(9, torch.zeros(3).double(), torch.eye(3).double(), protocol, DATASET)
+    reference.check_extractor(dict(protocol))
+    message = f"of another extractor: {key} is {protocol[key]!r} there and {other!r} here"
+    with pytest.raises(InputError, match=f"{message}$"):
+        reference.check_extractor({**protocol, key: other})
+
+
+@pytest.mark.parametrize(
+    ("key", "other"), [("crop", "none"), ("resize", "bilinear"), ("image_size", 64), ("channels", 1)]
+)
+def test_every_difference_of_images_is_shown(key: str, other: str | int) -> None:
+    images = {"crop": "centre", "resize": "bicubic", "image_size": 28, "channels": 3, "source": "photos"}
+    check_same_images(images, {**images, "source": "samples"})
+    message = f"another protocol than the images: {key} is {images[key]!r} there and {other!r} here"
+    with pytest.raises(InputError, match=f"{message}$"):
+        check_same_images(images, {**images, key: other})
+
+
 def test_another_protocol_is_refused_with_the_difference(reference: ReferenceStatistics) -> None:
     reference.check_extractor(EXTRACTOR)
     with pytest.raises(InputError, match="another extractor: resize is 'none' there and '299x299' here"):
