@@ -85,11 +85,12 @@ def test_a_prior_is_saved_and_loaded_bit_by_bit(tmp_path, tied):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"hidden_size": 0}, "hidden_size is 0; it must be at least 1"),
-        ({"num_layers": 0}, "num_layers is 0; it must be at least 1"),
-        ({"num_heads": 0}, "num_heads is 0; it must be at least 1"),
+        ({"hidden_size": -1}, "hidden_size is -1; it must be at least 1, or 0 for that of size"),
+        ({"num_layers": -1}, "num_layers is -1; it must be at least 1, or 0 for that of size"),
+        ({"num_heads": -1}, "num_heads is -1; it must be at least 1, or 0 for that of size"),
         ({"hidden_size": 30, "num_heads": 4}, r"hidden_size is 30; it must divide by 2 \* num_heads = 8"),
         ({"attention_dropout": 1.0}, r"attention_dropout is 1.0; it must be in \[0, 1\)"),
+        ({"size": "huge"}, "size is 'huge'; valid are XS, S, M, B, L, XL, XXL, 3B"),
         ({"architecture": "rnn"}, "architecture is 'rnn'; valid are llama, gpt2"),
         ({"num_codes": 1}, "num_codes is 1; it must be at least 2"),
         ({"num_tokens": 0}, "num_tokens is 0; it must be at least 1"),
@@ -99,6 +100,20 @@ def test_a_prior_is_saved_and_loaded_bit_by_bit(tmp_path, tied):
 def test_bad_sizes_are_named(changes, message):
     with pytest.raises(InputError, match=message):
         tiny_prior(**changes)
+
+
+def test_a_size_of_the_table_is_taken_and_its_parts_can_be_replaced():
+    assert vars(PriorSize(size="L")) == vars(PriorSize(hidden_size=1024, num_layers=24, num_heads=16, size="L"))
+    taller = PriorSize(size="XS", num_layers=9)
+    assert (taller.hidden_size, taller.num_layers, taller.num_heads) == (192, 9, 3)
+
+
+# Table 1 of arXiv 2406.06525 gives these to three digits at best, with feed-forward widths rounded otherwise.
+@pytest.mark.parametrize(("size", "millions"), [("B", 111), ("L", 343), ("XL", 775), ("XXL", 1400), ("3B", 3100)])
+def test_the_large_sizes_have_llamagens_parameter_counts(size, millions):
+    with torch.device("meta"):
+        prior = build_prior(PriorConfig(size=size, num_codes=16_384, num_tokens=256, num_classes=1000))
+    assert sum(parameter.numel() for parameter in prior.parameters()) / 1e6 == pytest.approx(millions, rel=0.03)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
