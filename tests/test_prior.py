@@ -1,6 +1,5 @@
 """The prior: its vocabulary, loss, optimizers and files."""
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 
 from wvq.prior import PriorConfig, PriorSize, build_prior
-from wvq.prior.train import PriorTraining, build_optimizers, token_loss, unigram_bits, validate
+from wvq.prior.train import PriorTraining, build_optimizers, token_loss, validate
 from wvq.tokenizer import InputError
 from wvq.tokenizer.saving import write_json
 from wvq.tokenizer.tokens import TokenDataset
@@ -138,13 +137,6 @@ def test_validation_is_the_loss_of_all_held_out_images_whatever_the_batches(tmp_
     accelerator = Accelerator()
     loss = validate(prior.to(accelerator.device), dataset, CONFIG, accelerator)
     assert loss == pytest.approx(token_loss(prior.cpu().eval(), tokens, labels, CONFIG).item(), rel=1e-5)
-
-
-def test_unigram_bits_by_hand(tmp_path):
-    train_set = token_dataset(tmp_path, "train", [[0, 0, 0, 1], [0, 1, 2, 0]], [0, 1])  # with the added: 6 3 2 1 ... 1
-    evaluation_set = token_dataset(tmp_path, "evaluation", [[0, 1, 9, 2]], [0])
-    expected = (math.log2(18 / 6) + math.log2(18 / 3) + math.log2(18 / 1) + math.log2(18 / 2)) / 4
-    assert unigram_bits(train_set, evaluation_set) == pytest.approx(expected, rel=1e-12)
 
 
 def test_a_token_dataset_gives_what_was_written(tmp_path):
