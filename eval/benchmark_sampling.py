@@ -26,8 +26,8 @@ class SamplingBenchmark:
 
     output: str = "runs/benchmark-sampling.json"
     """File of the measurements."""
-    model: PriorSize = field(default_factory=lambda: PriorSize(hidden_size=384, num_layers=8, num_heads=6))
-    """Size of the prior; the default has 17 million parameters."""
+    model: PriorSize = field(default_factory=lambda: PriorSize(size="S"))
+    """Size of the prior; the default, S, has 17 million parameters."""
     num_codes: int = 4096
     """Codes."""
     num_classes: int = 10
@@ -132,7 +132,8 @@ def _compare(
                 growth[name].append(float(gaps[-15:].median() / gaps[:15].median()))
     arithmetic = batch / _product_seconds(model, codes, passes * batch)
     weights = sum(matrix.nbytes for matrix in _matrices(model, codes))
-    cached = 2 * passes * batch * config.model.num_layers * config.model.hidden_size * model.dtype.itemsize
+    width, layers, _ = config.model.shape
+    cached = 2 * passes * batch * layers * width * model.dtype.itemsize
     memory_limit = batch * bandwidth / (weights + cached * length / 2)
     return [
         {

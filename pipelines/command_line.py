@@ -89,6 +89,11 @@ COMMANDS = {
         "wvq.eval.benchmark_sample_size:benchmark_sample_size",
         "wvq.eval.benchmark_sample_size:SampleSizeBenchmark",
     ),
+    "benchmark prior": Command(
+        "training tokens a second of the prior, beside a plain GPT in a plain loop",
+        "wvq.eval.benchmark_prior:benchmark_prior",
+        "wvq.eval.benchmark_prior:PriorBenchmark",
+    ),
 }
 
 

@@ -8,20 +8,32 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 from wvq.tokenizer.errors import InputError
 
 PRIOR_CLASSES = {"llama": LlamaForCausalLM, "gpt2": GPT2LMHeadModel}
+SIZES = {  # hidden_size, num_layers, num_heads; from B on those of LlamaGen (arXiv 2406.06525, table 1)
+    "XS": (192, 6, 3),
+    "S": (384, 8, 6),
+    "M": (512, 8, 8),
+    "B": (768, 12, 12),
+    "L": (1024, 24, 16),
+    "XL": (1280, 36, 20),
+    "XXL": (1536, 48, 24),
+    "3B": (3200, 24, 32),
+}
 
 
 @dataclass(frozen=True)
 class PriorSize:
-    """Width and depth of a prior."""
+    """Width and depth of a prior: one of the table `SIZES`, or one's own."""
 
     architecture: Literal["llama", "gpt2"] = "llama"
     """Llama (rotary positions, RMS norm, SwiGLU) or GPT-2 (learnt positions, layer norm, GELU)."""
-    hidden_size: int = 512
-    """Width; it must divide by num_heads into an even number."""
-    num_layers: int = 8
-    """Transformer layers."""
-    num_heads: int = 8
-    """Attention heads."""
+    size: Literal["XS", "S", "M", "B", "L", "XL", "XXL", "3B"] = "M"
+    """From a few million parameters, for a CPU, to LlamaGen's sizes B to 3B."""
+    hidden_size: int = 0
+    """Width, which must divide by num_heads into an even number; 0 for that of `size`."""
+    num_layers: int = 0
+    """Transformer layers; 0 for those of `size`."""
+    num_heads: int = 0
+    """Attention heads; 0 for those of `size`."""
     tie_embeddings: bool = False
     """Whether the output layer is the transposed embedding."""
     attention_dropout: float = 0.0
@@ -30,15 +42,22 @@ class PriorSize:
     def __post_init__(self) -> None:
         if self.architecture not in PRIOR_CLASSES:
             raise InputError(f"architecture is '{self.architecture}'; valid are {', '.join(PRIOR_CLASSES)}")
+        if self.size not in SIZES:
+            raise InputError(f"size is '{self.size}'; valid are {', '.join(SIZES)}")
         for name in ("hidden_size", "num_layers", "num_heads"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.hidden_size % (2 * self.num_heads):
-            raise InputError(
-                f"hidden_size is {self.hidden_size}; it must divide by 2 * num_heads = {2 * self.num_heads}"
-            )
+            if getattr(self, name) < 0:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1, or 0 for that of size")
+        width, _, heads = self.shape
+        if width % (2 * heads):
+            raise InputError(f"hidden_size is {width}; it must divide by 2 * num_heads = {2 * heads}")
         if not 0 <= self.attention_dropout < 1:
             raise InputError(f"attention_dropout is {self.attention_dropout}; it must be in [0, 1)")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Width, layers and heads: those of `size`, unless given."""
+        width, layers, heads = SIZES[self.size]
+        return self.hidden_size or width, self.num_layers or layers, self.num_heads or heads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +84,7 @@ def build_prior(config: PriorConfig) -> LlamaForCausalLM | GPT2LMHeadModel:
     A Llama's feed-forward width is 8/3 of hidden_size, rounded up to a multiple of 32; a GPT-2's is 4 times. num_codes,
     num_tokens and num_classes are kept in the model's own config.json.
     """
+    width, layers, heads = config.shape
     shared: dict[str, Any] = {
         "vocab_size": config.num_codes + config.num_classes + 1,
         "tie_word_embeddings": config.tie_embeddings,
@@ -74,19 +94,19 @@ def build_prior(config: PriorConfig) -> LlamaForCausalLM | GPT2LMHeadModel:
     }
     if config.architecture == "llama":
         description: Any = LlamaConfig(
-            hidden_size=config.hidden_size,
-            intermediate_size=-(-config.hidden_size * 8 // 3 // 32) * 32,
-            num_hidden_layers=config.num_layers,
-            num_attention_heads=config.num_heads,
+            hidden_size=width,
+            intermediate_size=-(-width * 8 // 3 // 32) * 32,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
             max_position_embeddings=config.num_tokens + 1,
             attention_dropout=config.attention_dropout,
             **shared,
         )
     else:
         description = GPT2Config(
-            n_embd=config.hidden_size,
-            n_layer=config.num_layers,
-            n_head=config.num_heads,
+            n_embd=width,
+            n_layer=layers,
+            n_head=heads,
             n_positions=config.num_tokens + 1,
             attn_pdrop=config.attention_dropout,
             embd_pdrop=0.0,
