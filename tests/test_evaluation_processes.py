@@ -77,7 +77,8 @@ def test_two_processes_and_a_killed_one_score_as_one(
         """Of a pipeline, and of a folder of images."""
         about = {"data": data, "scores": SCORES, "resume_dir": str(tmp_path / f"{name}-parts")}
         pipeline = Evaluation(
-            pipeline=str(model), num_images=40, sampling=SamplingOptions(batch_size=7), **about,
+            pipeline=str(model), num_images=40, sampling=SamplingOptions(batch_size=7),
+            reference_split="evaluation", **about,
             output=str(tmp_path / f"{name}-pipeline.json"),
         )  # fmt: skip
         images = Evaluation(images=samples, output=str(tmp_path / f"{name}-images.json"), **about)
