@@ -1,5 +1,6 @@
 """`wvq benchmark evaluation`: images a second and seconds a score, beside the tools that others score with."""
 
+import os
 import statistics
 import tempfile
 import time
@@ -80,7 +81,7 @@ def benchmark_evaluation(config: EvaluationBenchmark) -> str:
     about = {
         "threads": torch.get_num_threads(),
         "versions": {name: _version(name) for name in _PACKAGES},
-        "time": f"wall-clock seconds on a CPU, median of {config.repeats} runs, tools in turn",
+        "time": f"seconds on a CPU, {config.repeats} runs of the tools in turn; medians, of ratios within a turn",
         "passes": "from PNG files to features, loading the network included; batch sizes are the tools' own",
     }
     write_json(Path(config.output), {"config": asdict(config), "protocol": about, "passes": passes, "scores": scores})
@@ -102,17 +103,18 @@ def _compare_passes(config: EvaluationBenchmark) -> list[dict[str, Any]]:
         passes: dict[str, Callable[[Path, str], Tensor]] = {"wvq": _our_features, **feature_peers(config.network)}
         tools = {name: partial(taken, folder, config.network) for name, taken in passes.items()}
         with hub_with(weights, Path(room, "hub")):
-            seconds, means = _measured(tools, config.repeats)
-    expected = means["torch-fidelity, batch 64"].double()
+            times, means = _measured(tools, config.repeats)
+    other = "torch-fidelity, batch 64"
+    expected = means[other].double()
     return [
         {
             "tool": name,
-            "images_per_second": config.num_images / statistics.median(seconds[name]),
-            "times_torch_fidelity": _ratio(seconds["torch-fidelity, batch 64"], seconds[name]),
+            "images_per_second": config.num_images / statistics.median(own.wall),
+            "times_torch_fidelity": times[other].over(own),
             "difference": float((means[name].double() - expected).norm() / expected.norm()),
-            "seconds": seconds[name],
+            "seconds": asdict(own),
         }
-        for name in tools
+        for name, own in times.items()
     ]
 
 
@@ -141,33 +143,47 @@ def _compare_scores(config: EvaluationBenchmark) -> list[dict[str, Any]]:
     ours |= {(name, "wvq"): partial(score, real, generated) for name, (_, score) in FEATURE_SCORES.items()}
     tools = ours | score_peers(sides[0], sides[1], given)
     tools = {(score, tool): tools[score, tool] for score in config.scores for s, tool in tools if s == score}
-    seconds, _ = _measured(tools, config.repeats)
+    times, _ = _measured(tools, config.repeats)
     return [
         {
             "score": score,
             "tool": tool,
-            "median_seconds": statistics.median(seconds[score, tool]),
-            "times_wvq": _ratio(seconds[score, tool], seconds[score, "wvq"]),
-            "seconds": seconds[score, tool],
+            "median_seconds": statistics.median(own.wall),
+            "times_wvq": own.over(times[score, "wvq"]),
+            "seconds": asdict(own),
         }
-        for score, tool in tools
+        for (score, tool), own in times.items()
     ]
 
 
-def _measured(tools: dict[Any, Callable[[], Any]], repeats: int) -> tuple[dict[Any, list[float]], dict[Any, Any]]:
-    """Seconds of each run, all tools in turn, and what each returned."""
-    seconds: dict[Any, list[float]] = {name: [] for name in tools}
-    results = {}
+@dataclass(frozen=True)
+class _Times:
+    """Seconds of each run: on the wall, and of all cores in this process and those it started."""
+
+    wall: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+
+    def over(self, other: "_Times") -> dict[str, float]:
+        """Medians of the ratios to another's runs in the same turns, which a varying load disturbs least."""
+        ratios = {name: zip(getattr(self, name), getattr(other, name), strict=True) for name in ("wall", "cpu")}
+        return {name: statistics.median(a / b for a, b in pairs) for name, pairs in ratios.items()}
+
+
+def _measured(tools: dict[Any, Callable[[], Any]], repeats: int) -> tuple[dict[Any, _Times], dict[Any, Any]]:
+    """Times of all tools in turn, and what each returned."""
+    times, results = {name: _Times() for name in tools}, {}
     for name in tqdm([name for _ in range(repeats) for name in tools], desc="measuring", unit="run"):
-        start = time.perf_counter()
+        wall, cpu = time.perf_counter(), _cpu_seconds()
         results[name] = tools[name]()
-        seconds[name].append(time.perf_counter() - start)
-    return seconds, results
+        times[name].wall.append(time.perf_counter() - wall)
+        times[name].cpu.append(_cpu_seconds() - cpu)
+    return times, results
 
 
-def _ratio(others: list[float], own: list[float]) -> float:
-    """Median of the ratios of runs in the same turn, which a machine's varying load disturbs least."""
-    return statistics.median(a / b for a, b in zip(others, own, strict=True))
+def _cpu_seconds() -> float:
+    """Of this process, and of those that it started and that have ended."""
+    children = os.times()
+    return time.process_time() + children.children_user + children.children_system
 
 
 def _version(package: str) -> str | None:
@@ -180,14 +196,18 @@ def _version(package: str) -> str | None:
 def _pass_table(rows: list[dict[str, Any]]) -> str:
     if not rows:
         return ""
-    lines = [f"{'tool':<26}{'images/s':>10}{'x torch-fidelity':>18}{'difference':>12}"]
-    line = "{tool:<26}{images_per_second:>10.2f}{times_torch_fidelity:>18.2f}{difference:>12.1e}"
-    return "\n".join([*lines, *(line.format(**row) for row in rows)])
+    lines = [f"{'tool':<26}{'images/s':>10}{'x torch-fidelity':>18}{'by CPU time':>13}{'difference':>12}"]
+    for row in rows:
+        ratio = "{wall:>18.2f}{cpu:>13.2f}".format(**row["times_torch_fidelity"])
+        lines.append("{tool:<26}{images_per_second:>10.2f}{ratio}{difference:>12.1e}".format(**row, ratio=ratio))
+    return "\n".join(lines)
 
 
 def _score_table(rows: list[dict[str, Any]]) -> str:
     if not rows:
         return ""
-    lines = [f"{'score':<16}{'tool':<20}{'seconds':>10}{'x wvq':>8}"]
-    line = "{score:<16}{tool:<20}{median_seconds:>10.3f}{times_wvq:>8.2f}"
-    return "\n".join([*lines, *(line.format(**row) for row in rows)])
+    lines = [f"{'score':<16}{'tool':<20}{'seconds':>10}{'x wvq':>8}{'by CPU time':>13}"]
+    for row in rows:
+        ratio = "{wall:>8.2f}{cpu:>13.2f}".format(**row["times_wvq"])
+        lines.append("{score:<16}{tool:<20}{median_seconds:>10.3f}{ratio}".format(**row, ratio=ratio))
+    return "\n".join(lines)

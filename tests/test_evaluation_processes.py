@@ -24,22 +24,23 @@ from wvq.tokenizer.data import DataConfig
 SCORES = ["fid", "kid", "is", "precision", "mind", "class-accuracy"]
 
 
-class Slow(Tiny):
-    """Takes its time and counts what it sees."""
+class Counting(Tiny):
+    """Counts the images it sees, and gets stuck after so many."""
 
-    def __init__(self, pause: float):
+    def __init__(self, limit: int):
         super().__init__()
-        self.pause, self.seen = pause, 0
+        self.limit, self.seen = limit, 0
 
     def features(self, images: Tensor) -> Tensor:
-        time.sleep(self.pause)
+        if self.seen >= self.limit:
+            time.sleep(3600)
         self.seen += len(images)
         return super().features(images)
 
 
-def scored(configs: list[Evaluation], pause: float = 0.0) -> int:
+def scored(configs: list[Evaluation], limit: int = 10**6) -> int:
     """Evaluate in parts of 15 images; returns how many images this process has put through the extractor."""
-    extractor = Slow(pause)
+    extractor = Counting(limit)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(parts, "PART_SIZE", 15)
         patch.setattr(command, "build_extractor", lambda *_: extractor)
@@ -48,11 +49,11 @@ def scored(configs: list[Evaluation], pause: float = 0.0) -> int:
     return extractor.seen
 
 
-def process(rank: int, configs: list[Evaluation], pause: float, port: int, counts: Path) -> None:
+def process(rank: int, configs: list[Evaluation], limit: int, port: int, counts: Path) -> None:
     world = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in world.items()})
     torch.set_num_threads(1)
-    (counts / f"{rank}").write_text(str(scored(configs, pause)))
+    (counts / f"{rank}").write_text(str(scored(configs, limit)))
     torch.distributed.destroy_process_group()
 
 
@@ -94,25 +95,24 @@ def test_two_processes_and_a_killed_one_score_as_one(
     everything = scored(configs("one"))
     assert everything == 100 + 100 + 40 + 500 + 50  # originals, reconstructions, samples; training images, folder
 
-    spawn(process, (configs("two"), 0.0, free_port(), tmp_path), nprocs=2)
+    spawn(process, (configs("two"), 10**6, free_port(), tmp_path), nprocs=2)
     shares = [int((tmp_path / f"{rank}").read_text()) for rank in range(2)]
     assert results("two") == results("one")
     assert sum(shares) == everything
     assert min(shares) > everything / 3
 
-    running = spawn(process, (configs("killed"), 0.2, free_port(), tmp_path), nprocs=2, join=False)
+    # Both see their 55 and 45 originals; then the first gets stuck after 1 part of reconstructions, the other after 2.
+    running = spawn(process, (configs("killed"), 70, free_port(), tmp_path), nprocs=2, join=False)
     assert running is not None
     processes: list[Any] = running.processes
     try:
-        while len(list(tmp_path.glob("killed-parts/reconstructions-*/*.safetensors"))) < 2:
+        while len(kept := list(tmp_path.glob("killed-parts/reconstructions-*/*.safetensors"))) < 3:
             assert all(each.is_alive() for each in processes)
-            time.sleep(0.02)
+            time.sleep(0.05)
     finally:
         for each in processes:
             os.kill(each.pid, signal.SIGKILL)
             each.join()
-    kept = list(tmp_path.glob("killed-parts/*/*.safetensors"))
-    assert 9 <= len(kept) < 14, "the originals' 7 parts, and some but not all of the reconstructions'"
-    resumed = scored(configs("killed"))
+    assert len(kept) == 3
+    assert scored(configs("killed")) == everything - 100 - 3 * 15
     assert results("killed") == results("one")
-    assert resumed == everything - 100 - sum(10 if path.stem == "00006" else 15 for path in kept[7:])
