@@ -81,7 +81,8 @@ def extract_features(
         batch_size: images at once, at most `PART_SIZE`.
         with_logits: whether the class scores are wanted as well, for the Inception score.
         progress: whether to show a bar.
-        parts: where features are kept, for processes to share the work and for another start to go on with it.
+        parts: where features are kept, for processes to share the work and for another start to go on with it; the
+            source's description must then tell it from any other source.
 
     Raises:
         InputError: for no images, images of a wrong range, and features that are not (N, d) and finite.

@@ -22,7 +22,7 @@ from wvq.tokenizer.errors import InputError
 from wvq.tokenizer.saving import write_file, write_json
 
 PART_SIZE = 250
-"""Images of a part: what an interruption costs at most, and the most that are in memory at once."""
+"""Images of a part: what an interruption costs a process at most; two parts of images are in memory at once."""
 
 Work = Callable[[Sequence[range]], Iterable[dict[str, Tensor]]]
 
