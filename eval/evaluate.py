@@ -24,7 +24,7 @@ from .parts import Parts, this_process
 from .reconstructions import measure_reconstructions
 from .reference import ReferenceStatistics, check_same_images
 from .samples import sample_features
-from .scores import evaluate_generation, score_reconstructions
+from .scores import ReconstructionScores, evaluate_generation, score_reconstructions
 
 Score = Callable[[], tuple[dict[str, Any], list[str]]]  # scores to be written, and lines to be printed
 Reference = ReferenceStatistics | ImageDataset | ImageFolder | ImageArchive
@@ -101,13 +101,7 @@ def _measure_models(config: Evaluation, extractor: Extractor, device: torch.devi
         statistics = original_features.statistics()
         reconstruction = score_reconstructions(measured, statistics, tokenizer, originals, extractor, perceptual)
         scores: dict[str, Any] = {"reconstruction": reconstruction.as_dict()}
-        lines = [
-            f"{reconstruction.protocol['score']} {reconstruction.reconstruction_frechet_distance:.3f}, "
-            f"PSNR {reconstruction.psnr:.2f} dB, SSIM {reconstruction.ssim:.4f}, "
-            f"utilization {reconstruction.utilization:.4f}, perplexity {reconstruction.perplexity:.1f}, "
-            f"E {reconstruction.quantization_error:.4f}, relative E {reconstruction.relative_quantization_error:.4f} "
-            f"({reconstruction.num_images} evaluation images)"
-        ]
+        lines = [_reconstruction_line(reconstruction)]
         if config.scores:
             scores["reconstruction"]["scores"] = more(original_features, measured.features)
             lines.append(f"reconstructions: {_line(scores['reconstruction']['scores'])}")
@@ -199,6 +193,16 @@ def _description(reference: Reference) -> dict[str, Any]:
 
 def _counts(generated: int, reference: int | None) -> str:
     return f"({generated} generated, {reference or 'an unknown number of'} reference images)"
+
+
+def _reconstruction_line(scores: ReconstructionScores) -> str:
+    return (
+        f"{scores.protocol['score']} {scores.reconstruction_frechet_distance:.3f}, "
+        f"PSNR {scores.psnr:.2f} dB, SSIM {scores.ssim:.4f}, "
+        f"utilization {scores.utilization:.4f}, perplexity {scores.perplexity:.1f}, "
+        f"E {scores.quantization_error:.4f}, relative E {scores.relative_quantization_error:.4f} "
+        f"({scores.num_images} evaluation images)"
+    )
 
 
 def _line(results: dict[str, dict[str, Any]]) -> str:

@@ -169,9 +169,9 @@ class InceptionV3(Extractor):
             network = FeatureExtractorInceptionV3(self.name, [str(self.dimension)], feature_extractor_weights_path=copy)
         except (RuntimeError, TypeError) as error:
             raise InputError(f"{path} does not hold the weights of torch-fidelity's Inception-v3") from error
-        for module in network.modules():
-            if isinstance(module, BasicConv2d):
-                module.conv, module.bn = fuse_conv_bn_eval(module.conv, module.bn), nn.Identity()
+        blocks: list[Any] = [module for module in network.modules() if isinstance(module, BasicConv2d)]
+        for block in blocks:
+            block.conv, block.bn = fuse_conv_bn_eval(block.conv, block.bn), nn.Identity()
         layers = [layer for layer in network.children() if layer is not network.fc]  # in the order in which they apply
         self.network = nn.Sequential(*layers).to(memory_format=torch.channels_last)
         self.classifier = network.fc
