@@ -125,7 +125,7 @@ def _measure_models(config: Evaluation, extractor: Extractor, device: torch.devi
 def _measure_images(config: Evaluation, extractor: Extractor, device: torch.device, parts: Parts) -> Score:
     """All passes of images from a folder or an .npz; what they return gives the scores."""
     assert config.images is not None
-    images = open_images(config.images, config.data.channels)
+    images = open_images(config.images, config.data.channels, config.data.num_workers)
     reference = _open_reference(config)
     names = config.scores or ["fid"]
     _check_comparable(config, reference, images.description, len(images), names, extractor)
@@ -155,7 +155,7 @@ def _open_reference(config: Evaluation, splits: tuple[ImageDataset, ImageDataset
     path = Path(config.reference)
     if (path / "protocol.json").is_file() or (path.suffix == ".npz" and not ImageArchive.holds_images(path)):
         return ReferenceStatistics.load(path)
-    return open_images(path, config.data.channels)
+    return open_images(path, config.data.channels, config.data.num_workers)
 
 
 def _check_comparable(

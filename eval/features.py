@@ -1,12 +1,12 @@
 """Features of a whole set of images, taken once for any number of scores."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from wvq.tokenizer.errors import InputError
 from wvq.tokenizer.saving import state_sha256
@@ -21,6 +21,7 @@ class ImageSource(Protocol):
 
     Attributes:
         description: what the images are, JSON-able; `classes` = 0 in it says that the labels mean nothing.
+        num_workers: processes that read images beside the main one, 0 where there is no such attribute.
     """
 
     description: dict[str, Any]
@@ -92,7 +93,7 @@ def extract_features(
     device, protocol = parameter.device, extractor_protocol(extractor)
 
     def work(ranges: Sequence[range]) -> Iterator[dict[str, Tensor]]:
-        for batch in read_ahead(source, ranges):
+        for batch in read_parts(source, ranges):
             images = to_eight_bit(batch["images"]).split(batch_size)
             vectors = torch.cat([finite_features(extractor, some.to(device)) for some in images])
             yield {"vectors": vectors} | ({"labels": batch["labels"]} if "labels" in batch else {})
@@ -133,16 +134,14 @@ def extractor_protocol(extractor: nn.Module) -> dict[str, Any]:
     return dict(own) if own else {"name": type(extractor).__name__, "weights_sha256": state_sha256(extractor)}
 
 
-def read_ahead(source: ImageSource, ranges: Sequence[range]) -> Iterator[dict[str, Tensor]]:
-    """The images of each range, the next one of which another thread reads meanwhile."""
-    with ThreadPoolExecutor(1) as reader:
-        coming = None
-        for images in ranges:
-            ready, coming = coming, reader.submit(source.__getitems__, images)
-            if ready is not None:
-                yield ready.result()
-        if coming is not None:
-            yield coming.result()
+def read_parts(source: ImageSource, ranges: Sequence[range]) -> Iterator[dict[str, Tensor]]:
+    """The images of each range; the source's worker processes, if it has any, read ahead."""
+    if ranges:
+        images: Any = source  # a data set, though not a torch.utils.data.Dataset
+        batches = [list(numbers) for numbers in ranges]
+        workers = getattr(source, "num_workers", 0)
+        own = torch.Generator()  # leaves the global one
+        yield from DataLoader(images, batch_sampler=batches, collate_fn=dict, num_workers=workers, generator=own)
 
 
 def to_eight_bit(images: Tensor) -> Tensor:

@@ -4,12 +4,10 @@ Nothing is cropped or resized: scored images must already be of one size. What t
 """
 
 import hashlib
-import os
 import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,8 +20,6 @@ from wvq.tokenizer.errors import InputError
 from wvq.tokenizer.images import BadImage, square_pixels
 from wvq.tokenizer.sources import read_folder
 
-_THREADS = min(8, os.cpu_count() or 1)  # that decode files
-
 
 class ImageFolder:
     """A folder of image files as `wvq.tokenizer.data` reads it, with classes from sub-folders, none cropped or resized.
@@ -31,13 +27,14 @@ class ImageFolder:
     Args:
         folder: JPEG, PNG and other files; grey, RGB, RGBA (over white) and palette all become `channels` of 8 bits.
         channels: 3 for RGB, 1 for grey.
+        num_workers: processes that decode, beside the main one.
 
     Raises:
         InputError: for a folder that is missing or empty, images of several sizes or not square, corrupt files.
     """
 
-    def __init__(self, folder: str | Path, channels: int = 3):
-        folder = Path(folder)
+    def __init__(self, folder: str | Path, channels: int = 3, num_workers: int = 0):
+        folder, self.num_workers = Path(folder), num_workers
         if not folder.is_dir():
             raise InputError(f"{folder} is no folder of images")
         found = read_folder(folder)
@@ -71,13 +68,12 @@ class ImageFolder:
         return len(self._records)
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, Tensor]:
-        """Images uint8 (B, C, H, W), decoded by several threads, with labels (B,) if there are classes.
+        """Images uint8 (B, C, H, W), with labels (B,) if there are classes.
 
         Raises:
             InputError: for a corrupt file.
         """
-        with ThreadPoolExecutor(_THREADS) as threads:
-            images = torch.from_numpy(np.stack(list(threads.map(self._pixels, indices))))
+        images = torch.from_numpy(np.stack([self._pixels(index) for index in indices]))
         if not self._classes:
             return {"images": images}
         return {"images": images, "labels": torch.from_numpy(self._records.labels[list(indices)])}
@@ -188,13 +184,13 @@ class ImageArchive:
         return batch if self._labels is None else {**batch, "labels": self._labels[list(indices)]}
 
 
-def open_images(path: str | Path, channels: int = 3) -> ImageFolder | ImageArchive:
-    """A folder of images, or an .npz of samples.
+def open_images(path: str | Path, channels: int = 3, num_workers: int = 0) -> ImageFolder | ImageArchive:
+    """A folder of images, which num_workers processes decode beside the main one, or an .npz of samples.
 
     Raises:
         InputError: for anything else.
     """
-    return ImageArchive(path) if Path(path).suffix == ".npz" else ImageFolder(path, channels)
+    return ImageArchive(path) if Path(path).suffix == ".npz" else ImageFolder(path, channels, num_workers)
 
 
 def _read_header(stream: Any) -> tuple[tuple[int, ...], bool, np.dtype]:

@@ -13,7 +13,7 @@ from wvq.tokenizer.model import VQTokenizer
 from wvq.tokenizer.quality import ReconstructionQuality
 
 from .extractors import Extractor
-from .features import FeatureSet, finite_features, read_ahead
+from .features import FeatureSet, finite_features, read_parts
 from .image_quality import MS_SSIM_ABOVE, PerceptualSimilarity, multiscale_ssim, psnr_luma
 from .parts import Parts
 
@@ -66,7 +66,7 @@ def measure_reconstructions(
         per_image["lpips"] = perceptual
 
     def work(ranges: Sequence[range]) -> Iterator[dict[str, Tensor]]:
-        for batch in read_ahead(dataset, ranges):
+        for batch in read_parts(dataset, ranges):
             quality = ReconstructionQuality(*codebook.shape).to(codebook.device)
             rows: dict[str, list[Tensor]] = {name: [] for name in ("vectors", *per_image)}
             for images in batch["images"].split(batch_size):

@@ -121,6 +121,13 @@ def test_classes_of_a_folder_are_its_labels(fashion_folder: Path, fashion_images
         ImageFolder(fashion_folder)
 
 
+def test_workers_read_the_same_images(fashion_folder: Path) -> None:
+    alone, together = (ImageFolder(fashion_folder / "train", num_workers=workers) for workers in (0, 2))
+    features = [extract_features(source, Pixels(), progress=False) for source in (alone, together)]
+    assert torch.equal(features[0].vectors, features[1].vectors)
+    assert alone.description == together.description
+
+
 def test_folders_that_cannot_be_used_say_why(fashion_images: tuple[Tensor, Tensor], tmp_path: Path) -> None:
     with pytest.raises(InputError, match="none is no folder of images"):
         open_images(tmp_path / "none")

@@ -134,14 +134,18 @@ class ImageDataset(torch.utils.data.Dataset):
             images.append(pixels)
         return {"images": torch.from_numpy(np.stack(images)), "labels": self.labels[chosen]}
 
+    @property
+    def num_workers(self) -> int:
+        """Processes that decode images when they are read; 0 if they are in memory."""
+        return self._config.num_workers if self._pixels is None else 0
+
     def batches(self, batch_size: int) -> Iterator[dict[str, Tensor]]:
         """All images once, in order; the last batch may be smaller."""
-        workers = self._config.num_workers if self._pixels is None else 0
         yield from DataLoader(
             self,
             batch_size,
             collate_fn=dict,
-            num_workers=workers,
+            num_workers=self.num_workers,
             generator=torch.Generator(),  # leaves the global one
         )
 
