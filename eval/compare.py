@@ -64,6 +64,8 @@ def claim_folder(root: Path, config: Comparison) -> None:
     """
     recipe = _json(config)
     del recipe["jobs"]  # how many at once changes nothing but the time
+    for stage in ("tokenizer", "prior"):
+        recipe[stage]["data"] = recipe["data"]  # as every run has it
     path = root / "recipe.json"
     if path.exists():
         defaults = _json(Comparison())

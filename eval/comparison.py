@@ -151,8 +151,7 @@ class Comparison:
             for setting in settings:
                 for method in self.methods:
                     cell = self.cell(method, setting, seed)
-                    if cells.setdefault(cell.folder, cell) != cell:
-                        raise InputError(f"two runs would have the folder '{cell.folder}'; rename a method")
+                    cells.setdefault(cell.folder, cell)
         return list(cells.values())
 
     def cell(self, method: str, setting: dict[str, Any], seed: int) -> Cell:
@@ -161,8 +160,8 @@ class Comparison:
         for full, short in self.varied.items():
             if full in setting and self.has(method, full) and setting[full] != self.value(method, full):
                 values[full] = setting[full]
-                text = re.sub(r"[^\w.+-]+", "-", str(setting[full]))
-                parts.append(f"{short}={text}")
+                words = re.findall(r"[\w.+-]+", str(setting[full]))
+                parts.append(f"{short}={'-'.join(words)}")
         return Cell(method, values, seed, "-".join(parts))
 
     def has(self, method: str, full: str) -> bool:

@@ -20,8 +20,8 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from wvq.tokenizer.grids import image_grid
 
-# Okabe-Ito without yellow, too light on white, and without vermillion, kept for unused codes
-PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#000000")
+# Okabe-Ito without yellow, too light on white, and without vermillion, kept for unused codes; and a brown
+PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#000000", "#8A5A2B")
 UNUSED_COLOR = "#D55E00"
 UNUSED_TEXT_COLOR = "#9c4300"  # the same, dark enough to read
 USED_COLOR = "#1b1b1b"

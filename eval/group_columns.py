@@ -56,11 +56,11 @@ def difference_columns(columns: Sequence[Column], groups: Sequence[Group], basel
 
 
 def _p_text(score: GroupScore) -> str:
-    """Both p values in words, empty where there was no test."""
+    """Both p values, a line each; empty where there was no test."""
     if score.test is None or math.isnan(score.test.p):
         return ""
-    return f"p\N{NO-BREAK SPACE}{p_digits(score.test.p)} → {p_digits(score.p_holm)}"
+    return f"p\N{NO-BREAK SPACE}{_digits(score.test.p)}\nHolm\N{NO-BREAK SPACE}{_digits(score.p_holm)}"
 
 
-def p_digits(p: float) -> str:
+def _digits(p: float) -> str:
     return f"{p:.3f}" if p >= 0.001 else "<\N{NO-BREAK SPACE}0.001"

@@ -56,6 +56,7 @@ def write_report(
     """
     rows, baseline = comparison["rows"], comparison["baseline"]
     columns, groups = table_columns(rows), group_rows(rows)
+    several = len(rows) > len(groups)
     shown = [run for run in runs if len(runs) <= MANY_RUNS or run.seed == runs[0].seed]
     styles = figures.line_styles([(run.group, run.seed) for run in shown])
     page = _template().render(
@@ -66,10 +67,11 @@ def write_report(
         groups=groups,
         baseline=baseline,
         power=power_of_seeds(groups),
-        means=mean_columns(columns, groups) if len(rows) > len(groups) else [],
-        ranks=rank_columns(columns, groups),
-        differences=difference_columns(columns, groups, baseline),
+        means=mean_columns([column for column in columns if column.direction], groups) if several else [],
+        ranks=rank_columns(columns, groups) if several else [],
+        differences=difference_columns(columns, groups, baseline) if several else [],
         ablation_blocks=ablation_blocks(ablations, rows),
+        many_runs=MANY_RUNS,
         shown_seed=shown[0].seed if len(shown) < len(runs) else None,
         legend=list(zip([run.label for run in shown], styles, strict=True)),
         tokenizer_panels=_tokenizer_panels(shown, styles),

@@ -36,7 +36,8 @@ def summary(groups: Sequence[Group], columns: Sequence[Column]) -> str:
             level.append(f"{mean.name} ({mean.text_with_unit(leaders[0])})")
         elif leaders:
             first, second = leaders[0], mean.best_of(others)
-            numbers = f"{mean.text_with_unit(first)} against {mean.text_with_unit(second)} for {groups[second].label}"
+            other = f" for {groups[second].label}" if not groups[second].setting else ""  # which would be long
+            numbers = f"{mean.text_with_unit(first)} against {mean.text_with_unit(second)}{other}"
             ahead.setdefault(_subject([groups[row].label for row in leaders]), []).append(f"{mean.name} ({numbers})")
             if _may_be_chance(column, groups[first], groups[second]):
                 narrow.append(mean.name)
