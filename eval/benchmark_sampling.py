@@ -26,8 +26,8 @@ class SamplingBenchmark:
 
     output: str = "runs/benchmark-sampling.json"
     """File of the measurements."""
-    model: PriorSize = field(default_factory=lambda: PriorSize(hidden_size=384, num_layers=8, num_heads=6))
-    """Size of the prior; the default has 17 million parameters."""
+    model: PriorSize = field(default_factory=lambda: PriorSize(size="S"))
+    """Size of the prior; the default, S, has 17 million parameters."""
     num_codes: int = 4096
     """Codes."""
     num_classes: int = 10

@@ -8,20 +8,32 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 from wvq.tokenizer.errors import InputError
 
 PRIOR_CLASSES = {"llama": LlamaForCausalLM, "gpt2": GPT2LMHeadModel}
+SIZES = {  # hidden_size, num_layers, num_heads; from B on those of LlamaGen (arXiv 2406.06525, table 1)
+    "XS": (192, 6, 3),
+    "S": (384, 8, 6),
+    "M": (512, 8, 8),
+    "B": (768, 12, 12),
+    "L": (1024, 24, 16),
+    "XL": (1280, 36, 20),
+    "XXL": (1536, 48, 24),
+    "3B": (3200, 24, 32),
+}
 
 
 @dataclass(frozen=True)
 class PriorSize:
-    """Width and depth of a prior."""
+    """Width and depth of a prior: one of the table `SIZES`, or one's own."""
 
     architecture: Literal["llama", "gpt2"] = "llama"
     """Llama (rotary positions, RMS norm, SwiGLU) or GPT-2 (learnt positions, layer norm, GELU)."""
-    hidden_size: int = 512
-    """Width; it must divide by num_heads into an even number."""
-    num_layers: int = 8
-    """Transformer layers."""
-    num_heads: int = 8
-    """Attention heads."""
+    size: Literal["XS", "S", "M", "B", "L", "XL", "XXL", "3B"] = "M"
+    """From a few million parameters, for a CPU, to LlamaGen's sizes B to 3B."""
+    hidden_size: int = 0
+    """Width, which must divide by num_heads into an even number; 0 for that of `size`."""
+    num_layers: int = 0
+    """Transformer layers; 0 for those of `size`."""
+    num_heads: int = 0
+    """Attention heads; 0 for those of `size`."""
     tie_embeddings: bool = False
     """Whether the output layer is the transposed embedding."""
     attention_dropout: float = 0.0
@@ -30,9 +42,12 @@ class PriorSize:
     def __post_init__(self) -> None:
         if self.architecture not in PRIOR_CLASSES:
             raise InputError(f"architecture is '{self.architecture}'; valid are {', '.join(PRIOR_CLASSES)}")
-        for name in ("hidden_size", "num_layers", "num_heads"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.size not in SIZES:
+            raise InputError(f"size is '{self.size}'; valid are {', '.join(SIZES)}")
+        for name, of_size in zip(("hidden_size", "num_layers", "num_heads"), SIZES[self.size], strict=True):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1, or 0 for that of size")
+            object.__setattr__(self, name, getattr(self, name) or of_size)
         if self.hidden_size % (2 * self.num_heads):
             raise InputError(
                 f"hidden_size is {self.hidden_size}; it must divide by 2 * num_heads = {2 * self.num_heads}"

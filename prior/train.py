@@ -25,6 +25,7 @@ from wvq.tokenizer.saving import written_whole
 from wvq.tokenizer.schedule import check_processes, check_schedule, learning_rate_share, set_learning_rates
 from wvq.tokenizer.tokens import TokenDataset, Tokenization, tokenize
 
+from .baselines import baseline_bits
 from .model import PriorConfig, PriorSize, build_prior
 from .sampling import sample_tokens
 
@@ -149,7 +150,7 @@ def train_prior(config: PriorTraining) -> Path:
     progress = tqdm(
         total=config.steps, initial=step, desc=run.folder.name, unit="step", disable=not accelerator.is_main_process
     )
-    unigram = unigram_bits(train_set, evaluation_set)
+    baselines = baseline_bits(train_set, evaluation_set)
     loss_sum, counted = torch.zeros((), device=accelerator.device), 0
     started = time.perf_counter() - max((row.get("seconds", 0.0) for row in run.metrics()), default=0.0)
     clock = time.perf_counter()
@@ -193,11 +194,10 @@ def train_prior(config: PriorTraining) -> Path:
             if step % config.evaluate_every == 0 or step == config.steps:
                 held_out = validate(evaluated, evaluation_set, description, accelerator)
                 bits = held_out / math.log(2)
-                run.log(
-                    step, "evaluation", {"loss": held_out, "bits_per_token": bits, "unigram_bits_per_token": unigram}
-                )
+                run.log(step, "evaluation", {"loss": held_out, "bits_per_token": bits, **baselines})
                 if accelerator.is_main_process:
-                    progress.write(f"step {step}: held-out {bits:.3f} bits per token (unigram {unigram:.3f})")
+                    others = ", ".join(f"{name.split('_')[0]} {value:.3f}" for name, value in baselines.items())
+                    progress.write(f"step {step}: held-out {bits:.3f} bits per token ({others})")
                 model.train()
                 loss_sum, counted, clock = torch.zeros_like(loss_sum), 0, time.perf_counter()
             if config.sample_every and (step % config.sample_every == 0 or step == config.steps):
@@ -272,13 +272,6 @@ def validate(model: nn.Module, dataset: TokenDataset, description: PriorConfig, 
     total = accelerator.reduce(total, "sum")
     assert isinstance(total, Tensor)
     return float(total[0] / total[1])
-
-
-def unigram_bits(train_set: TokenDataset, evaluation_set: TokenDataset) -> float:
-    """Bits per held-out token of the training tokens' own frequencies (with one added to each count): what a prior
-    that has learnt nothing but frequencies would need."""
-    counts = torch.bincount(train_set.tokens.flatten(), minlength=train_set.num_codes).double() + 1
-    return float(-(counts / counts.sum()).log2()[evaluation_set.tokens.flatten()].mean())
 
 
 def write_samples(model: PreTrainedModel, description: PriorConfig, path: Path, config: PriorTraining) -> None:

@@ -121,6 +121,50 @@ def test_gradient_passes_gradcheck(dim: int):
     assert torch.autograd.gradcheck(gaussian_wasserstein_distance, inputs)
 
 
+def conditioned_gaussian(rng: np.random.Generator, dim: int, condition: float) -> Gaussian:
+    """Mean (D,) and covariance (D, D) with eigenvalues from 1 / condition to 1 and axes at random, float64."""
+    axes = np.linalg.qr(rng.normal(size=(dim, dim)))[0]
+    eigenvalues = condition ** -rng.uniform(size=dim)
+    eigenvalues[0], eigenvalues[-1] = 1 / condition, 1
+    return torch.from_numpy(rng.normal(size=dim)), torch.from_numpy(axes * eigenvalues @ axes.T)
+
+
+def distance_and_map_by_scipy(a: Gaussian, b: Gaussian) -> tuple[float, npt.NDArray[np.float64]]:
+    """W2 and the transport matrix from SciPy's square roots.
+
+    The root of S_a^1/2 S_b S_a^1/2 is the polar factor of S_b^1/2 S_a^1/2: `sqrtm` of that product, conditioned up to
+    1e16, would keep no digit of its smallest directions, which the map divides by.
+    """
+    (mean_a, cov_a), (mean_b, cov_b) = ([x.numpy() for x in side] for side in (a, b))
+    root_a, root_b = np.real(scipy.linalg.sqrtm(cov_a)), np.real(scipy.linalg.sqrtm(cov_b))
+    cross = scipy.linalg.polar(root_b @ root_a)[1]
+    inverse = scipy.linalg.inv(root_a)
+    return np.sqrt(np.sum((mean_a - mean_b) ** 2) + np.trace(cov_a + cov_b - 2 * cross)), inverse @ cross @ inverse
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    dim=st.integers(2, 64),
+    conditions=st.tuples(st.floats(1, 8), st.floats(1, 8)).map(lambda powers: [10**power for power in powers]),
+)
+@settings(max_examples=100, deadline=None)
+def test_distance_gradient_and_map_equal_scipys_for_ill_conditioned_covariances(
+    seed: int, dim: int, conditions: list[float]
+):
+    rng = np.random.default_rng(seed)
+    a, b = (conditioned_gaussian(rng, dim, condition) for condition in conditions)
+    expected_distance, expected_map = distance_and_map_by_scipy(a, b)
+    assert distance(a, b) == pytest.approx(expected_distance, rel=1e-5)
+    matrix = gaussian_transport_map(*a, *b)[0].numpy()
+    assert np.linalg.norm(matrix - expected_map) <= 1e-5 * np.linalg.norm(expected_map)
+
+    covariance = a[1].clone().requires_grad_()
+    gaussian_wasserstein_distance(a[0], covariance, *b).backward()
+    assert covariance.grad is not None
+    expected = (np.eye(dim) - expected_map) / (2 * expected_distance)
+    assert np.linalg.norm(covariance.grad.numpy() - expected) <= 1e-5 * np.linalg.norm(expected)
+
+
 def test_second_derivative_is_refused():
     rng = np.random.default_rng(0)
     inputs = [x.requires_grad_() for x in (*random_gaussian(rng, 3), *random_gaussian(rng, 3))]

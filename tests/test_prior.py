@@ -1,6 +1,5 @@
 """The prior: its vocabulary, loss, optimizers and files."""
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 
 from wvq.prior import PriorConfig, PriorSize, build_prior
-from wvq.prior.train import PriorTraining, build_optimizers, token_loss, unigram_bits, validate
+from wvq.prior.train import PriorTraining, build_optimizers, token_loss, validate
 from wvq.tokenizer import InputError
 from wvq.tokenizer.saving import write_json
 from wvq.tokenizer.tokens import TokenDataset
@@ -85,11 +84,12 @@ def test_a_prior_is_saved_and_loaded_bit_by_bit(tmp_path, tied):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"hidden_size": 0}, "hidden_size is 0; it must be at least 1"),
-        ({"num_layers": 0}, "num_layers is 0; it must be at least 1"),
-        ({"num_heads": 0}, "num_heads is 0; it must be at least 1"),
+        ({"hidden_size": -1}, "hidden_size is -1; it must be at least 1, or 0 for that of size"),
+        ({"num_layers": -1}, "num_layers is -1; it must be at least 1, or 0 for that of size"),
+        ({"num_heads": -1}, "num_heads is -1; it must be at least 1, or 0 for that of size"),
         ({"hidden_size": 30, "num_heads": 4}, r"hidden_size is 30; it must divide by 2 \* num_heads = 8"),
         ({"attention_dropout": 1.0}, r"attention_dropout is 1.0; it must be in \[0, 1\)"),
+        ({"size": "huge"}, "size is 'huge'; valid are XS, S, M, B, L, XL, XXL, 3B"),
         ({"architecture": "rnn"}, "architecture is 'rnn'; valid are llama, gpt2"),
         ({"num_codes": 1}, "num_codes is 1; it must be at least 2"),
         ({"num_tokens": 0}, "num_tokens is 0; it must be at least 1"),
@@ -99,6 +99,20 @@ def test_a_prior_is_saved_and_loaded_bit_by_bit(tmp_path, tied):
 def test_bad_sizes_are_named(changes, message):
     with pytest.raises(InputError, match=message):
         tiny_prior(**changes)
+
+
+def test_a_size_of_the_table_is_taken_and_its_parts_can_be_replaced():
+    assert vars(PriorSize(size="L")) == vars(PriorSize(hidden_size=1024, num_layers=24, num_heads=16, size="L"))
+    taller = PriorSize(size="XS", num_layers=9)
+    assert (taller.hidden_size, taller.num_layers, taller.num_heads) == (192, 9, 3)
+
+
+# Table 1 of arXiv 2406.06525 gives these to three digits at best, with feed-forward widths rounded otherwise.
+@pytest.mark.parametrize(("size", "millions"), [("B", 111), ("L", 343), ("XL", 775), ("XXL", 1400), ("3B", 3100)])
+def test_the_large_sizes_have_llamagens_parameter_counts(size, millions):
+    with torch.device("meta"):
+        prior = build_prior(PriorConfig(size=size, num_codes=16_384, num_tokens=256, num_classes=1000))
+    assert sum(parameter.numel() for parameter in prior.parameters()) / 1e6 == pytest.approx(millions, rel=0.03)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
@@ -123,13 +137,6 @@ def test_validation_is_the_loss_of_all_held_out_images_whatever_the_batches(tmp_
     accelerator = Accelerator()
     loss = validate(prior.to(accelerator.device), dataset, CONFIG, accelerator)
     assert loss == pytest.approx(token_loss(prior.cpu().eval(), tokens, labels, CONFIG).item(), rel=1e-5)
-
-
-def test_unigram_bits_by_hand(tmp_path):
-    train_set = token_dataset(tmp_path, "train", [[0, 0, 0, 1], [0, 1, 2, 0]], [0, 1])  # with the added: 6 3 2 1 ... 1
-    evaluation_set = token_dataset(tmp_path, "evaluation", [[0, 1, 9, 2]], [0])
-    expected = (math.log2(18 / 6) + math.log2(18 / 3) + math.log2(18 / 1) + math.log2(18 / 2)) / 4
-    assert unigram_bits(train_set, evaluation_set) == pytest.approx(expected, rel=1e-12)
 
 
 def test_a_token_dataset_gives_what_was_written(tmp_path):

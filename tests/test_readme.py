@@ -3,7 +3,11 @@
 import re
 from pathlib import Path
 
+import pytest
 import torch
+
+from wvq.prior import PriorConfig, build_prior
+from wvq.prior.model import SIZES
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -34,3 +38,16 @@ def test_quantizers_combine_as_printed():
     names: dict = {"z": torch.randn(2, 8, 4, 4)}
     exec(block("ResidualQuantizer"), names)
     assert names["output"].indices.shape == (2, 4, 4, 4)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_table_of_sizes_is_what_is_built(size):
+    with torch.device("meta"):
+        prior = build_prior(PriorConfig(size=size, num_codes=16_384, num_tokens=256, num_classes=1000))
+    count = sum(parameter.numel() for parameter in prior.parameters())
+    width, layers, heads = SIZES[size]
+    cells = [
+        size, width, layers, heads, f"{count / 1e6:.0f} M", f"{2 * count / 2**30:.2f} GiB",
+        f"{16 * count / 2**30:.2f} GiB", f"{2 * 2 * 2 * layers * width * 256 / 2**20:.0f} MiB",
+    ]  # fmt: skip
+    assert "| " + " | ".join(map(str, cells)) + " |" in README.read_text().splitlines()

@@ -121,7 +121,8 @@ def test_a_prior_run_learns_and_leaves_its_files(stage_two):
     assert [row["step"] for row in train] == [20, 40, 60]
     assert [row["step"] for row in evaluation] == [30, 60]
     assert set(train[0]) == {"step", "split", "loss", "learning_rate", "tokens_per_second", "seconds"}
-    assert set(evaluation[0]) == {"step", "split", "loss", "bits_per_token", "unigram_bits_per_token"}
+    baselines = {f"{name}_bits_per_token" for name in ("uniform", "unigram", "bigram")}
+    assert set(evaluation[0]) == {"step", "split", "loss", "bits_per_token"} | baselines
     assert train[-1]["loss"] < 0.9 * train[0]["loss"]
     last = evaluation[-1]
     assert last["bits_per_token"] == pytest.approx(last["loss"] / np.log(2))

@@ -1,0 +1,96 @@
+"""The training loss of a prior, without ever holding the logits of a whole batch."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from transformers import PreTrainedModel
+
+_BLOCK_ENTRIES = 2**24  # logits held at once: 64 MiB of float32
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    """Mean cross-entropy of softmax(hidden @ weight.T), its gradients taken block by block in the forward pass.
+
+    The gradient by the logits is softmax minus target, known as soon as the logits are: so each block is multiplied
+    out, used and forgotten, with the same three products as an output layer and a loss one after the other.
+    """
+
+    @staticmethod
+    def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+        count, vocabulary = len(hidden), len(weight)
+        wanted_hidden, wanted_weight = ctx.needs_input_grad[:2]
+        total = torch.zeros((), device=hidden.device)
+        by_hidden = torch.empty_like(hidden) if wanted_hidden else None
+        by_weight = torch.zeros(weight.shape, device=weight.device) if wanted_weight else None
+        matrix = weight.to(hidden.dtype)
+        for rows in torch.arange(count, device=hidden.device).split(max(1, _BLOCK_ENTRIES // vocabulary)):
+            block = slice(int(rows[0]), int(rows[-1]) + 1)
+            logits = (hidden[block] @ matrix.mT).float()
+            total += F.cross_entropy(logits, targets[block], label_smoothing=smoothing, reduction="sum")
+            if by_hidden is None and by_weight is None:
+                continue
+            slope = logits.softmax(dim=-1) - smoothing / vocabulary
+            slope.scatter_add_(1, targets[block, None], slope.new_full((len(rows), 1), smoothing - 1))
+            slope = (slope / count).to(hidden.dtype)
+            if by_hidden is not None:
+                by_hidden[block] = slope @ matrix
+            if by_weight is not None:
+                by_weight += (slope.mT @ hidden[block]).float()
+        ctx.save_for_backward(by_hidden, by_weight)
+        ctx.weight_dtype = weight.dtype
+        return total / count
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *grad_outputs: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        by_hidden, by_weight = ctx.saved_tensors
+        scale = grad_outputs[0]
+        return (
+            None if by_hidden is None else by_hidden * scale.to(by_hidden.dtype),
+            None if by_weight is None else (by_weight * scale).to(ctx.weight_dtype),
+            None,
+            None,
+        )
+
+
+def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Mean cross-entropy, in nats, of targets under softmax(hidden @ weight.T); at most 64 MiB of logits at once.
+
+    Args:
+        hidden: (N, C), of any floating-point type; the products are taken in it, everything else in float32.
+        weight: (V, C).
+        targets: (N,) int64 in [0, V).
+        label_smoothing: share of the target probability spread over all V, in [0, 1).
+
+    Returns:
+        A float32 scalar, differentiable once by hidden and weight.
+    """
+    return _LinearCrossEntropy.apply(hidden, weight, targets, label_smoothing)  # pyright: ignore[reportReturnType]
+
+
+class TokenLoss(nn.Module):
+    """A prior as what is trained: from codes and classes to the mean cross-entropy of each code after those before.
+
+    One module, so that data parallel wrappers see a forward pass of the whole model.
+
+    Args:
+        prior: a causal language model of transformers with an output layer without bias.
+        num_codes: K, the id of the first class.
+        label_smoothing: share of the target probability spread over all ids.
+    """
+
+    def __init__(self, prior: PreTrainedModel, num_codes: int, label_smoothing: float = 0.0):
+        super().__init__()
+        self.prior, self.num_codes, self.label_smoothing = prior, num_codes, label_smoothing
+
+    def forward(self, codes: Tensor, labels: Tensor) -> Tensor:
+        """Loss in nats per token of codes (B, T) int64 under labels (B,) in [0, classes], the last the null class."""
+        inputs = torch.cat([(labels + self.num_codes)[:, None], codes[:, :-1]], dim=1)
+        hidden = self.prior.base_model(input_ids=inputs, use_cache=False).last_hidden_state
+        head = self.prior.get_output_embeddings()
+        assert isinstance(head, nn.Linear)
+        smoothing = self.label_smoothing if self.training else 0.0
+        return linear_cross_entropy(hidden.flatten(0, 1), head.weight, codes.flatten(), smoothing)
