@@ -58,10 +58,9 @@ def legend(comparison: dict[str, Any]) -> str:
     parts = ["Bold is best at the digits shown"]
     if max(len(group.rows) for group in groups) > 1:
         parts.append("± is half of the 95 % t interval of the mean over seeds")
-    if comparison["baseline"] and len({group.method for group in groups}) > 1:
-        parts.append(
-            f"† differs from {comparison['baseline']} with p < 0.05 (paired t test over seeds, Holm's correction)"
-        )
+        if len({group.method for group in groups}) > 1:
+            baseline = comparison["baseline"]
+            parts.append(f"† differs from {baseline} with p < 0.05 (paired t test over seeds, Holm's correction)")
     return f"{'; '.join(parts)}. {power_of_seeds(groups)}"
 
 
