@@ -194,4 +194,6 @@ class Comparison:
             tokens = str(Path(self.output_dir) / "tokens")
             recipe = replace(self.prior, tokenizer=str(folder / "tokenizer" / "model"), tokens_dir=tokens, **own)
         values = {full.removeprefix(f"{stage}."): v for full, v in cell.values.items() if full.startswith(f"{stage}.")}
+        if "model.size" in values:  # a prior of another size has that size's width and depth
+            values = dict.fromkeys(("model.hidden_size", "model.num_layers", "model.num_heads"), 0) | values
         return bought(with_values(recipe, values), self.budget(stage))

@@ -9,6 +9,7 @@ import pytest
 
 from wvq.eval.budget import Budget, bought, measure_steps
 from wvq.eval.comparison import Comparison, Method
+from wvq.prior import PriorSize
 from wvq.prior.train import PriorTraining
 from wvq.tokenizer import InputError, TokenizerConfig
 from wvq.tokenizer.train import TokenizerTraining
@@ -74,6 +75,13 @@ def test_fields_of_both_stages() -> None:
     prior = config.training("prior", cell)
     assert (prior.learning_rate, prior.model.num_layers) == (0.01, 2)
     assert prior.tokenizer == f"runs/comparison/{cell.folder}/tokenizer/model"
+
+
+def test_a_prior_of_another_size_has_its_width_and_depth() -> None:
+    config = comparison(settings={"prior": {"size": ["XS", "S"], "num_heads": [2]}}, methods={"a": Method("vanilla")})
+    models = [config.training("prior", cell).model for cell in config.cells]
+    assert models == [PriorSize(size="XS", num_heads=2), PriorSize(size="S", num_heads=2)]
+    assert models[0].hidden_size < models[1].hidden_size
 
 
 def test_a_field_that_is_a_list_takes_a_list_of_lists() -> None:

@@ -68,7 +68,9 @@ def test_markdown_and_latex_hold_the_same_numbers() -> None:
         assert (value, half) == pytest.approx((expected["mean"], expected["high"] - expected["mean"]), abs=0.005)
         assert bold == (name == "50 % & $x$")
         assert dagger == (name == "50 % & $x$")
-    assert numbers(body[0][header.index("Perplexity ↑")])[0] == pytest.approx(1235.5, abs=0.5)  # no comma that breaks a number
+    assert numbers(body[0][header.index("Perplexity ↑")])[0] == pytest.approx(
+        1235.5, abs=0.5
+    )  # no comma that breaks a number
 
 
 def test_latex_is_a_booktabs_table_with_names_escaped() -> None:
