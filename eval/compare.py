@@ -57,7 +57,7 @@ def compare(config: Comparison) -> Path:
 def claim_folder(root: Path, config: Comparison) -> None:
     """Write recipe.json into the comparison's folder, or check that the one there is of the same comparison.
 
-    Methods, settings and seeds may be added or left out, since they change no other cell.
+    Methods, settings and seeds may be added, since they change no other cell.
 
     Raises:
         InputError: if the folder holds another comparison.
@@ -71,9 +71,8 @@ def claim_folder(root: Path, config: Comparison) -> None:
         defaults = _json(Comparison())
         del defaults["methods"]
         old, new = _with_defaults(read_json(path), defaults), dict(recipe)
-        common = old["methods"].keys() & new["methods"].keys()
+        new["methods"] = {name: method for name, method in new["methods"].items() if name in old["methods"]}
         for one in (old, new):
-            one["methods"] = {name: one["methods"][name] for name in common}
             for name in ("output_dir", "baseline", "settings", "seeds", "jobs"):
                 one.pop(name, None)
         difference = first_difference(old, new)
@@ -91,7 +90,7 @@ def train_cells(config: Comparison, stage: Stage, cells: list[Cell]) -> None:
     budget = config.budget(stage)
     if budget and budget.seconds:
         groups = {cell.group: cell for cell in reversed(cells)}
-        run_parallel(measure_cell, [(config, stage, cell) for cell in groups.values()], config.jobs)
+        run_parallel(measure_cell, [(config, stage, cell, budget.seconds) for cell in groups.values()], config.jobs)
     run_parallel(train_cell, [(config, stage, cell) for cell in cells], config.jobs)
 
 
@@ -108,17 +107,15 @@ def train_cell(config: Comparison, stage: Stage, cell: Cell) -> None:
         train_pipeline(training)
 
 
-def measure_cell(config: Comparison, stage: Stage, cell: Cell) -> None:
+def measure_cell(config: Comparison, stage: Stage, cell: Cell, seconds: float) -> None:
     """Measure how many steps the budget of seconds buys for the group of a cell, unless that has been done."""
-    training, budget = config.training(stage, cell), config.budget(stage)
-    assert budget
-    assert budget.seconds
+    training = config.training(stage, cell)
     if stage == "tokenizer":
         train, probe = train_tokenizer, replace(training, evaluation_images=2)
     else:
         encode(config, cell)
         train, probe = train_prior, replace(training, sample_every=0)
-    measure_steps(train, probe, budget.seconds, measured_path(config, stage, cell))
+    measure_steps(train, probe, seconds, measured_path(config, stage, cell))
 
 
 def measured_path(config: Comparison, stage: Stage, cell: Cell) -> Path:

@@ -48,7 +48,8 @@ class Picture:
     height: int
     alt: str
     pixelated: bool = False  # whether a browser that enlarges it further should keep its pixels square
-    columns: int = 1  # images beside each other, GAP pixels apart
+    count: int = 1  # images in raster order in rows of `columns`, GAP pixels around each
+    columns: int = 1
 
 
 @dataclass(frozen=True)
@@ -189,7 +190,7 @@ def image_strip(images: np.ndarray, columns: int, scale: float, alt: str) -> Pic
     sheet.save(buffer, "png", optimize=True)
     shown = min(1.0, scale)
     width, height = round(sheet.width * shown), round(sheet.height * shown)
-    return Picture(_data_uri(buffer), width, height, alt, pixelated=scale >= 1, columns=columns)
+    return Picture(_data_uri(buffer), width, height, alt, pixelated=scale >= 1, count=len(images), columns=columns)
 
 
 def _dots(axes: Axes, points: np.ndarray, color: str, layer: int, total: float = 4000) -> None:

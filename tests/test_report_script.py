@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from test_report import render, run_report
 from test_report_table import row
@@ -47,8 +48,10 @@ addEventListener("load", () => {
   seen.rendering = getComputedStyle(document.querySelector("#zoom-views canvas")).imageRendering;
   press("Escape");
   seen.closed = !document.getElementById("zoom").open;
-  [...strips].find(s => s.dataset.group === "Läufer").click();
-  seen.samples = view();
+  const sheet = [...strips].find(s => s.dataset.group === "Läufer"), box = sheet.getBoundingClientRect();
+  const at = { detail: 1, clientX: box.left + box.width * 1.5 / sheet.dataset.columns, clientY: box.bottom - 5 };
+  sheet.dispatchEvent(new MouseEvent("click", at));
+  seen.samples = [view(), pixels(), Number(sheet.dataset.columns)];
   document.body.textContent = "SEEN" + JSON.stringify(seen) + "END";
 });
 """
@@ -63,6 +66,8 @@ def test_script_in_a_browser(tmp_path: Path) -> None:
         row("mid", 0, psnr=10.0),
     ]
     runs = [run_report(one["quantizer"], 0) for one in rows[:2]]
+    for run in runs:  # more of a class than fit one row
+        run.samples = np.random.default_rng(run.quantizer == "low").integers(0, 256, (3, 30, 3, 8, 8), dtype=np.uint8)
     text, _ = render(tmp_path, rows, runs + [run_report(one["quantizer"], 0, prior=False) for one in rows[2:]])
     page = tmp_path / "driven.html"
     page.write_text(text.replace("</script>", f"{DRIVER}</script>"), encoding="utf-8")
@@ -73,18 +78,23 @@ def test_script_in_a_browser(tmp_path: Path) -> None:
     assert seen["buttons"] == 0  # every header can be reached by the keyboard
     assert seen["focused"]
     labels = ["original", *(f"{name}, seed\N{NO-BREAK SPACE}0" for name in ("low", "high", "none", "mid"))]
-    assert seen["opened"] == [True, "reconstructions 1: image 1 of 4", *labels]
+    assert seen["opened"] == [True, "reconstructions: image 1 of 4", *labels]
     title, pixels = seen["next"]
-    assert title == "reconstructions 1: image 2 of 4"
+    assert title == "reconstructions: image 2 of 4"
     originals, scale = runs[0].originals, pixels[0][0] // 8
     first = originals[1, :, 0, 0].tolist()
     assert pixels[0] == [8 * scale, 8 * scale, *first, 255]
     assert pixels[1] == [8 * scale, 8 * scale, *(255 - value for value in first), 255]
     assert seen["larger"] == pytest.approx(1.25, abs=0.02)
-    assert seen["wrapped"] == "reconstructions 1: image 4 of 4"
+    assert seen["wrapped"] == "reconstructions: image 4 of 4"
     assert seen["rendering"] == "pixelated"
     assert seen["closed"]
-    assert seen["samples"] == ["Läufer: image 1 of 2", *(f"{label}: Läufer" for label in labels[1:3])]
+    (title, *names), pixels, columns = seen["samples"]
+    assert columns == 15
+    assert title == "Läufer: image 17 of 30"  # the second of the second row
+    assert names == [f"{label}: Läufer" for label in labels[1:3]]
+    assert runs[0].samples is not None
+    assert pixels[0][2:] == [*runs[0].samples[2, 16, :, 0, 0].tolist(), 255]
 
 
 def drive(page: Path, profile: Path) -> dict[str, Any]:
