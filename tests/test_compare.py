@@ -174,7 +174,7 @@ def test_a_comparison_may_grow(tmp_path: Path, fashion_folder: Path) -> None:
     comparison = json.loads((tmp_path / "comparison.json").read_text())
     psnr = next(one for one in comparison["statistics"] if (one["quantizer"], one["score"]) == ("b", "PSNR (dB)"))
     values = {(row["quantizer"], row["seed"]): row["psnr"] for row in comparison["rows"]}
-    expected = ttest_rel(*([values[name, seed] for seed in (0, 1)] for name in ("b", "plain")))
+    expected = ttest_rel([values["b", 0], values["b", 1]], [values["plain", 0], values["plain", 1]])
     assert (psnr["seeds"], psnr["p"]) == (2, pytest.approx(expected.pvalue))
     with pytest.raises(InputError, match=r"methods\.plain\.quantizer = vanilla, this one has mmd"):
         compare(dataclasses.replace(first, methods={"plain": Method("mmd")}))
