@@ -46,7 +46,7 @@ def summary(groups: Sequence[Group], columns: Sequence[Column]) -> str:
         sentences.append(f"At the digits shown, those measured are level in {_listing(level)}.")
     if narrow:
         sentences.append(
-            f"In {_listing(narrow)} the lead over the second may be chance: the 95 % interval of their paired "
+            f"In {_listing(narrow)} the lead over the second may be chance: the 95\N{NO-BREAK SPACE}% interval of their paired "
             "difference over seeds holds 0."
         )
     if min(counts) == 1:
