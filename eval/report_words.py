@@ -46,8 +46,8 @@ def summary(groups: Sequence[Group], columns: Sequence[Column]) -> str:
         sentences.append(f"At the digits shown, those measured are level in {_listing(level)}.")
     if narrow:
         sentences.append(
-            f"In {_listing(narrow)} the lead over the second may be chance: the 95\N{NO-BREAK SPACE}% interval of their paired "
-            "difference over seeds holds 0."
+            f"In {_listing(narrow)} the lead over the second may be chance: the 95\N{NO-BREAK SPACE}% interval of "
+            "their paired difference over seeds holds 0."
         )
     if min(counts) == 1:
         sentences.append("Where there is one seed, how much a number varies between seeds is not known.")
