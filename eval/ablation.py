@@ -103,15 +103,15 @@ def _picture(
     figure, axes = quiet_figure(3.55, 3.0)
     places = _places(axes, [point.values[field] for point in series[0]])
     for line, style in zip(series, styles, strict=True):
-        scores = []
+        scores = {}
         for point in line:
             group = groups[group_label(point.method, point.setting)]
-            scores.append([column.values[row] for row in group.rows.values()])
-        xs = [places[json.dumps(point.values[field])] for point in line]
+            scores[places[json.dumps(point.values[field])]] = [column.values[row] for row in group.rows.values()]
+        xs = sorted(scores)
+        means, lows, highs = ([measure(scores[x]) for x in xs] for measure in (np.mean, min, max))
         linestyle = (0, style.dashes) if style.dashes else "solid"
-        means = [np.mean(values) for values in scores]
         axes.plot(xs, means, color=style.color, linestyle=linestyle, marker=style.marker, markersize=4, linewidth=1.5)
-        axes.fill_between(xs, [min(v) for v in scores], [max(v) for v in scores], color=style.color, alpha=0.16, lw=0)
+        axes.fill_between(xs, lows, highs, color=style.color, alpha=0.16, lw=0)
     axes.set_xlabel(field)
     axes.set_ylabel(column.title)
     if column.name == "utilization":
