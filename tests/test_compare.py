@@ -192,17 +192,17 @@ def test_seconds_are_measured_once_for_all_seeds(tmp_path: Path, fashion_folder:
         seeds=(0, 1),
         tokenizer=dataclasses.replace(toy.tokenizer, **default),
         prior=dataclasses.replace(toy.prior, **default),
-        tokenizer_budget=Budget(seconds=0.3),
-        prior_budget=Budget(seconds=0.3),
+        tokenizer_budget=Budget(seconds=2.0),
+        prior_budget=Budget(seconds=2.0),
     )
     compare(config)
     rows = json.loads((tmp_path / "comparison.json").read_text())["rows"]
     for stage in config.stages:
         measured = json.loads((tmp_path / "steps" / f"plain-{stage}.json").read_text())
-        assert measured["steps"] == int(0.3 / measured["seconds_per_step"])
+        assert measured["steps"] == int(2.0 / measured["seconds_per_step"])
         assert [row["steps"][stage] for row in rows] == [measured["steps"]] * 2
     protocol = json.loads((tmp_path / "comparison.json").read_text())["protocol"]
-    assert protocol["tokenizer_training"]["steps"] == {"images": None, "seconds": 0.3}
+    assert protocol["tokenizer_training"]["steps"] == {"images": None, "seconds": 2.0}
 
 
 @pytest.mark.parametrize(
