@@ -168,7 +168,8 @@ def test_a_comparison_may_grow(tmp_path: Path, fashion_folder: Path) -> None:
     for name in ("settings", "baseline", "tokenizer_budget", "prior_budget"):  # as in a recipe from before these
         del recipe[name]
     (tmp_path / "recipe.json").write_text(json.dumps(recipe))
-    compare(dataclasses.replace(first, methods={"plain": Method("vanilla"), "b": Method("ema")}, seeds=(0, 1)))
+    grown = dataclasses.replace(first, methods={"plain": Method("vanilla"), "b": Method("ema")}, seeds=(0, 1))
+    compare(grown)
     assert written(tmp_path).keys() == {"plain-0", "b-0", "plain-1", "b-1"}
     assert before.items() <= written(tmp_path).items()
     comparison = json.loads((tmp_path / "comparison.json").read_text())
@@ -177,10 +178,12 @@ def test_a_comparison_may_grow(tmp_path: Path, fashion_folder: Path) -> None:
     expected = ttest_rel([values["b", 0], values["b", 1]], [values["plain", 0], values["plain", 1]])
     assert (psnr["seeds"], psnr["p"]) == (2, pytest.approx(expected.pvalue))
     with pytest.raises(InputError, match=r"methods\.plain\.quantizer = vanilla, this one has mmd"):
-        compare(dataclasses.replace(first, methods={"plain": Method("mmd")}))
+        compare(dataclasses.replace(grown, methods={"plain": Method("mmd"), "b": Method("ema")}))
+    with pytest.raises(InputError, match=r"holds a comparison with methods\.b = .*, this one has None"):
+        compare(first)
     training = dataclasses.replace(first.tokenizer, steps=100_000)
     with pytest.raises(InputError, match=r"tokenizer_budget = None, this one has .'images': 64, 'seconds': None"):
-        compare(dataclasses.replace(first, tokenizer=training, tokenizer_budget=Budget(images=64)))
+        compare(dataclasses.replace(grown, tokenizer=training, tokenizer_budget=Budget(images=64)))
 
 
 def test_seconds_are_measured_once_for_all_seeds(tmp_path: Path, fashion_folder: Path) -> None:
