@@ -18,7 +18,7 @@ PROBE_STEPS, PROBE_EVERY = 40, 10
 
 @dataclass(frozen=True)
 class Budget:
-    """What each training of a stage may use, in place of its `steps`: either of the two."""
+    """What each training of a stage may use, in place of its `steps`: images or seconds, or neither for the steps."""
 
     images: int | None = None
     """Images seen; the steps are these over the batch size, rounded down."""
@@ -26,22 +26,25 @@ class Budget:
     """Seconds of optimizer steps on this machine; how many steps that is, is measured once for a method and setting."""
 
     def __post_init__(self) -> None:
-        if (self.images is None) == (self.seconds is None):
-            given = f"images = {self.images} and seconds = {self.seconds}"
-            raise InputError(f"a budget has {given}; give exactly one of them, or no budget and the training's steps")
+        if self.images is not None and self.seconds is not None:
+            raise InputError(f"a budget has images = {self.images} and seconds = {self.seconds}; give one of the two")
         if self.images is not None and self.images < 1:
             raise InputError(f"a budget has images = {self.images}; it must be at least 1")
         if self.seconds is not None and not 0 < self.seconds < float("inf"):
             raise InputError(f"a budget has seconds = {self.seconds}; it must be above 0 and finite")
 
+    @property
+    def given(self) -> bool:
+        return self.images is not None or self.seconds is not None
 
-def bought(training: Any, budget: Budget | None) -> Any:
+
+def bought(training: Any, budget: Budget) -> Any:
     """The training with the steps that a budget of images buys; with any other budget it stays as it is.
 
     Raises:
         InputError: if the images do not fill one batch.
     """
-    if budget is None or budget.images is None:
+    if budget.images is None:
         return training
     steps = budget.images // training.batch_size
     if not steps:

@@ -71,7 +71,7 @@ def shared_protocol(config: "Comparison") -> dict[str, Any]:
     for stage in ("tokenizer", "prior"):
         for key in ("data", "output_dir", "tokenizer", "tokens_dir", "seed", "log_with"):
             recipe[stage].pop(key, None)
-        if recipe[f"{stage}_budget"]:
+        if config.budget(stage).given:
             recipe[stage]["steps"] = recipe[f"{stage}_budget"]
         protocol[f"{stage}_training"] = recipe[stage] if stage in config.stages else None
     return protocol

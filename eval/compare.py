@@ -88,7 +88,7 @@ def claim_folder(root: Path, config: Comparison) -> None:
 def train_cells(config: Comparison, stage: Stage, cells: list[Cell]) -> None:
     """Train one stage of all these cells, each unless that has been done; several at once if there are jobs."""
     budget = config.budget(stage)
-    if budget and budget.seconds:
+    if budget.seconds:
         groups = {cell.group: cell for cell in reversed(cells)}
         run_parallel(measure_cell, [(config, stage, cell, budget.seconds) for cell in groups.values()], config.jobs)
     run_parallel(train_cell, [(config, stage, cell) for cell in cells], config.jobs)
@@ -97,8 +97,7 @@ def train_cells(config: Comparison, stage: Stage, cells: list[Cell]) -> None:
 def train_cell(config: Comparison, stage: Stage, cell: Cell) -> None:
     """Train a tokenizer, or a prior on its tokens, or finish training it."""
     training = config.training(stage, cell)
-    budget = config.budget(stage)
-    if budget and budget.seconds:
+    if config.budget(stage).seconds:
         training = replace(training, steps=read_json(measured_path(config, stage, cell))["steps"])
     if stage == "tokenizer":
         train_tokenizer(training)

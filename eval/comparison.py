@@ -67,11 +67,11 @@ class Comparison:
     """Every method is trained once with each; with the same seed all start from the same weights and codebook."""
     tokenizer: TokenizerTraining = field(default_factory=TokenizerTraining)
     """Training of the tokenizers; output_dir, seed and the quantizer are set for each run."""
-    tokenizer_budget: Budget | None = None
+    tokenizer_budget: Budget = field(default_factory=Budget)
     """Images or seconds that each tokenizer is trained on, in place of tokenizer.steps."""
     prior: PriorTraining = field(default_factory=PriorTraining)
     """Training of the priors; output_dir, seed and the tokenizer are set for each run."""
-    prior_budget: Budget | None = None
+    prior_budget: Budget = field(default_factory=Budget)
     """Images or seconds that each prior is trained on, in place of prior.steps."""
     jobs: int = 1
     """Trainings at once, each with its share of the cores."""
@@ -105,7 +105,7 @@ class Comparison:
         if self.baseline is not None and self.baseline not in self.methods:
             raise InputError(f"baseline is '{self.baseline}'; valid are the methods {', '.join(self.methods)}")
         for stage in self.stages:
-            if self.budget(stage) is not None:
+            if self.budget(stage).given:
                 self._check_budget(stage)
             for cell in self.cells:
                 self.training(stage, cell)  # checks the setting
@@ -122,7 +122,7 @@ class Comparison:
     def stages(self) -> tuple[Stage, ...]:
         return ("tokenizer",) if self.tokenizers_only else ("tokenizer", "prior")
 
-    def budget(self, stage: Stage) -> Budget | None:
+    def budget(self, stage: Stage) -> Budget:
         return self.tokenizer_budget if stage == "tokenizer" else self.prior_budget
 
     @cached_property

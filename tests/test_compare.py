@@ -182,7 +182,7 @@ def test_a_comparison_may_grow(tmp_path: Path, fashion_folder: Path) -> None:
     with pytest.raises(InputError, match=r"holds a comparison with methods\.b = .*, this one has None"):
         compare(first)
     training = dataclasses.replace(first.tokenizer, steps=100_000)
-    with pytest.raises(InputError, match=r"tokenizer_budget = None, this one has .'images': 64, 'seconds': None"):
+    with pytest.raises(InputError, match=r"tokenizer_budget\.images = None, this one has 64"):
         compare(dataclasses.replace(grown, tokenizer=training, tokenizer_budget=Budget(images=64)))
 
 
