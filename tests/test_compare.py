@@ -181,9 +181,6 @@ def test_a_comparison_may_grow(tmp_path: Path, fashion_folder: Path) -> None:
         compare(dataclasses.replace(grown, methods={"plain": Method("mmd"), "b": Method("ema")}))
     with pytest.raises(InputError, match=r"holds a comparison with methods\.b = .*, this one has None"):
         compare(first)
-    training = dataclasses.replace(first.tokenizer, steps=100_000)
-    with pytest.raises(InputError, match=r"tokenizer_budget\.images = None, this one has 64"):
-        compare(dataclasses.replace(grown, tokenizer=training, tokenizer_budget=Budget(images=64)))
 
 
 def test_seconds_are_measured_once_for_all_seeds(tmp_path: Path, fashion_folder: Path) -> None:
