@@ -92,7 +92,8 @@ class Program:
 
     def unfinished(self) -> set[str]:
         """What is being written, or was when a process was killed."""
-        return {str(path.relative_to(self.folder)) for path in self.folder.rglob(".*.partial")}
+        names = (name for _, folders, files in os.walk(self.folder) for name in (*folders, *files))
+        return {name for name in names if name.startswith(".") and name.endswith(".partial")}
 
     def writing(self) -> set[str]:
         """What is being written."""
@@ -130,7 +131,7 @@ def compare(kills: int, world: int, seed: int, steps: int, work: Path) -> Iterat
     both = 2 * steps // EVERY
     between = (time.monotonic() - begun) / both
     done = 0
-    for reached in sorted(random.sample(range(both), kills)):
+    for reached in sorted(random.sample(range(both - 1), kills)):
         program = Program(work / "killed", world)
         while program.checkpoints() < reached and not program.ended():
             time.sleep(0.002)

@@ -7,13 +7,8 @@ from kill_and_compare import compare
 
 
 @pytest.mark.parametrize("world", [1, 2])
-def test_a_killed_run_ends_as_the_undisturbed_one(world: int, tmp_path: Path):
-    assert list(compare(3, world, seed=world, steps=12, work=tmp_path))[-1].startswith(
-        f"{world} process(es), 3 kills: "
-    )
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("world", [1, 2])
-def test_twenty_kills(world: int, tmp_path: Path):
-    assert list(compare(20, world, seed=0, steps=48, work=tmp_path))[-1].startswith(f"{world} process(es), 20 kills: ")
+@pytest.mark.parametrize(("kills", "steps"), [(3, 12), pytest.param(20, 48, marks=pytest.mark.slow)])
+def test_a_killed_run_ends_as_the_undisturbed_one(world: int, kills: int, steps: int, tmp_path: Path):
+    *killed, outcome = compare(kills, world, seed=world, steps=steps, work=tmp_path)
+    assert len(killed) >= 2 * kills // 3  # a loaded machine may be too late for the others
+    assert outcome.endswith("files equal")
