@@ -9,13 +9,14 @@ import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from accelerate import Accelerator
 from torch import nn
 
-from wvq.tokenizer import InputError, TokenizerConfig
+from wvq.tokenizer import InputError, TokenizerConfig, saving
 from wvq.tokenizer.checkpoints import Run, first_difference
 from wvq.tokenizer.lock import Lock
 from wvq.tokenizer.manifest import write_manifest
@@ -149,6 +150,28 @@ def test_what_killed_processes_left_is_removed_at_the_start(config: Training):
     Process(config)
     assert names(folder) == [".lock", "checkpoints", "run.json"]
     assert names(folder / "checkpoints") == []
+
+
+def test_a_kill_before_or_while_an_old_checkpoint_is_removed_is_made_up_for(
+    config: Training, monkeypatch: pytest.MonkeyPatch
+):
+    process = Process(config)
+
+    def remove_a_file(folder: Path) -> None:
+        (folder / "model.safetensors").unlink()
+        raise InterruptedError
+
+    monkeypatch.setattr(saving, "shutil", SimpleNamespace(rmtree=remove_a_file))
+    process.save(3)
+    process.save(6)
+    with pytest.raises(InterruptedError):
+        process.save(9)
+    monkeypatch.setattr(Run, "_remove_old_checkpoints", lambda run: None)
+    process.save(12)
+    monkeypatch.undo()
+    assert len(names(process.folder)) == 4
+    assert Process(config).resume() == 12
+    assert names(process.folder) == ["step-00000009", "step-00000012"]
 
 
 def flip(checkpoint: Path, name: str) -> None:

@@ -13,7 +13,7 @@ from .collective import on_first_process
 from .errors import InputError
 from .lock import Lock
 from .manifest import find_damage, write_manifest
-from .saving import read_json, remove_unfinished, synchronize, write_file, write_json, written_whole
+from .saving import read_json, remove_unfinished, remove_whole, synchronize, write_file, write_json, written_whole
 from .training_state import TrainingState, write_state
 
 
@@ -106,6 +106,7 @@ class Run:
             aside = other.with_name(f"damaged-{other.name}")
             shutil.rmtree(aside, ignore_errors=True)
             other.rename(aside)
+        self._remove_old_checkpoints()  # a killed process may have been about to
         step = int(path.name.removeprefix("step-"))
         self._forget_metrics_after(step)
         return step
@@ -124,10 +125,13 @@ class Run:
             with written_whole(self._checkpoint(step)) as partial:
                 write_state(partial, tensors, counts)
                 write_manifest(partial)
-            for old in self.checkpoints()[: -self.config.keep_checkpoints]:
-                shutil.rmtree(old)
+            self._remove_old_checkpoints()
 
         on_first_process(write)
+
+    def _remove_old_checkpoints(self) -> None:
+        for old in self.checkpoints()[: -self.config.keep_checkpoints]:
+            remove_whole(old)
 
     def _checkpoint(self, step: int) -> Path:
         return self.folder / "checkpoints" / f"step-{step:08d}"

@@ -21,7 +21,7 @@ from torch import nn
 
 from .errors import InputError
 
-_UNFINISHED = ".partial"  # how the names of files and folders end that are being written; they start with a dot
+_UNFINISHED = ".partial"  # how names end of what is being written or removed; they start with a dot
 
 
 @contextmanager
@@ -66,10 +66,17 @@ def synchronize(*paths: Path) -> None:
 
 
 def remove_unfinished(folder: Path, name: str = "*") -> None:
-    """Remove what killed processes left of the files and folders of that name, a pattern, that they were writing in
-    `folder`; only where nobody writes now."""
+    """Remove what killed processes left of the files and folders of that name, a pattern, that they were writing to or
+    removing from `folder`; only where nobody writes now."""
     for path in folder.glob(f".{name}{_UNFINISHED}"):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def remove_whole(folder: Path) -> None:
+    """Remove a folder that nobody sees half removed, even if this process is killed; see `remove_unfinished`."""
+    leaving = folder.with_name(f".{folder.name}{_UNFINISHED}")
+    os.replace(folder, leaving)
+    shutil.rmtree(leaving)
 
 
 def write_json(path: Path, content: Any) -> None:
