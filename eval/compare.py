@@ -1,178 +1,145 @@
-"""`wvq compare` (and `wvq demo`): quantizers under one budget, scored alike, in comparison.json and report.html."""
+"""`wvq compare` and `wvq demo`: methods, settings and seeds under one budget, scored alike, in tables and a report."""
 
 import json
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from wvq.pipelines import ClassConditionalPipeline
-from wvq.pipelines.sample import SamplingOptions, sample_images
+from wvq.pipelines.sample import sample_images
 from wvq.pipelines.train import train_pipeline
-from wvq.prior.train import PriorTraining
+from wvq.prior.train import train_prior
 from wvq.tokenizer import InputError, VQTokenizer
 from wvq.tokenizer.checkpoints import first_difference
-from wvq.tokenizer.data import DataConfig, ImageDataset, load_splits
+from wvq.tokenizer.data import ImageDataset, load_splits
 from wvq.tokenizer.saving import read_json, write_json
 from wvq.tokenizer.tokens import Tokenization, tokenize
-from wvq.tokenizer.train import TokenizerTraining, train_tokenizer
+from wvq.tokenizer.train import train_tokenizer
 
+from .budget import measure_steps
 from .clock import Clock
-from .collect import commands, run_report, shared_protocol, table_row
+from .collect import ablations, commands, load_run, run_report, shared_protocol, table_row
+from .comparison import Cell, Comparison, Method, Stage
 from .extractors import Extractor, build_extractor
+from .group_scores import group_rows, statistics_rows
 from .parallel import run_parallel
 from .reference import ReferenceStatistics
 from .report import write_report
+from .report_table import table_columns
 from .scores import evaluate_generation, evaluate_reconstruction, reference_statistics
+from .table_files import write_tables
 
-
-@dataclass(frozen=True)
-class Method:
-    """One row of the comparison: a quantizer and its options."""
-
-    quantizer: str
-    """Name of the quantizer."""
-    quantizer_options: dict[str, Any] = field(default_factory=dict)
-    """Its options; those that are not its own should be the same for every method."""
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Methods x seeds, everything else the same. The same command goes on where it was stopped."""
-
-    output_dir: str = "runs/comparison"
-    """Folder of all runs, comparison.json and report.html."""
-    data: DataConfig = field(default_factory=DataConfig)
-    """The images, for every run."""
-    methods: dict[str, Method] = field(
-        default_factory=lambda: {name: Method(name) for name in ("vanilla", "wasserstein")}
-    )
-    """What is compared, by the name it has in the table."""
-    seeds: tuple[int, ...] = (0,)
-    """Every method is trained once with each; with the same seed all start from the same weights and codebook."""
-    tokenizer: TokenizerTraining = field(default_factory=TokenizerTraining)
-    """Training of the tokenizers; output_dir, seed and the quantizer are set for each run."""
-    prior: PriorTraining = field(default_factory=PriorTraining)
-    """Training of the priors; output_dir, seed and the tokenizer are set for each run."""
-    jobs: int = 1
-    """Trainings at once, each with its share of the cores."""
-    tokenizers_only: bool = False
-    """Compare the tokenizers alone, without training priors."""
-    sampling: SamplingOptions = field(default_factory=SamplingOptions)
-    """How images are drawn for the generation score."""
-    num_generated: int = 5_000
-    """Images generated for each score, the classes in equal shares."""
-    extractor: str = "inception"
-    """inception or efficientnet-lite0."""
-    extractor_weights: str | None = None
-    """File with the extractor's weights, where they are not in the usual place."""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "seeds", tuple(self.seeds))
-        if not self.methods or not self.seeds:
-            raise InputError(
-                f"methods are {list(self.methods)} and seeds {list(self.seeds)}; give at least one of each"
-            )
-        if self.jobs < 1:
-            raise InputError(f"jobs is {self.jobs}; it must be at least 1")
-        if self.num_generated < 2:
-            raise InputError(f"num_generated is {self.num_generated}; it must be at least 2")
-        for name, method in self.methods.items():
-            if not name.replace("-", "").replace("_", "").replace(".", "").isalnum():
-                raise InputError(f"method '{name}' names a folder; use letters, digits, '-', '_' and '.'")
-            self.tokenizer_training(
-                method, self.seeds[0], Path(self.output_dir)
-            )  # checks the quantizer and its options
-
-    def tokenizer_training(self, method: Method, seed: int, folder: Path) -> TokenizerTraining:
-        """The training of one tokenizer in `folder`."""
-        model = replace(self.tokenizer.model, quantizer=method.quantizer, quantizer_options=method.quantizer_options)
-        return replace(self.tokenizer, output_dir=str(folder), data=self.data, model=model, seed=seed)
+__all__ = ["Comparison", "Method", "compare"]
 
 
 def compare(config: Comparison) -> Path:
-    """Train, sample and score every method with every seed; returns report.html.
+    """Train, sample and score every method in every setting with every seed; returns report.html.
+
+    A cell that has its scores.json is not computed again; tables and report are written anew each time.
 
     Raises:
         InputError: for data, weights or options that cannot be used, or a folder with another comparison.
     """
     root = Path(config.output_dir)
     claim_folder(root, config)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    extractor = build_extractor(config.extractor, config.extractor_weights).to(device)
     _, evaluation_set = load_splits(config.data)
-    reference: ReferenceStatistics | None = None
-
-    run_parallel(
-        train_both_stages, [(config, name, seed) for seed in config.seeds for name in config.methods], config.jobs
-    )
-    rows, reports, protocol = [], [], {}
-    for seed in config.seeds:
-        for name in config.methods:
-            folder = root / f"{name}-{seed}"
-            clock = Clock(folder / "seconds.json")
-            pipeline = None
-            if not config.tokenizers_only:
-                pipeline = ClassConditionalPipeline.from_pretrained(folder / "prior" / "pipeline").to(device)
-            tokenizer = pipeline.tokenizer if pipeline else VQTokenizer.from_pretrained(folder / "tokenizer" / "model")
-            tokenizer.to(device)
-
-            if not (folder / "scores.json").exists():
-                reference = reference or reference_statistics(evaluation_set, extractor)
-                scores = score(config, tokenizer, pipeline, evaluation_set, reference, extractor, clock)
-                write_json(folder / "scores.json", scores)
-            scores = read_json(folder / "scores.json")
-            rows.append(table_row(name, seed, scores, folder, clock.seconds))
-            reports.append(run_report(name, seed, scores, folder, tokenizer, pipeline, evaluation_set, config.sampling))
-            protocol = protocol or shared_protocol(config, scores)
-
-    comparison = {"protocol": protocol, "rows": rows}
-    write_json(root / "comparison.json", comparison)
-    write_report(root / "report.html", comparison, reports, commands(config))
-    return root / "report.html"
+    unfinished = [cell for cell in config.cells if not (root / cell.folder / "scores.json").exists()]
+    if unfinished:
+        extractor = build_extractor(config.extractor, config.extractor_weights)  # before hours of training, not after
+        for stage in config.stages:
+            train_cells(config, stage, unfinished)
+        score_cells(config, unfinished, evaluation_set, extractor)
+    return write_results(config, evaluation_set)
 
 
 def claim_folder(root: Path, config: Comparison) -> None:
-    """Write recipe.json into the comparison's folder, or check that the one there is the same.
+    """Write recipe.json into the comparison's folder, or check that the one there is of the same comparison.
+
+    Methods, settings and seeds may be added, since they change no other cell.
 
     Raises:
         InputError: if the folder holds another comparison.
     """
-    recipe = json.loads(json.dumps(asdict(config)))
+    recipe = _json(config)
     del recipe["jobs"]  # how many at once changes nothing but the time
-    if not (root / "recipe.json").exists():
-        write_json(root / "recipe.json", recipe)
-        return
-    difference = first_difference(read_json(root / "recipe.json"), recipe)
-    if difference:
-        name, old, new = difference
-        raise InputError(
-            f"{root} holds a comparison with {name} = {old}, this one has {new}; give it another --output-dir or "
-            f"remove that folder"
-        )
+    for stage in ("tokenizer", "prior"):
+        recipe[stage]["data"] = recipe["data"]  # as every run has it
+    path = root / "recipe.json"
+    if path.exists():
+        defaults = _json(Comparison())
+        del defaults["methods"]
+        old, new = _with_defaults(read_json(path), defaults), dict(recipe)
+        new["methods"] = {name: method for name, method in new["methods"].items() if name in old["methods"]}
+        for one in (old, new):
+            for name in ("output_dir", "baseline", "settings", "seeds", "jobs"):
+                one.pop(name, None)
+        difference = first_difference(old, new)
+        if difference:
+            name, before, now = difference
+            raise InputError(
+                f"{root} holds a comparison with {name} = {before}, this one has {now}; give it another --output-dir "
+                f"or remove that folder"
+            )
+    write_json(path, recipe)
 
 
-def train_both_stages(config: Comparison, name: str, seed: int) -> None:
-    """Train a tokenizer, encode the data and train a prior on the tokens, each unless that has been done."""
-    folder = Path(config.output_dir) / f"{name}-{seed}"
-    tokenizer = train_tokenizer(config.tokenizer_training(config.methods[name], seed, folder / "tokenizer"))
-    if config.tokenizers_only:
-        return
-    tokens_dir = str(Path(config.output_dir) / "tokens")
-    if not (folder / "prior").exists():
-        with Clock(folder / "seconds.json").measure("tokens"):
-            tokenize(Tokenization(str(tokenizer), config.data, tokens_dir))
-    train_pipeline(
-        replace(
-            config.prior,
-            output_dir=str(folder / "prior"),
-            tokenizer=str(tokenizer),
-            data=config.data,
-            tokens_dir=tokens_dir,
-            seed=seed,
-        )
-    )
+def train_cells(config: Comparison, stage: Stage, cells: list[Cell]) -> None:
+    """Train one stage of all these cells, each unless that has been done; several at once if there are jobs."""
+    budget = config.budget(stage)
+    if budget.seconds:
+        groups = {cell.group: cell for cell in reversed(cells)}
+        run_parallel(measure_cell, [(config, stage, cell, budget.seconds) for cell in groups.values()], config.jobs)
+    run_parallel(train_cell, [(config, stage, cell) for cell in cells], config.jobs)
+
+
+def train_cell(config: Comparison, stage: Stage, cell: Cell) -> None:
+    """Train a tokenizer, or a prior on its tokens, or finish training it."""
+    training = config.training(stage, cell)
+    if config.budget(stage).seconds:
+        training = replace(training, steps=read_json(measured_path(config, stage, cell))["steps"])
+    if stage == "tokenizer":
+        train_tokenizer(training)
+    else:
+        encode(config, cell)
+        train_pipeline(training)
+
+
+def measure_cell(config: Comparison, stage: Stage, cell: Cell, seconds: float) -> None:
+    """Measure how many steps the budget of seconds buys for the group of a cell, unless that has been done."""
+    training = config.training(stage, cell)
+    if stage == "tokenizer":
+        train, probe = train_tokenizer, replace(training, evaluation_images=2)
+    else:
+        encode(config, cell)
+        train, probe = train_prior, replace(training, sample_every=0)
+    measure_steps(train, probe, seconds, measured_path(config, stage, cell))
+
+
+def measured_path(config: Comparison, stage: Stage, cell: Cell) -> Path:
+    return Path(config.output_dir) / "steps" / f"{cell.group}-{stage}.json"
+
+
+def encode(config: Comparison, cell: Cell) -> None:
+    """Encode the images with a cell's tokenizer, into the token cache of the comparison."""
+    prior = config.training("prior", cell)
+    if not Path(prior.output_dir).exists():
+        with Clock(Path(config.output_dir) / cell.folder / "seconds.json").measure("tokens"):
+            tokenize(Tokenization(prior.tokenizer, prior.data, prior.tokens_dir))
+
+
+def score_cells(config: Comparison, cells: list[Cell], evaluation_set: ImageDataset, extractor: Extractor) -> None:
+    """Write scores.json of these cells, one after the other, all against the same reference."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    extractor = extractor.to(device)
+    reference = reference_statistics(evaluation_set, extractor)
+    for cell in cells:
+        folder = Path(config.output_dir) / cell.folder
+        tokenizer, pipeline = load_run(folder, config.tokenizers_only, device)
+        clock = Clock(folder / "seconds.json")
+        scores = score(config, tokenizer, pipeline, evaluation_set, reference, extractor, clock)
+        write_json(folder / "scores.json", scores)
 
 
 def score(
@@ -201,3 +168,35 @@ def score(
         )
         scores["generation"] = generation.as_dict()
     return scores
+
+
+def write_results(config: Comparison, evaluation_set: ImageDataset) -> Path:
+    """Write comparison.json, the tables and report.html from the folders of finished cells; returns report.html."""
+    root = Path(config.output_dir)
+    rows = [table_row(config, cell) for cell in config.cells]
+    groups, baseline = group_rows(rows), config.baseline or next(iter(config.methods))
+    comparison = {
+        "protocol": shared_protocol(config),
+        "baseline": baseline,
+        "rows": rows,
+        "statistics": statistics_rows(table_columns(rows), groups, baseline),
+    }
+    write_json(root / "comparison.json", comparison)
+    write_tables(root, comparison)
+    runs = [run_report(config, cell, evaluation_set) for cell in config.cells]
+    write_report(root / "report.html", comparison, runs, commands(config), ablations(config))
+    return root / "report.html"
+
+
+def _json(config: Comparison) -> Any:
+    return json.loads(json.dumps(asdict(config)))
+
+
+def _with_defaults(old: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """A recipe with what it does not say filled in, at every depth."""
+    filled = dict(old)
+    for name, default in defaults.items():
+        value = filled.setdefault(name, default)
+        if isinstance(value, dict) and isinstance(default, dict):
+            filled[name] = _with_defaults(value, default)
+    return filled

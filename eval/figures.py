@@ -20,8 +20,8 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from wvq.tokenizer.grids import image_grid
 
-# Okabe-Ito without yellow, too light on white, and without vermillion, kept for unused codes
-PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#000000")
+# Okabe-Ito without yellow, too light on white, and without vermillion, kept for unused codes; and a brown
+PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#000000", "#8A5A2B")
 UNUSED_COLOR = "#D55E00"
 UNUSED_TEXT_COLOR = "#9c4300"  # the same, dark enough to read
 USED_COLOR = "#1b1b1b"
@@ -48,6 +48,8 @@ class Picture:
     height: int
     alt: str
     pixelated: bool = False  # whether a browser that enlarges it further should keep its pixels square
+    count: int = 1  # images in raster order in rows of `columns`, GAP pixels around each
+    columns: int = 1
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def curve_panel(
     width: float = 5.3,
 ) -> Picture:
     """Lines against the training step; training values are drawn thin and light, baselines thin and dashed."""
-    figure, axes = _figure(width, 3.2)
+    figure, axes = quiet_figure(width, 3.2)
     for curve in curves:
         steps, values = zip(*curve.points, strict=True)
         style = curve.style
@@ -109,10 +111,10 @@ def curve_panel(
         axes.set_ylim(*limits)
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-    axes.xaxis.set_major_formatter(FuncFormatter(_thousands))
+    axes.xaxis.set_major_formatter(FuncFormatter(thousands))
     axes.set_xlabel("training step")
     axes.set_ylabel(ylabel)
-    return _embed(figure, alt)
+    return embed(figure, alt)
 
 
 def usage_panel(histogram: np.ndarray, top: float, color: str, alt: str) -> Picture:
@@ -120,7 +122,7 @@ def usage_panel(histogram: np.ndarray, top: float, color: str, alt: str) -> Pict
     counts = np.sort(histogram)[::-1]
     uniform = counts.sum() / len(counts)
     used = int(np.count_nonzero(counts))
-    figure, axes = _figure(5.3, 3.0)
+    figure, axes = quiet_figure(5.3, 3.0)
     axes.set_yscale("symlog", linthresh=1)  # linear from 0 to 1, so that a count of zero has a place
     edges, heights = np.arange(len(counts) + 1), np.append(counts, counts[-1])
     axes.fill_between(edges, heights, step="post", color=color, alpha=0.85, linewidth=0)
@@ -136,17 +138,17 @@ def usage_panel(histogram: np.ndarray, top: float, color: str, alt: str) -> Pict
         axes.annotate(f"unused: {len(counts) - used:,}", (1, 1), **corner)
     axes.set_xlim(0, len(counts))
     axes.set_ylim(0, 3 * max(top, 1))
-    axes.xaxis.set_major_formatter(FuncFormatter(_thousands))
-    axes.yaxis.set_major_formatter(FuncFormatter(_thousands))
+    axes.xaxis.set_major_formatter(FuncFormatter(thousands))
+    axes.yaxis.set_major_formatter(FuncFormatter(thousands))
     axes.set_xlabel("codes, most used first")
     axes.set_ylabel("count (log scale above 1)")
-    return _embed(figure, alt)
+    return embed(figure, alt)
 
 
 def projection_panel(features: np.ndarray, codes: np.ndarray, used: np.ndarray, alt: str) -> Picture:
     """Features (M, D) and codes (K, D) on the first two principal components of the features; `used` is bool (K,)."""
     points, atoms, share = principal_plane(features, codes)
-    figure, axes = _figure(3.5, 3.2)
+    figure, axes = quiet_figure(3.5, 3.2)
     _dots(axes, points, FEATURE_COLOR, 1, total=9000)
     _dots(axes, atoms[used], USED_COLOR, 2)
     _dots(axes, atoms[~used], UNUSED_COLOR, 3)  # on top: unused codes often lie on one spot among the others
@@ -159,7 +161,7 @@ def projection_panel(features: np.ndarray, codes: np.ndarray, used: np.ndarray, 
     for axis, fraction, name in ((axes.xaxis, share[0], "first"), (axes.yaxis, share[1], "second")):
         axis.set_major_locator(MaxNLocator(nbins=5))
         axis.set_label_text(f"{name} component ({fraction:.0%} of variance)")
-    return _embed(figure, alt)
+    return embed(figure, alt)
 
 
 def principal_plane(features: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -182,13 +184,13 @@ def image_strip(images: np.ndarray, columns: int, scale: float, alt: str) -> Pic
     A whole scale enlarges the pixels themselves; below 1 the picture keeps them all and is shown smaller.
     """
     enlarged = max(1, int(scale))
-    sheet = image_grid(torch.from_numpy(images), min(columns, len(images)), padding=GAP, scale=enlarged)
+    columns = min(columns, len(images))
+    sheet = image_grid(torch.from_numpy(images), columns, padding=GAP, scale=enlarged)
     buffer = io.BytesIO()
     sheet.save(buffer, "png", optimize=True)
     shown = min(1.0, scale)
-    return Picture(
-        _data_uri(buffer), round(sheet.width * shown), round(sheet.height * shown), alt, pixelated=scale >= 1
-    )
+    width, height = round(sheet.width * shown), round(sheet.height * shown)
+    return Picture(_data_uri(buffer), width, height, alt, pixelated=scale >= 1, count=len(images), columns=columns)
 
 
 def _dots(axes: Axes, points: np.ndarray, color: str, layer: int, total: float = 4000) -> None:
@@ -197,7 +199,7 @@ def _dots(axes: Axes, points: np.ndarray, color: str, layer: int, total: float =
     axes.scatter(points[:, 0], points[:, 1], s=size, c=color, linewidths=0, zorder=layer)
 
 
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+def quiet_figure(width: float, height: float) -> tuple[Figure, Axes]:
     """A figure of its own (nothing global), in inches, with one pair of quiet axes."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
@@ -215,7 +217,7 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
 def _logarithmic(axes: Axes) -> None:
     axes.set_yscale("log")
     low, high = axes.get_ylim()
-    axes.yaxis.set_major_formatter(FuncFormatter(_thousands))
+    axes.yaxis.set_major_formatter(FuncFormatter(thousands))
     wide = high / low > 1000  # decades alone are enough labels
     axes.yaxis.set_minor_formatter(NullFormatter() if wide else FuncFormatter(_minor_label))
 
@@ -223,10 +225,10 @@ def _logarithmic(axes: Axes) -> None:
 def _minor_label(value: float, _position: int | None = None) -> str:
     """Label 2 and 5 between the decades, nothing else: more would touch."""
     leading = round(value / 10 ** math.floor(math.log10(value)))
-    return _thousands(value) if leading in (2, 5) else ""
+    return thousands(value) if leading in (2, 5) else ""
 
 
-def _thousands(value: float, _position: int | None = None) -> str:
+def thousands(value: float, _position: int | None = None) -> str:
     return f"{value:,.0f}" if value == round(value) else f"{value:g}"
 
 
@@ -234,7 +236,7 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def _embed(figure: Figure, alt: str) -> Picture:
+def embed(figure: Figure, alt: str) -> Picture:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=2 * SCREEN_DPI, metadata={"Software": None})
     width, height = figure.get_size_inches()

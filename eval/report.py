@@ -5,57 +5,31 @@ no network: styles and script are inline, pictures are embedded.
 """
 
 import json
-import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil, log
 from pathlib import Path
 from typing import Any, Literal
 
 import jinja2
-import numpy as np
 import torch
 
+from wvq.tokenizer.saving import write_file
 from wvq.tokenizer.usage import perplexity, utilization
 
 from . import figures
+from .ablation import Ablation, ablation_blocks
 from .figures import Curve, LineStyle, Picture
-from .report_table import column_means, summary, table_columns
+from .group_columns import difference_columns, mean_columns, rank_columns
+from .group_scores import group_rows
+from .report_images import reconstruction_blocks, sample_grids
+from .report_table import table_columns
+from .report_words import power_of_seeds, summary
+from .run_report import RunReport
 
-STRIP_WIDTH, HALF_STRIP_WIDTH = (
-    1040,
-    466,
-)  # CSS pixels for a row of images beside its label, one or two such rows abreast
-SCALES = (3, 2, 1, 1 / 2, 1 / 4)
+MANY_RUNS = 8  # of more, only those of the first seed are pictured
 DRAWN_CODES = 4096  # more would hide the features
 BITS_PER_NAT = 1 / log(2)
-
-
-@dataclass
-class RunReport:
-    """What the report shows of one row of the comparison.
-
-    `tokenizer_metrics` and `prior_metrics` are the rows of the runs' metrics.jsonl (either may be empty),
-    `code_histogram` (K,) counts the codes over the whole evaluation set, `features` (M, D) is a sample of the features
-    of evaluation images before quantization, `codes` (K, D) the codebook, `originals` and `reconstructions` are uint8
-    (n, C, H, W), `samples` uint8 (classes, per class, C, H, W) or None where no prior was trained.
-    """
-
-    quantizer: str
-    seed: int
-    tokenizer_metrics: list[dict]
-    prior_metrics: list[dict]
-    code_histogram: np.ndarray
-    features: np.ndarray
-    codes: np.ndarray
-    originals: np.ndarray
-    reconstructions: np.ndarray
-    samples: np.ndarray | None
-    class_names: tuple[str, ...]
-
-    @property
-    def label(self) -> str:
-        return f"{self.quantizer}, seed\N{NO-BREAK SPACE}{self.seed}"
 
 
 @dataclass(frozen=True)
@@ -67,19 +41,53 @@ class Panel:
     picture: Picture
 
 
-def write_report(path: Path, comparison: dict, runs: list[RunReport], commands: list[str]) -> None:
+def write_report(
+    path: Path,
+    comparison: dict[str, Any],
+    runs: Sequence[RunReport],
+    commands: Sequence[str],
+    ablations: Sequence[Ablation] = (),
+) -> None:
     """Write the page; `path` appears only when it is complete.
 
-    `comparison` is the content of comparison.json ("protocol" and "rows"), `runs` (at least one) are what to show of
-    the same rows, `commands` the shell commands that reproduce the numbers, in order.
+    `comparison` is the content of comparison.json ("protocol", "baseline" and "rows"), `runs` (at least one) are what
+    to show of the same rows, `commands` the shell commands that reproduce the numbers, in order, `ablations` the
+    studies to plot.
     """
-    rows = comparison["rows"]
-    columns = table_columns(rows)
-    groups: dict[str, list[int]] = {}
-    for index, row in enumerate(rows):
-        groups.setdefault(row["quantizer"], []).append(index)
-    means = [column_means(column, list(groups.values())) for column in columns]
-    styles = figures.line_styles([(run.quantizer, run.seed) for run in runs])
+    rows, baseline = comparison["rows"], comparison["baseline"]
+    columns, groups = table_columns(rows), group_rows(rows)
+    several = len(rows) > len(groups)
+    shown = [run for run in runs if len(runs) <= MANY_RUNS or run.seed == runs[0].seed]
+    styles = figures.line_styles([(run.group, run.seed) for run in shown])
+    page = _template().render(
+        title="Comparison of quantizers" if len(groups) > 1 else "Report on a quantizer",
+        summary=summary(groups, columns),
+        rows=rows,
+        columns=columns,
+        groups=groups,
+        baseline=baseline,
+        power=power_of_seeds(groups),
+        means=mean_columns([column for column in columns if column.direction], groups) if several else [],
+        ranks=rank_columns(columns, groups) if several else [],
+        differences=difference_columns(columns, groups, baseline) if several else [],
+        ablation_blocks=ablation_blocks(ablations, rows),
+        many_runs=MANY_RUNS,
+        shown_seed=shown[0].seed if len(shown) < len(runs) else None,
+        legend=list(zip([run.label for run in shown], styles, strict=True)),
+        tokenizer_panels=_tokenizer_panels(shown, styles),
+        prior_panels=_prior_panels(shown, styles),
+        usage_panels=_usage_panels(shown, styles),
+        projection_panels=_projection_panels(shown),
+        reconstruction_blocks=reconstruction_blocks(shown),
+        sample_grids=sample_grids(shown),
+        protocol=list(flatten(comparison["protocol"])),
+        commands=commands,
+        style=figures,
+    )
+    write_file(path, page.encode())
+
+
+def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -87,28 +95,7 @@ def write_report(path: Path, comparison: dict, runs: list[RunReport], commands: 
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    page = environment.get_template("report.html.jinja").render(
-        title="Comparison of quantizers" if len(groups) > 1 else "Report on a quantizer",
-        summary=summary(groups, means),
-        rows=rows,
-        columns=columns,
-        groups=groups,
-        means=means if len(rows) > len(groups) else [],
-        legend=list(zip([run.label for run in runs], styles, strict=True)),
-        tokenizer_panels=_tokenizer_panels(runs, styles),
-        prior_panels=_prior_panels(runs, styles),
-        usage_panels=_usage_panels(runs, styles),
-        projection_panels=_projection_panels(runs),
-        reconstruction_blocks=_reconstruction_blocks(runs),
-        sample_grids=_sample_grids(runs),
-        protocol=list(flatten(comparison["protocol"])),
-        commands=commands,
-        style=figures,
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(page, encoding="utf-8")
-    os.replace(temporary, path)
+    return environment.get_template("report.html.jinja")
 
 
 def flatten(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
@@ -122,7 +109,7 @@ def flatten(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
         yield name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _tokenizer_panels(runs: list[RunReport], styles: list[LineStyle]) -> list[Panel]:
+def _tokenizer_panels(runs: Sequence[RunReport], styles: Sequence[LineStyle]) -> list[Panel]:
     def curves(key: str, factor: float = 1.0) -> list[Curve]:
         return _curves(runs, styles, "tokenizer", key, "evaluation", factor)
 
@@ -141,7 +128,7 @@ def _tokenizer_panels(runs: list[RunReport], styles: list[LineStyle]) -> list[Pa
     return panels
 
 
-def _prior_panels(runs: list[RunReport], styles: list[LineStyle]) -> list[Panel]:
+def _prior_panels(runs: Sequence[RunReport], styles: Sequence[LineStyle]) -> list[Panel]:
     lines = [
         *_curves(runs, styles, "prior", "loss", "training", BITS_PER_NAT),
         *_curves(runs, styles, "prior", "unigram_bits_per_token", "baseline"),
@@ -152,8 +139,8 @@ def _prior_panels(runs: list[RunReport], styles: list[LineStyle]) -> list[Panel]
 
 
 def _curves(
-    runs: list[RunReport],
-    styles: list[LineStyle],
+    runs: Sequence[RunReport],
+    styles: Sequence[LineStyle],
     stage: Literal["tokenizer", "prior"],
     key: str,
     role: Literal["evaluation", "training", "baseline"],
@@ -170,7 +157,7 @@ def _curves(
     return curves
 
 
-def _usage_panels(runs: list[RunReport], styles: list[LineStyle]) -> list[Panel]:
+def _usage_panels(runs: Sequence[RunReport], styles: Sequence[LineStyle]) -> list[Panel]:
     top = max(int(run.code_histogram.max()) for run in runs)
     panels = []
     for run, style in zip(runs, styles, strict=True):
@@ -181,7 +168,7 @@ def _usage_panels(runs: list[RunReport], styles: list[LineStyle]) -> list[Panel]
     return panels
 
 
-def _projection_panels(runs: list[RunReport]) -> list[Panel]:
+def _projection_panels(runs: Sequence[RunReport]) -> list[Panel]:
     panels = []
     for run in runs:
         used = run.code_histogram > 0
@@ -192,47 +179,3 @@ def _projection_panels(runs: list[RunReport]) -> list[Panel]:
         picture = figures.projection_panel(run.features, run.codes[::step], used[::step], alt)
         panels.append(Panel(run.label, detail, picture))
     return panels
-
-
-def _reconstruction_blocks(runs: list[RunReport]) -> list[list[tuple[str, Picture]]]:
-    """Blocks of labelled rows, each as wide as the page; originals come again only before a run that has others."""
-    count = len(runs[0].originals)
-    scale, columns = _fit(runs[0].originals.shape[-1], count, STRIP_WIDTH)
-    blocks = []
-    for start in range(0, count, columns):
-        part = slice(start, start + columns)
-        block, shown = [], np.empty(0, np.uint8)
-        for run in runs:
-            if not np.array_equal(run.originals, shown):
-                shown = run.originals
-                block.append(("original", figures.image_strip(shown[part], columns, scale, "Original images.")))
-            alt = f"Reconstructions by {run.label}."
-            block.append((run.label, figures.image_strip(run.reconstructions[part], columns, scale, alt)))
-        blocks.append(block)
-    return blocks
-
-
-def _sample_grids(runs: list[RunReport]) -> list[tuple[str, list[tuple[str, Picture]]]]:
-    """The runs that have samples, each with a row per class: its name and its images."""
-    shown = [(run, run.samples) for run in runs if run.samples is not None]
-    limit = STRIP_WIDTH if len(shown) == 1 else HALF_STRIP_WIDTH
-    grids = []
-    for run, samples in shown:
-        scale, columns = _fit(samples.shape[-1], samples.shape[1], limit)
-        names = run.class_names or ("all images",)
-        rows = []
-        for name, images in zip(names, samples, strict=True):
-            rows.append((name, figures.image_strip(images, columns, scale, f"Samples of {run.label}: {name}.")))
-        grids.append((run.label, rows))
-    return grids
-
-
-def _fit(width: int, count: int, limit: int) -> tuple[float, int]:
-    """Scale and columns for `count` images: the largest scale at which they fit `limit` CSS pixels in one row.
-
-    No image is shown narrower than 56 CSS pixels; where that asks for more than one row, the rows are equal.
-    """
-    legible = [scale for scale in SCALES if width * scale >= 56] or [SCALES[0]]
-    scale = next((scale for scale in legible if count * (width * scale + figures.GAP) <= limit), legible[-1])
-    fitting = max(1, int(limit // (width * scale + figures.GAP)))
-    return scale, ceil(count / ceil(count / fitting))

@@ -1,11 +1,9 @@
-"""The comparison in numbers and in words: columns, means over seeds, and a paragraph that says who is ahead in what."""
+"""The columns of the comparison's table: their names, digits, and who is best."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
-
-import numpy as np
 
 
 @dataclass(frozen=True)
@@ -18,7 +16,10 @@ class Column:
     unit: str = ""
     note: str = ""
     fixed_decimals: int | None = None  # None: as many as give the smallest value four significant digits
-    spreads: list[float] = field(default_factory=list)  # standard deviations, where the values are means
+    halves: list[float] = field(default_factory=list)  # half widths of intervals around the values, NaN for none
+    details: list[str] = field(default_factory=list)  # a line below each value
+    marked: tuple[int, ...] | None = None  # rows in bold; None for the leaders
+    signed: bool = False  # whether positive values have a plus
 
     @property
     def title(self) -> str:
@@ -33,11 +34,13 @@ class Column:
         return min(max(3 - math.floor(math.log10(min(sizes))), 0), 6) if sizes else 3
 
     def text(self, row: int) -> str:
-        return "\N{EN DASH}" if math.isnan(self.values[row]) else f"{self.values[row]:,.{self.decimals}f}"
+        sign = "+" if self.signed else ""
+        return "\N{EN DASH}" if math.isnan(self.values[row]) else f"{self.values[row]:{sign},.{self.decimals}f}"
 
-    def spread_text(self, row: int) -> str:
-        known = self.spreads and not math.isnan(self.spreads[row])
-        return f"± {self.spreads[row]:,.{self.decimals}f}" if known else ""
+    def half_text(self, row: int) -> str:
+        """The half width of the interval, empty where there is none."""
+        known = self.halves and not math.isnan(self.halves[row])
+        return f"± {self.halves[row]:,.{self.decimals}f}" if known else ""
 
     def text_with_unit(self, row: int) -> str:
         return f"{self.text(row)} {self.unit}".rstrip()
@@ -55,6 +58,9 @@ class Column:
             return []
         best = self.best_of(rows)
         return [row for row in rows if self.text(row) == self.text(best)]
+
+    def bold(self) -> Sequence[int]:
+        return self.leaders() if self.marked is None else self.marked
 
 
 def table_columns(rows: Sequence[dict]) -> list[Column]:
@@ -83,60 +89,6 @@ def table_columns(rows: Sequence[dict]) -> list[Column]:
     return columns
 
 
-def column_means(column: Column, groups: Sequence[Sequence[int]]) -> Column:
-    """The column averaged over each group of rows, with sample standard deviations (NaN below two values)."""
-    means, spreads = [], []
-    for group in groups:
-        values = np.array([column.values[row] for row in group if not math.isnan(column.values[row])])
-        means.append(float(values.mean()) if len(values) else math.nan)
-        spreads.append(float(values.std(ddof=1)) if len(values) > 1 else math.nan)
-    return replace(column, values=means, spreads=spreads)
-
-
-def summary(groups: dict[str, list[int]], means: Sequence[Column]) -> str:
-    """Who is ahead in what, in words; ties at the digits shown and leads within the spread over seeds are said as such.
-
-    `groups` are the rows of each quantizer, `means` the columns averaged over them by `column_means`.
-    """
-    names, counts = list(groups), [len(rows) for rows in groups.values()]
-    parts = [f"{name} with {count} seed{'s' * (count > 1)}" for name, count in zip(names, counts, strict=True)]
-    sentences = [f"{sum(counts)} run{'s' * (sum(counts) > 1)}: {_listing(parts)}."]
-    if max(counts) > 1:
-        sentences.append("The numbers in this paragraph are means over seeds.")
-    ranked = [column for column in means if column.direction and column.measured()]
-    if len(names) == 1:
-        scores = _listing([f"{column.name} {column.text_with_unit(0)}" for column in ranked])
-        return " ".join(
-            [*sentences, f"{scores[0].upper()}{scores[1:]}.", "There is no other quantizer to compare with."]
-        )
-
-    ahead: dict[str, list[str]] = {}
-    level: list[str] = []
-    narrow: list[str] = []
-    for column in ranked:
-        leaders = column.leaders()
-        others = [row for row in column.measured() if row not in leaders]
-        if leaders and not others:
-            level.append(f"{column.name} ({column.text_with_unit(leaders[0])})")
-        elif leaders:
-            first, second = leaders[0], column.best_of(others)
-            subject = _listing([names[row] for row in leaders])
-            subject += " is ahead" if len(leaders) == 1 else " are level with each other and ahead of the rest"
-            numbers = f"{column.text_with_unit(first)} against {column.text_with_unit(second)} for {names[second]}"
-            ahead.setdefault(subject, []).append(f"{column.name} ({numbers})")
-            spreads = [column.spreads[row] for row in (first, second) if not math.isnan(column.spreads[row])]
-            if spreads and abs(column.values[first] - column.values[second]) <= max(spreads):
-                narrow.append(column.name)
-    sentences += [f"{subject} in {_listing(scores)}." for subject, scores in ahead.items()]
-    if level:
-        sentences.append(f"At the digits shown, those measured are level in {_listing(level)}.")
-    if narrow:
-        sentences.append(f"In {_listing(narrow)} the lead is within one standard deviation over seeds.")
-    if min(counts) == 1:
-        sentences.append("Where there is one seed, how much a number varies between seeds is not known.")
-    return " ".join(sentences)
-
-
 def _distance_label(row: dict, prefix: str) -> tuple[str, str]:
     """Name and note of a Fréchet distance; the word FID is for Inception-v3 features alone."""
     name = f"{prefix}{'FID' if row['extractor'] == 'inception' else 'FD'} [{row['extractor']}]"
@@ -146,7 +98,3 @@ def _distance_label(row: dict, prefix: str) -> tuple[str, str]:
 
 def _number(value: float | None) -> float:
     return math.nan if value is None else float(value)
-
-
-def _listing(items: Sequence[str]) -> str:
-    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"

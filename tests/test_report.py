@@ -96,6 +96,7 @@ def run_report(quantizer: str, seed: int, channels: int = 3, codes: int = 16, pr
         originals = run_report(quantizer, 0, channels, codes).originals
     return RunReport(
         quantizer=quantizer,
+        setting={},
         seed=seed,
         tokenizer_metrics=tokenizer,
         prior_metrics=sampler if prior else [],
@@ -118,7 +119,8 @@ def plain(quantizer: str, seed: int, **options: Any) -> RunReport:
 
 def render(folder: Path, rows: list[dict], runs: list[RunReport] | None = None) -> tuple[str, Page]:
     runs = [plain(one["quantizer"], one["seed"]) for one in rows] if runs is None else runs
-    write_report(folder / "report.html", {"protocol": PROTOCOL, "rows": rows}, runs, COMMANDS)
+    comparison = {"protocol": PROTOCOL, "baseline": rows[0]["quantizer"], "rows": rows}
+    write_report(folder / "report.html", comparison, runs, COMMANDS)
     text = (folder / "report.html").read_text(encoding="utf-8")
     return text, Page(text)
 
@@ -142,7 +144,8 @@ def png(picture: dict[str, str | None]) -> Image.Image:
 
 def test_headings_stand_in_order(four: tuple[str, Page]) -> None:
     _, page = four
-    order = ["Comparison of quantizers", "Comparison", "Means over seeds", "Training curves", "Tokenizer", "Prior"]
+    order = ["Comparison of quantizers", "Comparison", "Means over seeds", "Differences from vanilla", "Ranks", "Runs"]
+    order += ["Training curves", "Tokenizer", "Prior"]
     order += ["Code usage", "Features and codes", "Originals and reconstructions", "Samples by class"]
     runs = [f"{name}, seed\N{NO-BREAK SPACE}{seed}" for name in ("vanilla", "wasserstein") for seed in (0, 1)]
     assert page.headings == [*order, *runs, "Protocol", "Commands"]
@@ -192,15 +195,19 @@ def test_means_over_seeds(tmp_path: Path) -> None:
     rows = [row("vanilla", 0, psnr=20.0), row("vanilla", 1, psnr=23.0), row("wasserstein", 0, psnr=21.0)]
     _, page = render(tmp_path, rows)
     vanilla, wasserstein = page.table("means")
-    assert vanilla["PSNR (dB) ↑"]["text"] == "21.50 ± 2.12"
+    assert vanilla["PSNR (dB) ↑"]["text"] == "21.50 ± 19.06"  # 12.706 * 1.5: Student's t with one degree of freedom
     assert vanilla["PSNR (dB) ↑"]["bold"]
     assert vanilla["Seeds"]["text"] == "2"
     assert wasserstein["PSNR (dB) ↑"]["text"] == "21.00"
+    assert [one["PSNR (dB) ↑"]["text"] for one in page.table("differences")] == ["+1.00"]  # one common seed
+    assert [one["PSNR ↓"]["text"] for one in page.table("ranks")] == ["2.00", "1.00"]
     assert page.table("rows")[1]["PSNR (dB) ↑"]["bold"]
 
 
 def test_no_table_of_means_for_one_seed_each(two: tuple[str, Page]) -> None:
-    assert "Means over seeds" not in two[1].headings
+    _, page = two
+    assert not {"Means over seeds", "Differences from vanilla", "Ranks"} & set(page.headings)
+    assert "One seed: no interval, no test, and how much a number varies between seeds is not known." in page.text
 
 
 @pytest.mark.parametrize(("extractor", "named"), [("inception", True), ("efficientnet-lite0", False)])
@@ -321,7 +328,7 @@ def test_protocol_is_flattened(two: tuple[str, Page]) -> None:
 
 def test_a_failed_report_leaves_the_old_one(tmp_path: Path) -> None:
     target = tmp_path / "new" / "report.html"
-    comparison = {"protocol": PROTOCOL, "rows": [row("mmd", 0)]}
+    comparison = {"protocol": PROTOCOL, "baseline": "mmd", "rows": [row("mmd", 0)]}
     write_report(target, comparison, [plain("mmd", 0)], COMMANDS)
     before = target.read_bytes()
     broken = run_report("mmd", 0)

@@ -1,4 +1,4 @@
-"""The table of the report in numbers and in words: ranking, digits, means over seeds, the summary."""
+"""The table of the report in numbers and in words: ranking, digits, the summary."""
 
 import copy
 import math
@@ -6,11 +6,15 @@ from typing import Any
 
 import pytest
 
-from wvq.eval.report_table import Column, column_means, summary, table_columns
+from wvq.eval.group_scores import group_rows
+from wvq.eval.report_table import Column, table_columns
+from wvq.eval.report_words import summary
 
 
 def row(quantizer: str, seed: int, **scores: Any) -> dict:
     values = {
+        "setting": {},
+        "steps": {"tokenizer": 1000, "prior": 500},
         "utilization": 0.954,
         "perplexity": 575.25,
         "quantization_error": 0.9865,
@@ -67,10 +71,7 @@ def test_a_column_shows_four_digits_of_its_smallest_value(values: list[float], t
 
 
 def summarize(rows: list[dict]) -> str:
-    groups: dict[str, list[int]] = {}
-    for index, one in enumerate(rows):
-        groups.setdefault(one["quantizer"], []).append(index)
-    return summary(groups, [column_means(column, list(groups.values())) for column in table_columns(rows)])
+    return summary(group_rows(rows), table_columns(rows))
 
 
 def test_summary_says_who_is_ahead_and_follows_the_numbers() -> None:
@@ -91,17 +92,20 @@ def test_summary_says_who_is_ahead_and_follows_the_numbers() -> None:
     assert "vanilla is ahead in utilization (95.4 % against 36.0 % for wasserstein)" in summarize(swapped)
 
 
-def test_summary_of_leads_within_the_spread() -> None:
-    distances = {("vanilla", 0): 500.0, ("vanilla", 1): 520.0, ("mmd", 0): 505.0, ("mmd", 1): 525.0}
+def test_summary_of_leads_that_may_be_chance() -> None:
+    distances = {("vanilla", 0): 500.0, ("vanilla", 1): 520.0, ("mmd", 0): 505.0, ("mmd", 1): 535.0}
     rows = [
-        row(name, seed, reconstruction_frechet_distance=distance, psnr=20.0 + (name == "mmd"))
+        row(name, seed, reconstruction_frechet_distance=distance, psnr=20.0 + (1 + seed / 1000) * (name == "mmd"))
         for (name, seed), distance in distances.items()
     ]
     text = summarize(rows)
     assert "Means over seeds" not in text
     assert "The numbers in this paragraph are means over seeds." in text
-    assert "vanilla is ahead in rFD [efficientnet-lite0] (510.0 against 515.0 for mmd)." in text
-    assert "In rFD [efficientnet-lite0] the lead is within one standard deviation over seeds." in text
+    assert "vanilla is ahead in rFD [efficientnet-lite0] (510.0 against 520.0 for mmd)." in text
+    assert "mmd is ahead in PSNR (21.00 dB against 20.00 dB for vanilla)" in text
+    assert (
+        "In rFD [efficientnet-lite0] the lead over the second may be chance: the 95\N{NO-BREAK SPACE}% interval" in text
+    )
     assert "is not known" not in text
 
 
@@ -115,4 +119,4 @@ def test_summary_of_one_quantizer() -> None:
     assert text.startswith("1 run: mmd with 1 seed. Utilization 95.4 %, perplexity 575.2, relative quantization")
     assert "PSNR 23.33 dB" in text
     assert "ahead" not in text
-    assert text.endswith("There is no other quantizer to compare with.")
+    assert text.endswith("There is nothing to compare it with.")
