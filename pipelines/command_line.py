@@ -89,6 +89,12 @@ COMMANDS = {
         "wvq.eval.benchmark_sample_size:benchmark_sample_size",
         "wvq.eval.benchmark_sample_size:SampleSizeBenchmark",
     ),
+    "benchmark training": Command(
+        "what the training loops cost beyond the bare step of the same model",
+        "wvq.eval.benchmark_training:benchmark_training",
+        "wvq.eval.benchmark_training:TrainingBenchmark",
+        (("data.image_size", "tokenizer.image_size"), ("data.channels", "tokenizer.channels")),
+    ),
     "benchmark prior": Command(
         "training tokens a second of the prior, beside a plain GPT in a plain loop",
         "wvq.eval.benchmark_prior:benchmark_prior",

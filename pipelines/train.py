@@ -4,6 +4,8 @@ from pathlib import Path
 
 from wvq.prior.train import PriorTraining, train_prior
 from wvq.tokenizer import VQTokenizer
+from wvq.tokenizer.collective import on_first_process
+from wvq.tokenizer.saving import remove_unfinished
 
 from .class_conditional import ClassConditionalPipeline, load_prior
 
@@ -14,9 +16,13 @@ def train_pipeline(config: PriorTraining) -> Path:
     Raises:
         InputError: as `wvq.prior.train.train_prior`.
     """
-    prior = load_prior(train_prior(config))
-    folder = Path(config.output_dir) / "pipeline"
-    if not folder.exists():
-        tokenizer = VQTokenizer.from_pretrained(config.tokenizer)
-        ClassConditionalPipeline(tokenizer, prior, prior.config.class_names).save_pretrained(folder)
+    model, folder = train_prior(config), Path(config.output_dir) / "pipeline"
+
+    def write() -> None:
+        remove_unfinished(folder.parent, "pipeline-*")
+        if not folder.exists():
+            prior, tokenizer = load_prior(model), VQTokenizer.from_pretrained(config.tokenizer)
+            ClassConditionalPipeline(tokenizer, prior, prior.config.class_names).save_pretrained(folder)
+
+    on_first_process(write)
     return folder

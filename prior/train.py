@@ -18,12 +18,15 @@ from transformers import PreTrainedModel
 
 from wvq.tokenizer import InputError, VQTokenizer
 from wvq.tokenizer.batches import ShuffledBatches, training_loader, uniform_draws
-from wvq.tokenizer.checkpoints import Run, stop_request
+from wvq.tokenizer.checkpoints import Run
 from wvq.tokenizer.data import DataConfig, to_uint8
-from wvq.tokenizer.grids import image_grid
-from wvq.tokenizer.saving import written_whole
+from wvq.tokenizer.grids import save_grid
+from wvq.tokenizer.out_of_memory import memory_advice
 from wvq.tokenizer.schedule import check_processes, check_schedule, learning_rate_share, set_learning_rates
+from wvq.tokenizer.step_record import StepRecord
+from wvq.tokenizer.stopping import stop_request
 from wvq.tokenizer.tokens import TokenDataset, Tokenization, tokenize
+from wvq.tokenizer.training_state import TrainingState
 
 from .baselines import baseline_bits
 from .model import PriorConfig, PriorSize, build_prior
@@ -82,6 +85,8 @@ class PriorTraining:
     """Steps between checkpoints."""
     keep_checkpoints: int = 2
     """Checkpoints kept."""
+    max_skipped_steps: int = 10
+    """Steps in a row that may be skipped since a loss or gradient is not finite; then the run stops."""
     log_with: tuple[str, ...] = ()
     """Accelerate trackers, such as tensorboard or wandb."""
     seed: int = 0
@@ -89,7 +94,7 @@ class PriorTraining:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "log_with", tuple(self.log_with))
-        check_schedule(self, "log_every", "evaluate_every", "checkpoint_every", "keep_checkpoints")
+        check_schedule(self, "log_every", "evaluate_every", "checkpoint_every", "keep_checkpoints", "max_skipped_steps")
         if not 0 <= self.class_dropout <= 1:
             raise InputError(f"class_dropout is {self.class_dropout}; it must be in [0, 1]")
         for name in ("label_smoothing", "ema_decay"):
@@ -101,7 +106,7 @@ def train_prior(config: PriorTraining) -> Path:
     """Train a prior, or finish training it; returns the folder of the model.
 
     Raises:
-        InputError: for data or a tokenizer that cannot be read, or a folder with a run of another configuration.
+        InputError: for data or a tokenizer that cannot be read, and as `wvq.tokenizer.train.train_tokenizer`.
     """
     # The world: processes, precision, tokens, the run's folder.
     accelerator = Accelerator(
@@ -136,12 +141,13 @@ def train_prior(config: PriorTraining) -> Path:
     average = None
     if config.ema_decay:
         average = AveragedModel(accelerator.unwrap_model(model), multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
-        accelerator.register_for_checkpointing(average)
     evaluated = average.module if average else accelerator.unwrap_model(model)
     assert isinstance(evaluated, PreTrainedModel)
 
     # Where to begin.
-    step = run.resume()
+    record = StepRecord(accelerator, model, config.max_skipped_steps)
+    state = TrainingState(accelerator, model, optimizers, record, average)
+    step = run.resume(state)
     parts = config.gradient_accumulation_steps
     batches = ShuffledBatches(
         len(train_set), config.batch_size // parts, step * parts, config.steps * parts, config.seed
@@ -151,29 +157,28 @@ def train_prior(config: PriorTraining) -> Path:
         total=config.steps, initial=step, desc=run.folder.name, unit="step", disable=not accelerator.is_main_process
     )
     baselines = baseline_bits(train_set, evaluation_set)
-    loss_sum, counted = torch.zeros((), device=accelerator.device), 0
     started = time.perf_counter() - max((row.get("seconds", 0.0) for row in run.metrics()), default=0.0)
-    clock = time.perf_counter()
+    clock, clocked = time.perf_counter(), step
 
     model.train()
-    with progress, stop_request(accelerator) as stop:
+    with run, progress, stop_request(accelerator) as stop, memory_advice(config, accelerator):
         for number, batch in enumerate(loader, start=step * parts):
             codes, labels = batch["tokens"].to(accelerator.device), batch["labels"].to(accelerator.device)
             dropped = uniform_draws(config.seed, number, len(labels), accelerator) < config.class_dropout
             labels = torch.where(dropped, description.num_classes, labels)  # without classes 0 is the null class
 
             # One optimizer step, when all parts of the batch have been seen.
-            with accelerator.accumulate(model):
+            with accelerator.accumulate(model), record.guard(step + 1, number):
                 for optimizer in optimizers:
                     set_learning_rates(optimizer, learning_rate_share(step, config))
                 loss = token_loss(model, codes, labels, description, config.label_smoothing)
                 accelerator.backward(loss)
+                record.add({"loss": loss})
                 if accelerator.sync_gradients:
-                    accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm)
+                    record.check(model=accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm))
                 for optimizer in optimizers:
                     optimizer.step()
                     optimizer.zero_grad()
-            loss_sum, counted = loss_sum + loss.detach(), counted + 1
             if not accelerator.sync_gradients:
                 continue
             step += 1
@@ -183,14 +188,13 @@ def train_prior(config: PriorTraining) -> Path:
 
             # What is written down now and then.
             if step % config.log_every == 0 or step == config.steps:
-                mean = accelerator.reduce(loss_sum / counted, "mean").item()  # pyright: ignore[reportAttributeAccessIssue]
-                now = time.perf_counter()
-                speed = counted / parts * config.batch_size * description.num_tokens / (now - clock)
+                means, now = record.means(), time.perf_counter()
+                speed = (step - clocked) * config.batch_size * description.num_tokens / (now - clock)
                 rate = config.learning_rate * learning_rate_share(step - 1, config)
-                values = {"loss": mean, "learning_rate": rate, "tokens_per_second": speed, "seconds": now - started}
-                run.log(step, "train", values)
-                progress.set_postfix(loss=f"{mean:.3f}", tokens_s=f"{speed:.0f}")
-                loss_sum, counted, clock = torch.zeros_like(loss_sum), 0, now
+                timing = {"tokens_per_second": speed, "seconds": now - started}
+                run.log(step, "train", {**means, "learning_rate": rate, **timing})
+                progress.set_postfix(loss=f"{means.get('loss', math.nan):.3f}", tokens_s=f"{speed:.0f}")
+                clock, clocked = now, step
             if step % config.evaluate_every == 0 or step == config.steps:
                 held_out = validate(evaluated, evaluation_set, description, accelerator)
                 bits = held_out / math.log(2)
@@ -199,25 +203,19 @@ def train_prior(config: PriorTraining) -> Path:
                     others = ", ".join(f"{name.split('_')[0]} {value:.3f}" for name, value in baselines.items())
                     progress.write(f"step {step}: held-out {bits:.3f} bits per token ({others})")
                 model.train()
-                loss_sum, counted, clock = torch.zeros_like(loss_sum), 0, time.perf_counter()
+                clock, clocked = time.perf_counter(), step
             if config.sample_every and (step % config.sample_every == 0 or step == config.steps):
                 if accelerator.is_main_process:
                     path = run.folder / "images" / f"step-{step:08d}.png"
                     write_samples(evaluated, description, path, config)
-                clock = time.perf_counter()
+                clock, clocked = time.perf_counter(), step
             stopping = stop.asked()
             if step % config.checkpoint_every == 0 or step == config.steps or stopping:
-                run.save_checkpoint(step, config.keep_checkpoints)
+                run.save_checkpoint(step, state)
             if stopping:
                 stop.leave(step)
 
-    if accelerator.is_main_process:
-        with written_whole(run.folder / "model") as partial:
-            evaluated.save_pretrained(partial)
-    accelerator.wait_for_everyone()
-    for tracker in accelerator.trackers:  # not end_training: it would leave the next run without a process group
-        tracker.finish()
-    return run.folder / "model"
+        return run.save_model(evaluated)
 
 
 def build_optimizers(model: nn.Module, config: PriorTraining) -> list[torch.optim.Optimizer]:
@@ -288,5 +286,4 @@ def write_samples(model: PreTrainedModel, description: PriorConfig, path: Path, 
         generator=torch.Generator().manual_seed(config.seed),
     )
     images = to_uint8(tokenizer.decode(rearrange(indices, "b (h w) -> b h w", h=tokenizer.config.grid_size))).cpu()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image_grid(images, columns=8, scale=max(1, 64 // images.shape[-1])).save(path)
+    save_grid(images, path, columns=8)

@@ -1,7 +1,7 @@
 """Two processes with half of each batch give what one process with the whole gives."""
 
 import os
-import socket
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,14 +10,18 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration
+from processes import run
 from torch import Tensor, nn
-from torch.multiprocessing.spawn import spawn
 from torch.utils.data import Dataset
 
-from wvq.tokenizer import CodebookUsage, WassersteinQuantizer
+from wvq.tokenizer import CodebookUsage, InputError, WassersteinQuantizer
 from wvq.tokenizer.batches import ShuffledBatches, training_loader, uniform_draws
 from wvq.tokenizer.checkpoints import Run
+from wvq.tokenizer.collective import on_first_process
 from wvq.tokenizer.quality import ReconstructionQuality
+from wvq.tokenizer.step_record import StepRecord
+from wvq.tokenizer.stopping import StopRequest
+from wvq.tokenizer.training_state import TrainingState
 
 K, D, BATCHES = 32, 4, 6
 
@@ -37,7 +41,8 @@ class Features(Dataset):
 
 @dataclass(frozen=True)
 class Training:
-    steps: int = BATCHES
+    keep_checkpoints: int = 1
+    checkpoint_every: int = BATCHES
 
 
 class Wrapped(nn.Module):
@@ -74,17 +79,22 @@ def run_process(folder: Path) -> dict[str, Any]:
         seen.append(batch["indices"])
         draws.append(uniform_draws(0, number, len(indices), accelerator))
 
-    run = Run(folder / "run", Training(), accelerator)
-    run.save_checkpoint(1, keep=1)
-    run.save_checkpoint(BATCHES, keep=1)
+    recorded = Run(folder / "run", Training(), accelerator)
+    state = TrainingState(accelerator, model, [optimizer], StepRecord(accelerator, model, limit=1))
+    recorded.save_checkpoint(1, state)
+    recorded.save_checkpoint(BATCHES, state)
     expected = codes.detach().clone()
     codes.data.zero_()
-    resumed = run.resume()
+    resumed = recorded.resume(state)
     window = accelerator.unwrap_model(model).quantizer.features
     mean, covariance = window.mean_and_covariance()
     return {
+        "folder": str(folder),
         "codes": expected,
-        "restored": codes.detach(),
+        "restored": codes.detach().clone(),
+        "skipped": skip_two_steps(accelerator, model),
+        "signal": pass_on_signal(accelerator),
+        "refusal": refuse(),
         "resumed": resumed,
         "checkpoints": [path.name for path in (folder / "run" / "checkpoints").iterdir()],
         "mean": mean,
@@ -96,22 +106,50 @@ def run_process(folder: Path) -> dict[str, Any]:
     }
 
 
-def process(rank: int, folder: Path, port: int) -> None:
-    world = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    os.environ.update({name: str(value) for name, value in world.items()})
-    torch.set_num_threads(1)
-    torch.save(run_process(folder), folder / f"{rank}.pt")
-    torch.distributed.destroy_process_group()
+def skip_two_steps(accelerator: Accelerator, model: nn.Module) -> list[int]:
+    """A loss, then features that are not finite on the last process alone; how many steps were skipped after each."""
+    record, skipped = StepRecord(accelerator, model, limit=3), []
+    bad = float("nan") if accelerator.is_last_process else 1.0
+    for step in range(2):
+        with record.guard(step, step):
+            loss, _ = model(torch.full((4, D), bad if step == 1 else 1.0))
+            record.add({"loss": loss * bad})
+            record.check()
+        skipped.append(record.skipped)
+    return skipped
+
+
+def pass_on_signal(accelerator: Accelerator) -> int:
+    """The signal that every process stops for when the last alone has received it."""
+    request = StopRequest(accelerator)
+    assert not request.asked()
+    request.signal_number = signal.SIGUSR1 if accelerator.is_last_process else 0
+    assert request.asked()
+    return request.signal_number
+
+
+def refuse() -> str:
+    """What every process says when the first refuses its input."""
+
+    def read() -> None:
+        raise InputError("no")
+
+    try:
+        on_first_process(read)
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+def process(folder: Path) -> None:
+    torch.save(run_process(folder), folder / f"{os.environ['RANK']}.pt")
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], ...]:
     """Of one process alone, and of both of two processes."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     folder = tmp_path_factory.mktemp("two")
-    spawn(process, (folder, port), nprocs=2)
+    run(2, process, folder)
     return (
         run_process(tmp_path_factory.mktemp("one")),
         *(torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)),
@@ -131,11 +169,32 @@ def test_processes_share_out_each_batch(results: tuple[dict[str, Any], ...], nam
     assert torch.equal(torch.cat([other[name] for other in both], dim=1), one[name])
 
 
+def test_a_step_that_fails_on_one_process_is_skipped_on_all(results: tuple[dict[str, Any], ...]):
+    assert [result["skipped"] for result in results] == [[1, 2]] * 3
+
+
+def test_a_signal_to_one_process_stops_all(results: tuple[dict[str, Any], ...]):
+    assert [result["signal"] for result in results] == [signal.SIGUSR1] * 3
+
+
+def test_what_the_first_process_refuses_all_refuse(results: tuple[dict[str, Any], ...]):
+    assert [result["refusal"] for result in results] == ["no"] * 3
+
+
 def test_processes_write_and_load_one_checkpoint(results: tuple[dict[str, Any], ...]):
     for result in results:
         assert result["checkpoints"] == [f"step-{BATCHES:08d}"]
         assert result["resumed"] == BATCHES
         assert torch.equal(result["restored"], result["codes"])
+
+
+def test_one_process_goes_on_where_two_stopped(results: tuple[dict[str, Any], ...], capsys: pytest.CaptureFixture[str]):
+    accelerator = Accelerator(cpu=True)
+    model, optimizer = accelerator.prepare(model := Wrapped(), torch.optim.SGD(model.parameters(), lr=1.0))
+    state = TrainingState(accelerator, model, [optimizer], StepRecord(accelerator, model, limit=1))
+    assert Run(Path(results[1]["folder"]) / "run", Training(), accelerator).resume(state) == BATCHES
+    assert torch.equal(model.quantizer.weight, results[1]["codes"])
+    assert "saved by 2 processes, resumed by 1" in capsys.readouterr().err
 
 
 def test_statistics_are_those_of_the_last_batches_of_all_processes(results: tuple[dict[str, Any], ...]):

@@ -1,15 +1,14 @@
 """Twenty updates of every quantizer end with one codebook: in one process, in two with half of each batch, in parts."""
 
 import os
-import socket
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from processes import run
 from torch import Tensor, nn
-from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
 from wvq.tokenizer import CodebookUsage, build_quantizer
@@ -77,25 +76,18 @@ def train(case: str, parts: int = 1) -> dict[str, Tensor]:
     }
 
 
-def process(rank: int, folder: Path, port: int) -> None:
-    world = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    os.environ.update({name: str(value) for name, value in world.items()})
-    torch.set_num_threads(1)
+def process(folder: Path) -> None:
     torch.distributed.init_process_group("gloo")
     results = {case: train(case) for case in CASES | FROM_DATA}
     results |= {f"{case} in parts": train(case, parts=2) for case in CASES}
-    torch.save(results, folder / f"{rank}.pt")
-    torch.distributed.destroy_process_group()
+    torch.save(results, folder / f"{os.environ['RANK']}.pt")
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, Tensor]]]:
     """Results of each of two processes."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     folder = tmp_path_factory.mktemp("two")
-    spawn(process, (folder, port), nprocs=2)
+    run(2, process, folder)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 

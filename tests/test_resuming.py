@@ -3,20 +3,19 @@
 import dataclasses
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from toy_runs import STAGES, assert_equal_runs, changed, toy_stage, untimed
+from toy_runs import STAGES, assert_equal_runs, changed, toy_stage
 
 from wvq.prior.train import train_prior
 from wvq.tokenizer import InputError
 from wvq.tokenizer.checkpoints import Run
 from wvq.tokenizer.train import train_tokenizer
+from wvq.tokenizer.training_state import TrainingState
 
 
 @pytest.fixture(params=STAGES)
@@ -67,8 +66,8 @@ def test_a_run_that_stopped_between_its_last_step_and_its_model_only_writes_the_
     train(changed(config, "straight"))
     save_checkpoint = Run.save_checkpoint
 
-    def save_and_break(run: Run, step: int, keep: int) -> None:
-        save_checkpoint(run, step, keep)
+    def save_and_break(run: Run, step: int, state: TrainingState) -> None:
+        save_checkpoint(run, step, state)
         if step == config.steps:
             raise Interruption
 
@@ -92,31 +91,3 @@ def test_a_finished_run_returns_at_once_and_another_configuration_is_refused(sta
     with pytest.raises(InputError, match=r"holds a run with model.num_\w+ = 1, this one has 3"):
         train(changed(config, model=deeper))
     assert {path: path.stat().st_mtime_ns for path in Path(config.output_dir).rglob("*")} == written
-
-
-def test_two_processes_train_what_one_does(fashion_folder, tmp_path):
-    """Both stages in one program, flips and dropped classes included, to rounding."""
-    stage_one, stage_two = (toy_stage(name, fashion_folder, tmp_path)[1] for name in STAGES)
-    flips = dataclasses.replace(stage_one.data, horizontal_flip=True)
-    second = changed(stage_two, optimizer="adamw", gradient_accumulation_steps=2)  # Muon rounds to bfloat16
-    alone = [changed(config, data=flips, steps=4) for config in (stage_one, second)]
-    together = [changed(config, f"{Path(config.output_dir).name}-together") for config in alone]
-    program = tmp_path / "program.py"
-    program.write_text(f"""
-from wvq.prior.train import *
-from wvq.tokenizer.train import *
-torch.set_num_threads(1)
-train_tokenizer({together[0]!r})
-train_prior({together[1]!r})
-assert Accelerator().num_processes == 2
-""")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(program)]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    launched = subprocess.run(launch, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert launched.returncode == 0, launched.stderr[-3000:]
-    train_tokenizer(alone[0])
-    train_prior(alone[1])
-    for one, two in zip(alone, together, strict=True):
-        for row, other in zip(untimed(one), untimed(two), strict=True):
-            assert other.pop("split") == row.pop("split")
-            assert other == pytest.approx(row, rel=1e-4)

@@ -69,7 +69,7 @@ def test_a_tokenizer_run_learns_and_leaves_its_files(stage_one):
     assert [row["step"] for row in train] == [10, 20, 30, 40]
     assert [row["step"] for row in evaluation] == [20, 40]
     losses = {"loss", "reconstruction_loss", "commitment_loss", "codebook_loss", "wasserstein_distance"}
-    assert set(train[0]) == {"step", "split", "learning_rate", "images_per_second", "seconds"} | losses
+    assert set(train[0]) == {"step", "split", "learning_rate", "skipped_steps", "images_per_second", "seconds"} | losses
     scores = {"reconstruction_loss", "psnr", "ssim", "utilization", "perplexity"}
     assert set(evaluation[0]) == {"step", "split", "quantization_error", "relative_quantization_error"} | scores
     assert all(np.isfinite(value) for row in train + evaluation for value in row.values() if not isinstance(value, str))
@@ -120,7 +120,7 @@ def test_a_prior_run_learns_and_leaves_its_files(stage_two):
     train, evaluation = rows(config, "train"), rows(config, "evaluation")
     assert [row["step"] for row in train] == [20, 40, 60]
     assert [row["step"] for row in evaluation] == [30, 60]
-    assert set(train[0]) == {"step", "split", "loss", "learning_rate", "tokens_per_second", "seconds"}
+    assert set(train[0]) == {"step", "split", "loss", "learning_rate", "skipped_steps", "tokens_per_second", "seconds"}
     baselines = {f"{name}_bits_per_token" for name in ("uniform", "unigram", "bigram")}
     assert set(evaluation[0]) == {"step", "split", "loss", "bits_per_token"} | baselines
     assert train[-1]["loss"] < 0.9 * train[0]["loss"]

@@ -1,50 +1,66 @@
-"""What a run resumes from: Accelerate's state in numbered folders, each written whole, beside its configuration."""
+"""The folder of a training run: one configuration, one writer, whole checkpoints, metrics that fit them."""
 
 import dataclasses
 import json
 import shutil
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Self
 
-import torch
 from accelerate import Accelerator
 
+from .collective import on_first_process
 from .errors import InputError
-from .saving import read_json, write_json, written_whole
+from .lock import Lock
+from .manifest import find_damage, write_manifest
+from .saving import read_json, remove_unfinished, remove_whole, synchronize, write_file, write_json, written_whole
+from .training_state import TrainingState, write_state
 
 
 class Run:
-    """The folder of one training run: run.json, metrics.jsonl, images/, checkpoints/ and, at the end, model/.
+    """run.json, metrics.jsonl, images/, checkpoints/ and, at the end, model/.
+
+    A run that is not finished is locked for this program from here on; leave it as a context manager to release it.
 
     Args:
         folder: where the run lives; made if need be.
         config: the run's configuration, a dataclass; a folder that holds a run of another configuration is refused.
-        accelerator: which process writes.
+        accelerator: its first process writes.
 
     Raises:
-        InputError: if the folder holds a run of another configuration; the message names the first difference.
+        InputError: if the folder holds a run of another configuration; the message names the first difference. If
+            another process works on it.
     """
 
     def __init__(self, folder: str | Path, config: Any, accelerator: Accelerator):
-        self.folder, self.accelerator = Path(folder), accelerator
-        description = json.loads(json.dumps(dataclasses.asdict(config)))
+        self.folder, self.config, self.accelerator = Path(folder), config, accelerator
+        self._lock: Lock | None = None
+        on_first_process(self._open)
+
+    def _open(self) -> None:
+        description = json.loads(json.dumps(dataclasses.asdict(self.config)))
         description.pop("output_dir", None)
         path = self.folder / "run.json"
-        if path.exists():
-            difference = first_difference(read_json(path), description)
-            if difference:
-                name, old, new = difference
-                raise InputError(
-                    f"{self.folder} holds a run with {name} = {old}, this one has {new}; "
-                    f"give it another --output-dir or remove that folder"
-                )
-        elif accelerator.is_main_process:
+        if path.exists() and (difference := first_difference(read_json(path), description)):
+            name, old, new = difference
+            raise InputError(
+                f"{self.folder} holds a run with {name} = {old}, this one has {new}; "
+                f"give it another --output-dir or remove that folder"
+            )
+        if self.finished:
+            return
+        self._lock = Lock(self.folder / ".lock")
+        for folder in (self.folder, self.folder / "images", self.folder / "checkpoints"):
+            remove_unfinished(folder)
+        if not path.exists():
             write_json(path, description)
-        accelerator.wait_for_everyone()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._lock:
+            self._lock.release()
 
     @property
     def finished(self) -> bool:
@@ -54,32 +70,83 @@ class Run:
         """Complete checkpoints, oldest first."""
         return sorted((self.folder / "checkpoints").glob("step-*"))
 
-    def resume(self) -> int:
-        """Load the newest checkpoint into the prepared objects; returns the steps done (0 if there is none)."""
-        step = 0
-        if checkpoints := self.checkpoints():
-            self.accelerator.load_state(str(checkpoints[-1]))
-            step = int(checkpoints[-1].name.removeprefix("step-"))
-        if self.accelerator.is_main_process:
-            self._forget_metrics_after(step)
+    def resume(self, state: TrainingState) -> int:
+        """Load the newest checkpoint that is undamaged into `state`; returns the steps done (0 if there never was one).
+
+        Raises:
+            InputError: if there were checkpoints and none of them can be used.
+        """
+        if step := on_first_process(self._choose_checkpoint):
+            state.load(self._checkpoint(step))
         return step
 
-    def save_checkpoint(self, step: int, keep: int) -> None:
-        """Write the checkpoint of `step` whole, then remove all but the newest `keep`."""
-        target = self.folder / "checkpoints" / f"step-{step:08d}"
-        if self.accelerator.num_processes == 1:
-            with written_whole(target) as partial:
-                self.accelerator.save_state(str(partial))
+    def _choose_checkpoint(self) -> int:
+        damaged: dict[Path, str] = {}
+        for path in reversed(self.checkpoints()):
+            if not (damage := find_damage(path)):
+                break
+            damaged[path] = damage
+            print(f"{path} is damaged: {damage}", file=sys.stderr)
         else:
-            partial = target.with_name(f".{target.name}")
-            self.accelerator.save_state(str(partial))
-            self.accelerator.wait_for_everyone()
-            if self.accelerator.is_main_process:
-                partial.rename(target)
-        if self.accelerator.is_main_process:
-            for old in self.checkpoints()[:-keep]:
-                shutil.rmtree(old)
-        self.accelerator.wait_for_everyone()
+            if damaged:
+                listed = "; ".join(f"{path.name}: {damage}" for path, damage in damaged.items())
+                raise InputError(
+                    f"every checkpoint of {self.folder} is damaged ({listed}); remove the folder to begin anew"
+                )
+            if rows := [row for row in self.metrics() if row["step"] > self.config.checkpoint_every]:
+                raise InputError(
+                    f"{self.folder} was at step {rows[-1]['step']}, and its checkpoints are gone; "
+                    "remove the folder to begin anew"
+                )
+            self._forget_metrics_after(0)
+            return 0
+        if damaged:
+            print(f"going on from {path.name} instead; set aside: {path.parent}/damaged-*", file=sys.stderr)
+        for other in damaged:
+            aside = other.with_name(f"damaged-{other.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            other.rename(aside)
+        self._remove_old_checkpoints()  # a killed process may have been about to
+        step = int(path.name.removeprefix("step-"))
+        self._forget_metrics_after(step)
+        return step
+
+    def save_checkpoint(self, step: int, state: TrainingState) -> None:
+        """Write the checkpoint of `step` whole, then remove all but the newest `config.keep_checkpoints`.
+
+        Raises:
+            OSError: on all processes, if it cannot be written; the older ones are still there.
+        """
+        tensors, counts = state.gather()
+
+        def write() -> None:
+            # What the checkpoint is the continuation of must be on the disk before it.
+            synchronize(*self.folder.glob("metrics.jsonl"), *(self.folder / "images").glob("*"))
+            with written_whole(self._checkpoint(step)) as partial:
+                write_state(partial, tensors, counts)
+                write_manifest(partial)
+            self._remove_old_checkpoints()
+
+        on_first_process(write)
+
+    def _remove_old_checkpoints(self) -> None:
+        for old in self.checkpoints()[: -self.config.keep_checkpoints]:
+            remove_whole(old)
+
+    def _checkpoint(self, step: int) -> Path:
+        return self.folder / "checkpoints" / f"step-{step:08d}"
+
+    def save_model(self, model: Any) -> Path:
+        """Write `model`, which has `save_pretrained`, into the folder model/, which makes the run a finished one."""
+
+        def write() -> None:
+            with written_whole(self.folder / "model") as partial:
+                model.save_pretrained(partial)
+
+        on_first_process(write)
+        for tracker in self.accelerator.trackers:  # not end_training: it would leave the next run without processes
+            tracker.finish()
+        return self.folder / "model"
 
     def log(self, step: int, split: str, values: dict[str, float]) -> None:
         """Append one line to metrics.jsonl and tell the trackers."""
@@ -89,17 +156,26 @@ class Run:
         self.accelerator.log({f"{split}/{name}": value for name, value in values.items()}, step=step)
 
     def metrics(self) -> list[dict[str, Any]]:
-        """All lines of metrics.jsonl."""
-        path = self.folder / "metrics.jsonl"
-        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-        return [json.loads(line) for line in lines if line.endswith("\n")]  # a last line cut off by a crash is none
+        """See `read_metrics`."""
+        return read_metrics(self.folder)
 
     def _forget_metrics_after(self, step: int) -> None:
         kept = [row for row in self.metrics() if row["step"] <= step]
-        text = "".join(json.dumps(row) + "\n" for row in kept)
-        partial = self.folder / ".metrics.jsonl.partial"
-        partial.write_text(text)
-        partial.replace(self.folder / "metrics.jsonl")
+        write_file(self.folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in kept).encode())
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """All lines of a run's metrics.jsonl.
+
+    Raises:
+        InputError: for a line that is no JSON.
+    """
+    path = folder / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    try:
+        return [json.loads(line) for line in lines if line.endswith("\n")]  # a last line cut off by a crash is none
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path} holds a line that is not valid JSON: {error}") from error
 
 
 def first_difference(old: Any, new: Any, name: str = "") -> tuple[str, Any, Any] | None:
@@ -111,41 +187,3 @@ def first_difference(old: Any, new: Any, name: str = "") -> tuple[str, Any, Any]
                 return found
         return None
     return None if old == new else (name, old, new)
-
-
-class StopRequest:
-    """Set by the first Ctrl-C or SIGTERM of any process; the loop saves after the step it is in, then calls `leave`."""
-
-    def __init__(self, accelerator: Accelerator):
-        self.accelerator = accelerator
-        self.signal_number = 0
-
-    def asked(self) -> bool:
-        """Whether to stop, the same answer on every process: one that stopped alone would leave the others waiting."""
-        if self.accelerator.num_processes > 1:
-            numbers = torch.tensor([self.signal_number], device=self.accelerator.device)
-            self.signal_number = int(self.accelerator.gather(numbers).max())  # pyright: ignore[reportAttributeAccessIssue]
-        return self.signal_number > 0
-
-    def leave(self, step: int) -> NoReturn:
-        """Leave the program with the signal's exit code (128 + its number)."""
-        if self.accelerator.is_main_process:
-            print(f"stopped after step {step}; the same command goes on from there", file=sys.stderr)
-        raise SystemExit(128 + self.signal_number)
-
-
-@contextmanager
-def stop_request(accelerator: Accelerator) -> Iterator[StopRequest]:
-    """Turn SIGINT and SIGTERM into a request to stop after the current step; a second one stops at once."""
-    request = StopRequest(accelerator)
-
-    def ask(number: int, frame: Any) -> None:
-        request.signal_number = number
-        signal.signal(number, previous[number])
-
-    previous: dict[int, Any] = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield request
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

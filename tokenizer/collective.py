@@ -1,8 +1,15 @@
 """Sums and rows over all processes; with one process, the input itself."""
 
+from collections.abc import Callable
+from typing import Any, TypeVar
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from .errors import InputError
+
+Result = TypeVar("Result")
 
 
 def _several() -> bool:
@@ -39,3 +46,24 @@ def rows_of_all_processes(rows: Tensor) -> Tensor:
     gathered = [torch.empty_like(padded) for _ in sizes]
     dist.all_gather(gathered, padded)
     return torch.cat([part[:size] for part, size in zip(gathered, sizes, strict=True)])
+
+
+def on_first_process(function: Callable[[], Result]) -> Result:
+    """Call a function on the first process alone; its result, a small one, on all. A collective call.
+
+    Raises:
+        InputError, OSError: on all processes alike, if the function raises it; one that stopped alone would leave the
+            others waiting.
+    """
+    if not _several():
+        return function()
+    outcome: list[Any] = [None, None]
+    if dist.get_rank() == 0:
+        try:
+            outcome[0] = function()
+        except (InputError, OSError) as error:
+            outcome[1] = error
+    dist.broadcast_object_list(outcome)
+    if outcome[1] is not None:
+        raise outcome[1]
+    return outcome[0]

@@ -69,9 +69,9 @@ class ProductQuantizer(CompositeQuantizer):
         """Quantize z, (B, D, *spatial) or (N, D).
 
         Raises:
-            InputError: see `Quantizer.forward`.
+            InputError, NonFiniteError: see `Quantizer.forward`.
         """
-        check_input(z, self.codebook_dim)
+        check_input(z, self.codebook_dim, self.training)
         slices = z.split(self._widths, dim=1)
         outputs = [quantizer(part) for quantizer, part in zip(self.parts, slices, strict=True)]
         return self._joined(outputs, torch.cat([output.quantized for output in outputs], dim=1))
@@ -104,7 +104,7 @@ class ResidualQuantizer(CompositeQuantizer):
         """Quantize z, (B, D, *spatial) or (N, D).
 
         Raises:
-            InputError: see `Quantizer.forward`.
+            InputError, NonFiniteError: see `Quantizer.forward`.
         """
         outputs: list[QuantizerOutput] = []
         residual, total = z, torch.zeros_like(z)

@@ -1,4 +1,4 @@
-"""The one exception that says: what was given cannot be used."""
+"""The exceptions that say: what was given cannot be used."""
 
 
 class InputError(ValueError):
@@ -7,3 +7,7 @@ class InputError(ValueError):
     The message names the argument or file, the value received and what would be valid, in one or two lines. The
     command line prints it as it is and exits with code 2; every other exception is a defect and keeps its traceback.
     """
+
+
+class NonFiniteError(InputError):
+    """NaN or infinity where a model needs numbers; in training raised on all processes alike, to skip the step."""

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from .collective import rows_of_all_processes
-from .errors import InputError
+from .collective import minimum_over_processes, rows_of_all_processes
+from .errors import InputError, NonFiniteError
 from .gradient import GradientEstimator, check_gradient_estimator, rotation_trick, straight_through
 from .initialization import Initialization, check_initialization, codes_from_data, draw_codebook
 from .nearest import nearest_codes
@@ -107,14 +107,19 @@ class Quantizer(nn.Module):
         """Replace the codebook by codes (K, D)."""
         self.weight.data.copy_(codes)
 
+    def abandon_step(self) -> None:
+        """Forget the forwards of an optimizer step that will not be made."""
+        self._parts = []
+
     def forward(self, z: Tensor) -> QuantizerOutput:
         """Quantize z, (B, D, *spatial) or (N, D), of a floating-point type.
 
         Raises:
-            InputError: if z is empty, not floating-point, not finite, or its axis 1 is not D; if the codes are to be
-                drawn from the first batch and it has fewer than K vectors.
+            InputError: if z is empty, not floating-point, or its axis 1 is not D; if the codes are to be drawn from
+                the first batch and it has fewer than K vectors.
+            NonFiniteError: if z is not finite; in training on all processes if it is so on one.
         """
-        check_input(z, self.codebook_dim)
+        check_input(z, self.codebook_dim, self.training)
         with torch.autocast(z.device.type, enabled=False):
             vectors = rearrange(z.float(), "b d ... -> (b ...) d")
             if self.training and not self.initialized:
@@ -151,11 +156,12 @@ class Quantizer(nn.Module):
         return f"codebook_size={self.codebook_size}, codebook_dim={self.codebook_dim}"
 
 
-def check_input(z: Tensor, dim: int) -> None:
-    """Check what is to be quantized.
+def check_input(z: Tensor, dim: int, on_all_processes: bool) -> None:
+    """Check what is to be quantized; whether it is finite, on all processes if so asked: a collective call then.
 
     Raises:
         InputError: naming what is wrong with z.
+        NonFiniteError: if z is not finite.
     """
     if not z.is_floating_point():
         raise InputError(f"z has dtype {z.dtype}; it must be floating-point")
@@ -163,10 +169,12 @@ def check_input(z: Tensor, dim: int) -> None:
         raise InputError(f"z has shape {tuple(z.shape)}; axis 1 must be codebook_dim, {dim}")
     if z.numel() == 0:
         raise InputError(f"z has shape {tuple(z.shape)}; it holds no vector")
-    if not (finite := z.isfinite()).all():
+    finite = z.isfinite().all()
+    if not (minimum_over_processes(finite.int()) if on_all_processes else finite):
         nan, infinite = int(z.isnan().sum()), int(z.isinf().sum())
-        raise InputError(
-            f"z holds {nan} NaN and {infinite} infinite values of {finite.numel()}; every feature must be finite "
+        place = ", and that of another process is not finite" if finite else ""
+        raise NonFiniteError(
+            f"z holds {nan} NaN and {infinite} infinite values of {z.numel()}{place}; every feature must be finite "
             f"(a lower learning rate or clipped gradients keep an encoder from running away)"
         )
 

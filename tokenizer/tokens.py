@@ -13,10 +13,12 @@ from einops import rearrange
 from torch import Tensor
 from tqdm import tqdm
 
+from .collective import on_first_process
 from .data import DataConfig, ImageDataset, load_splits, to_model
 from .errors import InputError
+from .lock import Lock
 from .model import VQTokenizer
-from .saving import read_json, write_json, written_whole
+from .saving import read_json, remove_unfinished, write_json, written_whole
 
 _FORMAT = 1  # part of the key: raise it when what is written changes
 
@@ -93,18 +95,26 @@ def tokenize(config: Tokenization) -> Path:
     }
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     folder = Path(config.output_dir) / key
-    if processes.is_main_process and not (folder / "tokens.json").exists():
-        with written_whole(folder) as partial:
-            for name, split in splits.items():
-                flips = (False, True) if config.data.horizontal_flip and name == "train" else (False,)
-                _encode(tokenizer, split, flips, config.batch_size).save_to_disk(str(partial / name))
-            about = {
-                "num_codes": tokenizer.config.codebook_size,
-                "grid_size": tokenizer.config.grid_size,
-                "class_names": list(splits["train"].class_names),
-            }
-            write_json(partial / "tokens.json", about | identity)
-    processes.wait_for_everyone()
+
+    def write(partial: Path) -> None:
+        for name, split in splits.items():
+            flips = (False, True) if config.data.horizontal_flip and name == "train" else (False,)
+            _encode(tokenizer, split, flips, config.batch_size).save_to_disk(str(partial / name))
+        about = {
+            "num_codes": tokenizer.config.codebook_size,
+            "grid_size": tokenizer.config.grid_size,
+            "class_names": list(splits["train"].class_names),
+        }
+        write_json(partial / "tokens.json", about | identity)
+
+    def write_once() -> None:
+        with Lock(folder.with_name(f".{key}.lock"), wait=True):  # of two runs that need the same tokens one makes them
+            remove_unfinished(folder.parent, f"{key}-*")
+            if not (folder / "tokens.json").exists():
+                with written_whole(folder) as partial:
+                    write(partial)
+
+    on_first_process(write_once)
     return folder
 
 

@@ -1,5 +1,7 @@
 """Stage one, training: `wvq train-tokenizer`."""
 
+import math
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,13 +15,18 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from .batches import ShuffledBatches, training_loader, uniform_draws
-from .checkpoints import Run, stop_request
+from .checkpoints import Run
+from .collapse import collapse_warning
 from .data import DataConfig, ImageDataset, load_splits, to_model, to_uint8
 from .errors import InputError
-from .grids import image_grid
+from .grids import save_grid
 from .model import TokenizerConfig, VQTokenizer
+from .out_of_memory import memory_advice
 from .quality import ReconstructionQuality
 from .schedule import check_processes, check_schedule, learning_rate_share, set_learning_rates
+from .step_record import StepRecord
+from .stopping import stop_request
+from .training_state import TrainingState
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,8 @@ class TokenizerTraining:
     """Steps between checkpoints."""
     keep_checkpoints: int = 2
     """Checkpoints kept."""
+    max_skipped_steps: int = 10
+    """Steps in a row that may be skipped since a loss or gradient is not finite; then the run stops."""
     log_with: tuple[str, ...] = ()
     """Accelerate trackers, such as tensorboard or wandb."""
     seed: int = 0
@@ -78,7 +87,7 @@ class TokenizerTraining:
                 f"model is for {self.model.channels} x {self.model.image_size} x {self.model.image_size} images, data "
                 f"has {self.data.channels} x {self.data.image_size} x {self.data.image_size}; they must be the same"
             )
-        check_schedule(self, "log_every", "evaluate_every", "checkpoint_every", "keep_checkpoints")
+        check_schedule(self, "log_every", "evaluate_every", "checkpoint_every", "keep_checkpoints", "max_skipped_steps")
         if not 0 <= self.ema_decay < 1:
             raise InputError(f"ema_decay is {self.ema_decay}; it must be in [0, 1)")
 
@@ -87,7 +96,8 @@ def train_tokenizer(config: TokenizerTraining) -> Path:
     """Train a tokenizer, or finish training it; returns the folder to give to `VQTokenizer.from_pretrained`.
 
     Raises:
-        InputError: for data that cannot be read, or a folder with a run of another configuration.
+        InputError: for data that cannot be read, a folder with a run of another configuration or in use; if every
+            checkpoint is damaged, the memory does not suffice, or too many steps in a row are skipped.
     """
     # The world: processes, precision, the run's folder, the images.
     accelerator = Accelerator(
@@ -105,27 +115,22 @@ def train_tokenizer(config: TokenizerTraining) -> Path:
     if config.log_with:
         accelerator.init_trackers("tokenizer")
 
-    # The model, its two groups of parameters, its average.
+    # The model, its optimizer, its average.
     set_seed(config.seed)
     model = VQTokenizer(config.model)
     model.quantizer.accumulation_steps = config.gradient_accumulation_steps
-    codebook = list(model.quantizer.parameters())
-    network = [p for name, p in model.named_parameters() if not name.startswith("quantizer.")]
-    groups = [
-        {"params": network, "peak": config.learning_rate, "weight_decay": config.weight_decay},
-        {"params": codebook, "peak": config.codebook_learning_rate, "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95))
-    model, optimizer = accelerator.prepare(model, optimizer)
+    model, optimizer = accelerator.prepare(model, build_optimizer(model, config))
+    network, codebook = (group["params"] for group in optimizer.param_groups)
     average = None
     if config.ema_decay:
         average = AveragedModel(accelerator.unwrap_model(model), multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
-        accelerator.register_for_checkpointing(average)
     evaluated = average.module if average else accelerator.unwrap_model(model)
     assert isinstance(evaluated, VQTokenizer)
 
     # Where to begin.
-    step = run.resume()
+    record = StepRecord(accelerator, model, config.max_skipped_steps)
+    state = TrainingState(accelerator, model, [optimizer], record, average)
+    step = run.resume(state)
     parts = config.gradient_accumulation_steps
     batches = ShuffledBatches(
         len(train_set), config.batch_size // parts, step * parts, config.steps * parts, config.seed
@@ -134,13 +139,11 @@ def train_tokenizer(config: TokenizerTraining) -> Path:
     progress = tqdm(
         total=config.steps, initial=step, desc=run.folder.name, unit="step", disable=not accelerator.is_main_process
     )
-    sums: dict[str, torch.Tensor] = {}
-    counted = 0
     started = time.perf_counter() - max((row.get("seconds", 0.0) for row in run.metrics()), default=0.0)
-    clock = time.perf_counter()
+    clock, clocked = time.perf_counter(), step
 
     model.train()
-    with progress, stop_request(accelerator) as stop:
+    with run, progress, stop_request(accelerator) as stop, memory_advice(config, accelerator):
         for number, batch in enumerate(loader, start=step * parts):
             images = to_model(batch["images"].to(accelerator.device))
             if config.data.horizontal_flip:
@@ -148,24 +151,20 @@ def train_tokenizer(config: TokenizerTraining) -> Path:
                 images = torch.where(flipped[:, None, None, None], images.flip(-1), images)
 
             # One optimizer step, when all parts of the batch have been seen.
-            with accelerator.accumulate(model):
+            with accelerator.accumulate(model), record.guard(step + 1, number):
                 set_learning_rates(optimizer, learning_rate_share(step, config))
                 output = model(images)
                 distance = F.mse_loss if config.reconstruction_loss == "l2" else F.l1_loss
                 reconstruction_loss = distance(output.reconstructions.float(), images)
                 loss = reconstruction_loss + output.quantizer.loss
                 accelerator.backward(loss)
+                record.add({"loss": loss, "reconstruction_loss": reconstruction_loss} | output.quantizer.terms)
                 if accelerator.sync_gradients:
-                    accelerator.clip_grad_norm_(network, config.max_grad_norm)
-                    accelerator.clip_grad_norm_(codebook, config.max_grad_norm)
+                    network_norm = accelerator.clip_grad_norm_(network, config.max_grad_norm)
+                    codebook_norm = accelerator.clip_grad_norm_(codebook, config.max_grad_norm)
+                    record.check(network=network_norm, codebook=codebook_norm)
                 optimizer.step()
                 optimizer.zero_grad()
-            terms = {
-                "loss": loss.detach(),
-                "reconstruction_loss": reconstruction_loss.detach(),
-            } | output.quantizer.terms
-            sums = {name: sums.get(name, 0) + value for name, value in terms.items()}
-            counted += 1
             if not accelerator.sync_gradients:
                 continue
             step += 1
@@ -175,15 +174,13 @@ def train_tokenizer(config: TokenizerTraining) -> Path:
 
             # What is written down now and then.
             if step % config.log_every == 0 or step == config.steps:
-                means = {name: value / counted for name, value in sums.items()}
-                means = {name: value.item() for name, value in accelerator.reduce(means, "mean").items()}
-                now = time.perf_counter()
-                speed = counted / parts * config.batch_size / (now - clock)
+                means, now = record.means(), time.perf_counter()
+                speed = (step - clocked) * config.batch_size / (now - clock)
                 rate = config.learning_rate * learning_rate_share(step - 1, config)
                 timing = {"images_per_second": speed, "seconds": now - started}
                 run.log(step, "train", {**means, "learning_rate": rate, **timing})
-                progress.set_postfix(loss=f"{means['loss']:.4f}", images_s=f"{speed:.0f}")
-                sums, counted, clock = {}, 0, now
+                progress.set_postfix(loss=f"{means.get('loss', math.nan):.4f}", images_s=f"{speed:.0f}")
+                clock, clocked = now, step
             if step % config.evaluate_every == 0 or step == config.steps:
                 scores = validate(evaluated, evaluation_set, config, accelerator)
                 run.log(step, "evaluation", scores)
@@ -193,20 +190,29 @@ def train_tokenizer(config: TokenizerTraining) -> Path:
                         f"step {step}: PSNR {scores['psnr']:.2f} dB, SSIM {scores['ssim']:.3f}, "
                         f"utilization {scores['utilization']:.3f}, perplexity {scores['perplexity']:.0f}"
                     )
+                    count = config.evaluation_images or len(evaluation_set)
+                    if warning := collapse_warning(run.metrics(), config.model, count):
+                        progress.write(warning, file=sys.stderr)
                 model.train()
-                sums, counted, clock = {}, 0, time.perf_counter()
+                clock, clocked = time.perf_counter(), step
             stopping = stop.asked()
             if step % config.checkpoint_every == 0 or step == config.steps or stopping:
-                run.save_checkpoint(step, config.keep_checkpoints)
+                run.save_checkpoint(step, state)
             if stopping:
                 stop.leave(step)
 
-    if accelerator.is_main_process:
-        evaluated.save_pretrained(run.folder / "model")
-    accelerator.wait_for_everyone()
-    for tracker in accelerator.trackers:  # not end_training: it would leave the next run without a process group
-        tracker.finish()
-    return run.folder / "model"
+        return run.save_model(evaluated)
+
+
+def build_optimizer(model: VQTokenizer, config: TokenizerTraining) -> torch.optim.AdamW:
+    """AdamW with two groups of parameters, the network's and the quantizer's."""
+    codebook = list(model.quantizer.parameters())
+    network = [p for name, p in model.named_parameters() if not name.startswith("quantizer.")]
+    groups = [
+        {"params": network, "peak": config.learning_rate, "weight_decay": config.weight_decay},
+        {"params": codebook, "peak": config.codebook_learning_rate, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95))
 
 
 @torch.no_grad()
@@ -240,6 +246,4 @@ def write_reconstructions(model: VQTokenizer, dataset: ImageDataset, path: Path,
     device = model.quantizer.codebook.device
     reconstructions = to_uint8(model.eval().decode(model.encode(to_model(originals.to(device))))).cpu()
     rows = [part for pair in zip(originals.split(16), reconstructions.split(16), strict=True) for part in pair]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    columns = min(16, len(originals))
-    image_grid(torch.cat(rows), columns=columns, scale=max(1, 64 // originals.shape[-1])).save(path)
+    save_grid(torch.cat(rows), path, columns=min(16, len(originals)))

@@ -1,0 +1,74 @@
+"""Two processes with half of each batch train what one does, in both stages and with every quantizer, to rounding."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from processes import run
+from safetensors.torch import load_file
+from toy_runs import MODEL, changed, toy_stage, untimed, weights
+
+from wvq.pipelines.class_conditional import load_prior
+from wvq.tokenizer import VQTokenizer
+
+Runs = dict[str, tuple[Callable[[Any], Path], Any]]
+
+STEPS = 30
+QUANTIZERS: dict[str, dict[str, Any]] = {
+    "vanilla": {}, "ema": {}, "online": {}, "linear": {}, "wasserstein": {}, "mmd": {},
+    "wasserstein, transport": {"alignment": "transport"},
+}  # fmt: skip
+
+
+def trainings(images: Path, folder: Path) -> Runs:
+    """(train function, configuration) of 30 steps: a tokenizer of each quantizer, and a prior."""
+    short: dict[str, Any] = {"steps": STEPS, "batch_size": 8, "evaluate_every": STEPS, "checkpoint_every": STEPS}
+    runs: Runs = {}
+    for name, options in QUANTIZERS.items():
+        train, config = toy_stage("tokenizer", images, folder)
+        model = dataclasses.replace(MODEL, quantizer=name.split(",")[0], quantizer_options={"init_std": 0.3, **options})
+        data = dataclasses.replace(config.data, horizontal_flip=True)
+        runs[name] = train, changed(config, name, model=model, data=data, evaluation_images=40, **short)
+    train, config = toy_stage("prior", images, folder)
+    accumulated = {"gradient_accumulation_steps": 2, "optimizer": "adamw"}  # Muon rounds to bfloat16
+    runs["prior"] = train, changed(config, sample_every=0, **accumulated, **short)
+    return runs
+
+
+def train_all(runs: Runs) -> None:
+    for train, config in runs.values():
+        train(config)
+
+
+@pytest.fixture(scope="module")
+def both(fashion_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Runs]:
+    """The runs of one process and of two."""
+    runs = [trainings(fashion_folder, tmp_path_factory.mktemp(name)) for name in ("one", "two")]
+    for world, each in enumerate(runs, start=1):
+        run(world, train_all, each)
+    return runs
+
+
+@pytest.mark.parametrize("name", [*QUANTIZERS, "prior"])
+def test_two_processes_train_what_one_does(both: list[Runs], name: str):
+    one, two = (runs[name][1] for runs in both)
+    for row, other in zip(untimed(one), untimed(two), strict=True):
+        assert other.pop("split") == row.pop("split")
+        assert other == pytest.approx(row, rel=1e-3)
+    expected, found = weights(one), weights(two)
+    assert expected.keys() == found.keys()
+    for key, value in expected.items():
+        torch.testing.assert_close(found[key], value, rtol=1e-3, atol=1e-4, msg=lambda text, k=key: f"{k}: {text}")
+
+
+@pytest.mark.parametrize("name", [*QUANTIZERS, "prior"])
+def test_every_parameter_had_a_gradient_and_one_update_in_each_step(both: list[Runs], name: str):
+    for runs in both:
+        folder = Path(runs[name][1].output_dir)
+        model = load_prior(folder / "model") if name == "prior" else VQTokenizer.from_pretrained(folder / "model")
+        trained = sum(parameter.requires_grad for parameter in model.parameters())
+        optimizer = load_file(folder / "checkpoints" / f"step-{STEPS:08d}" / "optimizers.safetensors")
+        assert [int(value) for key, value in optimizer.items() if key.endswith(".step")] == [STEPS] * trained
