@@ -95,13 +95,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail("wvq", f"'{name}' is no command; valid are {', '.join(COMMANDS)}")
     command = COMMANDS[name]
 
-    from wvq.tokenizer.errors import InputError
+    from wvq.tokenizer.errors import InputError, plain_message
 
     try:
         configuration = parse(name, rest)
         result = _load(command.function)(configuration)
     except InputError as error:
-        _fail(f"wvq {name}", str(error))
+        _fail(f"wvq {name}", plain_message(error))
     except OSError as error:
         _fail(f"wvq {name}", f"{error.filename or 'input or output'}: {error.strerror or error}")
     if result is not None:

@@ -7,3 +7,8 @@ class InputError(ValueError):
     The message names the argument or file, the value received and what would be valid, in one or two lines. The
     command line prints it as it is and exits with code 2; every other exception is a defect and keeps its traceback.
     """
+
+
+def plain_message(error: InputError) -> str:
+    """The message alone, where a worker process of a data loader has put a traceback before it."""
+    return str(error).rpartition(f"{InputError.__name__}: ")[2].strip()
