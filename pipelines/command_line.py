@@ -119,6 +119,8 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
 
     from wvq.tokenizer.errors import InputError
 
+    from .recipes import allow_recipes
+
     class Parser(ArgumentParser):
         def format_help(self, *args: Any, **kwargs: Any) -> str:
             text = super().format_help(*args, **kwargs)
@@ -128,7 +130,13 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
     command = COMMANDS[name]
     configuration = _load(command.configuration)
     recipes: list[str | PathLike[str]] = [str(files("wvq.pipelines") / command.recipe)] if command.recipe else []
-    parser = Parser(prog=f"wvq {name}", description=command.summary, exit_on_error=False, default_config_files=recipes)
+    parser = Parser(
+        prog=f"wvq {name}",
+        description=command.summary,
+        exit_on_error=False,
+        default_config_files=recipes,
+        parser_mode=allow_recipes(),
+    )
     parser.add_argument("--config", action="config", help="a recipe: these options in a YAML or JSON file")
     parser.add_class_arguments(configuration)
     for source, target in command.links:

@@ -233,11 +233,11 @@ def test_a_prior_is_loaded_whole_or_refused(tmp_path):
     assert refusal(weights | {"odd": torch.zeros(2)}).endswith("odd is no part of it")
     assert f"{name} has the shape (3, 3), not (" in refusal(weights | {name: torch.zeros(3, 3)})
     file.write_bytes(b"no weights at all")
-    with pytest.raises(InputError, match="does not hold the weights its config.json describes"):
+    with pytest.raises(InputError, match=r"does not hold the weights its config\.json describes"):
         load_prior(tmp_path)
     file.unlink()
     torch.save(weights, tmp_path / "pytorch_model.bin")  # a pickle is not looked at
-    with pytest.raises(InputError, match="model.safetensors does not exist"):
+    with pytest.raises(InputError, match=r"model\.safetensors does not exist"):
         load_prior(tmp_path)
 
 
