@@ -6,7 +6,7 @@ from typing import Any
 from transformers import GPT2LMHeadModel, LlamaForCausalLM, PreTrainedConfig
 
 from wvq.tokenizer.errors import InputError
-from wvq.tokenizer.reading import file_inside, last_line, load_weights, read_json
+from wvq.tokenizer.reading import file_inside, first_line, load_weights, read_json
 
 from .model import PRIOR_CLASSES
 
@@ -22,8 +22,6 @@ def load_prior(folder: Path) -> LlamaForCausalLM | GPT2LMHeadModel:
     Raises:
         InputError: if it is missing or is no prior of this package.
     """
-    if not (folder / "config.json").is_file():
-        raise InputError(f"{folder / 'config.json'} does not exist; a prior's folder has config.json and *.safetensors")
     path = file_inside(folder, "config.json")
     description = read_json(path)
     if not isinstance(description, dict):
@@ -41,7 +39,7 @@ def load_prior(folder: Path) -> LlamaForCausalLM | GPT2LMHeadModel:
     except InputError:
         raise
     except Exception as error:  # transformers raises a dozen unrelated types on values that make no sense
-        raise InputError(f"{folder} does not hold a prior that can be loaded: {last_line(error)}") from error
+        raise InputError(f"{folder} does not hold a prior that can be loaded: {first_line(error)}") from error
     if unfit := [*report["missing_keys"], *report["unexpected_keys"], *report["mismatched_keys"]]:
         raise InputError(f"{folder} does not hold the weights its config.json describes: {min(map(str, unfit))}")
     return prior

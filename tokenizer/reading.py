@@ -19,6 +19,8 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from .errors import InputError
 
 MAX_JSON_BYTES = 64 * 2**20
+# What torch and safetensors raise for sizes that make no sense.
+_UNFIT = (SafetensorError, OSError, RuntimeError, ValueError, TypeError, ArithmeticError, MemoryError)
 
 
 def file_inside(folder: Path, name: str) -> Path:
@@ -106,9 +108,9 @@ def load_weights(folder: Path, build: Callable[[], nn.Module]) -> dict[str, Tens
         with torch.device("meta"), _at_most(len(headers)):
             _check_fit(build(), headers)
         return {name: tensor for path in files for name, tensor in load_file(path).items()}
-    except (SafetensorError, OSError, RuntimeError, ValueError) as error:
+    except _UNFIT as error:
         raise InputError(
-            f"{files[0]} does not hold the weights its config.json describes: {last_line(error)}"
+            f"{files[0]} does not hold the weights its config.json describes: {first_line(error)}"
         ) from error
 
 
@@ -171,6 +173,6 @@ def _at_most(count: int) -> Iterator[None]:
         hook.remove()
 
 
-def last_line(error: BaseException) -> str:
-    """The last line of an error's message: torch and transformers begin with what was being done."""
-    return (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message: torch goes on for pages."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].strip()

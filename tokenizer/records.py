@@ -1,6 +1,7 @@
 """What every source of images is turned into: encoded images with labels and content hashes, in a fixed order."""
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -50,7 +51,7 @@ class Records:
         images: where they are read.
         rows: (N,) where in `images` each record lies.
         labels: (N,) int64 positions in the class names; zeros without classes.
-        digests: (N, 32) uint8, sha256 of each image's bytes as stored, of no bytes where they cannot be read.
+        digests: (N, 32) uint8, sha256 of each image's bytes as stored, of its name where they cannot be read.
         origin: which part of the source this is, for descriptions and messages.
     """
 
@@ -122,5 +123,5 @@ def _digest(images: StoredImages, row: int) -> bytes:
     try:
         content = images.content(row)
     except BadImage:  # decoding meets it again, and says so or leaves it out
-        content = b""
+        content = os.fsencode(images.name(row))
     return hashlib.sha256(bytes(content)).digest()

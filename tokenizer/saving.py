@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from .errors import InputError
-from .reading import check_types, file_inside, last_line, load_weights, read_json
+from .reading import check_types, file_inside, first_line, load_weights, read_json
 
 
 @contextmanager
@@ -130,7 +130,7 @@ class SavedModule(nn.Module):
             config = cls.config_class(**description)
         except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:  # torch has others for a size of 1e30
             raise InputError(
-                f"{folder / 'config.json'} does not describe a {cls.__name__}: {last_line(error)}"
+                f"{folder / 'config.json'} does not describe a {cls.__name__}: {first_line(error)}"
             ) from error
         weights = load_weights(folder, lambda: cls(config))
         module = cls(config)

@@ -15,6 +15,7 @@ from huggingface_hub import constants
 from .errors import InputError
 from .files import read_regular_file
 from .images import BadImage
+from .reading import first_line
 from .records import EVALUATION_NAMES, Records, Source
 
 _SPLIT_NAMES = ("train", *EVALUATION_NAMES)
@@ -79,7 +80,7 @@ def read_parquet(path: Path, image_column: str, label_column: str) -> Source:
     try:
         tables = datasets.load_dataset("parquet", data_files=splits)
     except (OSError, ValueError, DatasetsError) as error:
-        raise InputError(f"{path}: cannot be read as parquet: {_first_line(error.__cause__ or error)}") from error
+        raise InputError(f"{path}: cannot be read as parquet: {first_line(error.__cause__ or error)}") from error
     assert isinstance(tables, datasets.DatasetDict)
     return read_tables(tables, str(path), image_column, label_column)
 
@@ -93,7 +94,7 @@ def load_from_hub(name: str) -> datasets.DatasetDict:
     try:
         tables = datasets.load_dataset(name)
     except (OSError, ValueError, RuntimeError, DatasetsError) as error:
-        raise InputError(f"the hub gave no data set {name!r}: {_first_line(error)}") from error
+        raise InputError(f"the hub gave no data set {name!r}: {first_line(error)}") from error
     assert isinstance(tables, datasets.DatasetDict)
     return tables
 
@@ -169,7 +170,3 @@ def _classes(
             f"label column {column!r} of {place} has values that are no class of its train split: {listed}{hint}"
         )
     return names, [np.array([positions[value] for value in values], np.int64) for values in columns]
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
