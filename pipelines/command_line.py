@@ -74,6 +74,11 @@ COMMANDS = {
         "wvq.eval.benchmark_quantizers:benchmark_quantizers",
         "wvq.eval.benchmark_quantizers:QuantizerBenchmark",
     ),
+    "benchmark data": Command(
+        "decoded images a second by source and worker processes, beside torchvision's ImageFolder",
+        "wvq.eval.benchmark_data:benchmark_data",
+        "wvq.eval.benchmark_data:DataBenchmark",
+    ),
     "benchmark sampling": Command(
         "tokens a second of the sampler, of transformers, and what the machine allows",
         "wvq.eval.benchmark_sampling:benchmark_sampling",

@@ -66,7 +66,7 @@ class DataConfig:
 
 
 class ImageDataset(torch.utils.data.Dataset):
-    """Images of one split, all of one size: in memory if they fit `IN_MEMORY_BYTES`, else decoded whenever read.
+    """Images of one split, all of one size: in memory if they fit `in_memory_bytes`, else decoded whenever read.
 
     A bad image stops the construction, or is left out with `skip_bad_images`. Of a split that does not fit in memory
     only `skip_bad_images` looks at each image beforehand; without it the read of a bad one stops. So does the read of a
@@ -83,12 +83,20 @@ class ImageDataset(torch.utils.data.Dataset):
         InputError: for a bad image that is not to be skipped, and if no image is left, of the split or of a class.
     """
 
-    def __init__(self, records: Records, class_names: tuple[str, ...], config: DataConfig, split: str):
+    def __init__(
+        self,
+        records: Records,
+        class_names: tuple[str, ...],
+        config: DataConfig,
+        split: str,
+        in_memory_bytes: int | None = None,
+    ):
         self._config = config
         self._records, self._pixels = records, None
         self._report: BadImageReport | None = None
         self.bad_images: dict[str, str] = {}
-        fits = len(records) * config.channels * config.image_size**2 <= IN_MEMORY_BYTES
+        room = IN_MEMORY_BYTES if in_memory_bytes is None else in_memory_bytes
+        fits = len(records) * config.channels * config.image_size**2 <= room
         if fits or config.skip_bad_images:
             pixels, good, self.bad_images = _decode_all(records, config, split, keep=fits)
             lost = np.setdiff1d(records.labels, records.labels[good])
