@@ -132,7 +132,8 @@ def _compare(
                 growth[name].append(float(gaps[-15:].median() / gaps[:15].median()))
     arithmetic = batch / _product_seconds(model, codes, passes * batch)
     weights = sum(matrix.nbytes for matrix in _matrices(model, codes))
-    cached = 2 * passes * batch * config.model.num_layers * config.model.hidden_size * model.dtype.itemsize
+    width, layers, _ = config.model.shape
+    cached = 2 * passes * batch * layers * width * model.dtype.itemsize
     memory_limit = batch * bandwidth / (weights + cached * length / 2)
     return [
         {

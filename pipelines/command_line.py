@@ -84,6 +84,11 @@ COMMANDS = {
         "wvq.eval.benchmark_sampling:benchmark_sampling",
         "wvq.eval.benchmark_sampling:SamplingBenchmark",
     ),
+    "benchmark prior": Command(
+        "training tokens a second of the prior, beside a plain GPT in a plain loop",
+        "wvq.eval.benchmark_prior:benchmark_prior",
+        "wvq.eval.benchmark_prior:PriorBenchmark",
+    ),
 }
 
 

@@ -44,16 +44,20 @@ class PriorSize:
             raise InputError(f"architecture is '{self.architecture}'; valid are {', '.join(PRIOR_CLASSES)}")
         if self.size not in SIZES:
             raise InputError(f"size is '{self.size}'; valid are {', '.join(SIZES)}")
-        for name, of_size in zip(("hidden_size", "num_layers", "num_heads"), SIZES[self.size], strict=True):
+        for name in ("hidden_size", "num_layers", "num_heads"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1, or 0 for that of size")
-            object.__setattr__(self, name, getattr(self, name) or of_size)
-        if self.hidden_size % (2 * self.num_heads):
-            raise InputError(
-                f"hidden_size is {self.hidden_size}; it must divide by 2 * num_heads = {2 * self.num_heads}"
-            )
+        width, _, heads = self.shape
+        if width % (2 * heads):
+            raise InputError(f"hidden_size is {width}; it must divide by 2 * num_heads = {2 * heads}")
         if not 0 <= self.attention_dropout < 1:
             raise InputError(f"attention_dropout is {self.attention_dropout}; it must be in [0, 1)")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Width, layers and heads: those of `size`, unless given."""
+        width, layers, heads = SIZES[self.size]
+        return self.hidden_size or width, self.num_layers or layers, self.num_heads or heads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +84,7 @@ def build_prior(config: PriorConfig) -> LlamaForCausalLM | GPT2LMHeadModel:
     A Llama's feed-forward width is 8/3 of hidden_size, rounded up to a multiple of 32; a GPT-2's is 4 times. num_codes,
     num_tokens and num_classes are kept in the model's own config.json.
     """
+    width, layers, heads = config.shape
     shared: dict[str, Any] = {
         "vocab_size": config.num_codes + config.num_classes + 1,
         "tie_word_embeddings": config.tie_embeddings,
@@ -89,19 +94,19 @@ def build_prior(config: PriorConfig) -> LlamaForCausalLM | GPT2LMHeadModel:
     }
     if config.architecture == "llama":
         description: Any = LlamaConfig(
-            hidden_size=config.hidden_size,
-            intermediate_size=-(-config.hidden_size * 8 // 3 // 32) * 32,
-            num_hidden_layers=config.num_layers,
-            num_attention_heads=config.num_heads,
+            hidden_size=width,
+            intermediate_size=-(-width * 8 // 3 // 32) * 32,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
             max_position_embeddings=config.num_tokens + 1,
             attention_dropout=config.attention_dropout,
             **shared,
         )
     else:
         description = GPT2Config(
-            n_embd=config.hidden_size,
-            n_layer=config.num_layers,
-            n_head=config.num_heads,
+            n_embd=width,
+            n_layer=layers,
+            n_head=heads,
             n_positions=config.num_tokens + 1,
             attn_pdrop=config.attention_dropout,
             embd_pdrop=0.0,

@@ -135,8 +135,8 @@ def test_unusual_images_are_handled_right(photos: Path, monkeypatch: pytest.Monk
 # What is no image
 
 
-def write(content: bytes) -> Callable[[Path], None]:
-    return lambda path: path.write_bytes(content) and None
+def write(content: bytes) -> Callable[[Path], object]:
+    return lambda path: path.write_bytes(content)
 
 
 def far_too_long(path: Path) -> None:

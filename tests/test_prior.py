@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
+from wvq.pipelines.command_line import parse
 from wvq.prior import PriorConfig, PriorSize, build_prior
 from wvq.prior.train import PriorTraining, build_optimizers, token_loss, validate
 from wvq.tokenizer import InputError
@@ -102,9 +103,10 @@ def test_bad_sizes_are_named(changes, message):
 
 
 def test_a_size_of_the_table_is_taken_and_its_parts_can_be_replaced():
-    assert vars(PriorSize(size="L")) == vars(PriorSize(hidden_size=1024, num_layers=24, num_heads=16, size="L"))
-    taller = PriorSize(size="XS", num_layers=9)
-    assert (taller.hidden_size, taller.num_layers, taller.num_heads) == (192, 9, 3)
+    assert PriorSize(size="L").shape == (1024, 24, 16)
+    assert PriorSize(size="XS", num_layers=9).shape == (192, 9, 3)
+    assert parse("train-prior", ["--model.size", "XL"]).model.shape == (1280, 36, 20)
+    assert parse("train-prior", ["--model.size", "XL", "--model.num-heads", "10"]).model.shape == (1280, 36, 10)
 
 
 # Table 1 of arXiv 2406.06525 gives these to three digits at best, with feed-forward widths rounded otherwise.
