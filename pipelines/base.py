@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from wvq.tokenizer import InputError
+from wvq.tokenizer.reading import check_inside, file_inside
 from wvq.tokenizer.saving import local_folder, read_json, write_json, written_whole
 
 OUTPUT_TYPES = ("pil", "np", "pt", "uint8", "latent")
@@ -78,7 +79,7 @@ class Pipeline:
             InputError: for a missing folder, an index of another pipeline or with other components.
         """
         folder = local_folder(name_or_path, ("*.json", "*.safetensors"))
-        index = read_json(folder / "model_index.json")
+        index = read_json(file_inside(folder, "model_index.json"))
         if not isinstance(index, dict) or index.get("_class_name") != cls.__name__:
             raise InputError(f"{folder / 'model_index.json'} does not describe a {cls.__name__}")
         for name, (library, *classes) in cls.component_classes.items():
@@ -87,6 +88,10 @@ class Pipeline:
                     f"{folder / 'model_index.json'} has {name} = {index.get(name)}; "
                     f"a {cls.__name__} has {[library, ' or '.join(classes)]}"
                 )
+        for name in cls.component_loaders:  # a folder that is missing would be looked for on the hub, under its path
+            check_inside(folder, folder / name)
+            if not (folder / name).is_dir():
+                raise InputError(f"{folder / name} does not exist")
         components = {name: load(folder / name) for name, load in cls.component_loaders.items()}
         return cls(**components, **cls.extra_arguments(index))
 

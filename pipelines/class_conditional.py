@@ -2,12 +2,10 @@
 
 import difflib
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
 from einops import rearrange
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import GPT2LMHeadModel, LlamaForCausalLM
@@ -15,40 +13,13 @@ from transformers import GPT2LMHeadModel, LlamaForCausalLM
 from wvq.prior import sample_tokens
 from wvq.prior.guidance import GuidanceSchedule
 from wvq.prior.likelihood import bits_per, log_likelihood
+from wvq.prior.loading import load_prior
 from wvq.prior.model import PRIOR_CLASSES
 from wvq.tokenizer import InputError, VQTokenizer
 from wvq.tokenizer.blocks import in_blocks
 from wvq.tokenizer.data import to_model, to_uint8
-from wvq.tokenizer.saving import read_json
 
 from .base import ImagePipelineOutput, Pipeline, check_output_type, format_images
-
-
-def load_prior(folder: Path) -> LlamaForCausalLM | GPT2LMHeadModel:
-    """A prior from a folder with config.json and safetensors.
-
-    Raises:
-        InputError: if it is missing or is no prior of this package.
-    """
-    if not (folder / "config.json").is_file():
-        raise InputError(f"{folder / 'config.json'} does not exist; a prior's folder has config.json and *.safetensors")
-    architecture = read_json(folder / "config.json").get("model_type")
-    if architecture not in PRIOR_CLASSES:
-        raise InputError(
-            f"{folder / 'config.json'} has model_type {architecture!r}; valid are {', '.join(PRIOR_CLASSES)}"
-        )
-    try:
-        prior, report = PRIOR_CLASSES[architecture].from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
-            folder, use_safetensors=True, output_loading_info=True
-        )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise InputError(f"{folder} does not hold a prior that can be loaded: {str(error).splitlines()[0]}") from error
-    if unfit := [*report["missing_keys"], *report["unexpected_keys"]]:  # transformers would draw what is missing
-        raise InputError(f"{folder} does not hold the weights its config.json describes: {min(unfit)}")
-    missing = [name for name in ("num_codes", "num_tokens", "num_classes") if not hasattr(prior.config, name)]
-    if missing:
-        raise InputError(f"{folder / 'config.json'} has no {missing[0]}; it is not a prior made by build_prior")
-    return prior
 
 
 class ClassConditionalPipeline(Pipeline):
@@ -102,7 +73,10 @@ class ClassConditionalPipeline(Pipeline):
 
     @classmethod
     def extra_arguments(cls, index: dict[str, Any]) -> dict[str, Any]:
-        return {"class_names": index.get("class_names", [])}
+        names = index.get("class_names", [])
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise InputError(f"model_index.json has class_names = {names!r:.60}; it must be a list of strings")
+        return {"class_names": names}
 
     def labels_of(self, class_labels: int | str | Sequence[int | str] | None) -> Tensor:
         """Labels (N,), int64, of class numbers or names; None, for a prior without classes, is its one null class.

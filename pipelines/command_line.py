@@ -74,6 +74,11 @@ COMMANDS = {
         "wvq.eval.benchmark_quantizers:benchmark_quantizers",
         "wvq.eval.benchmark_quantizers:QuantizerBenchmark",
     ),
+    "benchmark data": Command(
+        "decoded images a second by source and worker processes, beside torchvision's ImageFolder",
+        "wvq.eval.benchmark_data:benchmark_data",
+        "wvq.eval.benchmark_data:DataBenchmark",
+    ),
     "benchmark sampling": Command(
         "tokens a second of the sampler, of transformers, and what the machine allows",
         "wvq.eval.benchmark_sampling:benchmark_sampling",
@@ -116,13 +121,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail("wvq", f"'{name}' is no command; valid are {', '.join(COMMANDS)}")
     command = COMMANDS[name]
 
-    from wvq.tokenizer.errors import InputError
+    from wvq.tokenizer.errors import InputError, plain_message
 
     try:
         configuration = parse(name, rest)
         result = _load(command.function)(configuration)
     except InputError as error:
-        _fail(f"wvq {name}", str(error))
+        _fail(f"wvq {name}", plain_message(error))
     except OSError as error:
         _fail(f"wvq {name}", f"{error.filename or 'input or output'}: {error.strerror or error}")
     if result is not None:
@@ -140,6 +145,8 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
 
     from wvq.tokenizer.errors import InputError
 
+    from .recipes import allow_recipes
+
     class Parser(ArgumentParser):
         def format_help(self, *args: Any, **kwargs: Any) -> str:
             text = super().format_help(*args, **kwargs)
@@ -149,7 +156,13 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
     command = COMMANDS[name]
     configuration = _load(command.configuration)
     recipes: list[str | PathLike[str]] = [str(files("wvq.pipelines") / command.recipe)] if command.recipe else []
-    parser = Parser(prog=f"wvq {name}", description=command.summary, exit_on_error=False, default_config_files=recipes)
+    parser = Parser(
+        prog=f"wvq {name}",
+        description=command.summary,
+        exit_on_error=False,
+        default_config_files=recipes,
+        parser_mode=allow_recipes(),
+    )
     parser.add_argument("--config", action="config", help="a recipe: these options in a YAML or JSON file")
     parser.add_class_arguments(configuration)
     for source, target in command.links:

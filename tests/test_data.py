@@ -235,12 +235,6 @@ def test_a_split_that_leaves_one_side_empty(photos):
         load_splits(grey(photos, evaluation_fraction=1e-9))
 
 
-def test_a_file_that_cannot_be_read(photos):
-    (photos / "gone.png").symlink_to(photos / "nowhere.png")
-    with pytest.raises(InputError, match=r"gone.png: cannot be read: No such file"):
-        load_splits(grey(photos))
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -5,6 +5,7 @@ import itertools
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from .bad_images import BadImageReport, shown
 from .errors import InputError
 from .images import CROP, RESIZE, BadImage, square_pixels
 from .records import Records
 from .sources import FASHION_MNIST, find_source
 
 IN_MEMORY_BYTES = 2 * 2**30  # a split that takes more as uint8 is decoded each time it is read
+MAX_UNREADABLE = 20  # images in a row that vanish while training: more than a few lost files
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class DataConfig:
     horizontal_flip: bool = False
     """Mirror training images at random."""
     skip_bad_images: bool = False
-    """Leave out images that cannot be decoded, instead of stopping at the first."""
+    """Leave out images that cannot be read or decoded, instead of stopping at the first."""
     num_workers: int = 0
     """Processes that decode images, beside the main one."""
 
@@ -63,29 +66,42 @@ class DataConfig:
 
 
 class ImageDataset(torch.utils.data.Dataset):
-    """Images of one split, all of one size: in memory if they fit `IN_MEMORY_BYTES`, else decoded whenever read.
+    """Images of one split, all of one size: in memory if they fit `in_memory_bytes`, else decoded whenever read.
 
     A bad image stops the construction, or is left out with `skip_bad_images`. Of a split that does not fit in memory
-    only `skip_bad_images` looks at each image beforehand; without it the read of a bad one stops.
+    only `skip_bad_images` looks at each image beforehand; without it the read of a bad one stops. So does the read of a
+    file that has vanished or changed since, unless `report_bad_images` has been told where to name it.
 
     Attributes:
         class_names: what the labels mean; () without classes.
         labels: (N,) int64, zeros without classes.
         fingerprint: sha256 hex of the images' bytes as stored, labels, class names, crop and resize, in order.
         description: what the images are, JSON-able, to be written beside every score.
-        bad_images: names of the images left out.
+        bad_images: the images left out, by name, with the reason.
 
     Raises:
-        InputError: for a bad image that is not to be skipped, and if no image is left.
+        InputError: for a bad image that is not to be skipped, and if no image is left, of the split or of a class.
     """
 
-    def __init__(self, records: Records, class_names: tuple[str, ...], config: DataConfig, split: str):
+    def __init__(
+        self,
+        records: Records,
+        class_names: tuple[str, ...],
+        config: DataConfig,
+        split: str,
+        in_memory_bytes: int | None = None,
+    ):
         self._config = config
         self._records, self._pixels = records, None
-        self.bad_images: tuple[str, ...] = ()
-        fits = len(records) * config.channels * config.image_size**2 <= IN_MEMORY_BYTES
+        self._report: BadImageReport | None = None
+        self.bad_images: dict[str, str] = {}
+        room = IN_MEMORY_BYTES if in_memory_bytes is None else in_memory_bytes
+        fits = len(records) * config.channels * config.image_size**2 <= room
         if fits or config.skip_bad_images:
             pixels, good, self.bad_images = _decode_all(records, config, split, keep=fits)
+            lost = np.setdiff1d(records.labels, records.labels[good])
+            if len(lost) and len(good):
+                raise InputError(f"every {split} image of class {class_names[lost[0]]!r} is bad; repair or remove it")
             records = records.select(good)
             self._records, self._pixels = (None, pixels) if fits else (records, None)
         if not len(records):
@@ -120,19 +136,37 @@ class ImageDataset(torch.utils.data.Dataset):
         """A whole batch, "images" uint8 (B, C, H, W) and "labels" int64 (B,): give `DataLoader` `collate_fn=dict`.
 
         Raises:
-            InputError: for a bad image of a split that does not fit in memory.
+            InputError: for a bad image of a split that does not fit in memory; with `replace_unreadable` only for
+                `MAX_UNREADABLE` in a row, as when a disk is gone.
         """
         chosen = torch.as_tensor(indices, dtype=torch.int64)
         if self._pixels is not None:
             return {"images": self._pixels[chosen], "labels": self.labels[chosen]}
+        found = [self._readable(index) for index in chosen.tolist()]
+        images = torch.from_numpy(np.stack([pixels for _, pixels in found]))
+        return {"images": images, "labels": self.labels[[index for index, _ in found]]}
+
+    def _readable(self, index: int) -> tuple[int, npt.NDArray[np.uint8]]:
+        """An image of a split that does not fit in memory; if it cannot be read and a report takes its name, the next
+        one that can."""
         assert self._records is not None
-        images = []
-        for index in chosen.tolist():
-            pixels = _decode(self._records, index, self._config)
-            if isinstance(pixels, str):
-                raise _refusal(self._records.name(index), pixels)
-            images.append(pixels)
-        return {"images": torch.from_numpy(np.stack(images)), "labels": self.labels[chosen]}
+        reasons: dict[str, str] = {}
+        for candidate in range(index, index + MAX_UNREADABLE):
+            pixels = _decode(self._records, candidate % len(self), self._config)
+            if not isinstance(pixels, str):
+                if self._report:
+                    self._report.warn(reasons)
+                return candidate % len(self), pixels
+            name = self._records.name(candidate % len(self))
+            if self._report is None:
+                raise _refusal(name, pixels)
+            reasons[name] = pixels
+        name, reason = next(iter(reasons.items()))
+        raise InputError(f"{shown(name)} and the {MAX_UNREADABLE - 1} images after it cannot be used: {reason}")
+
+    def replace_unreadable(self, report: BadImageReport) -> None:
+        """From here on an image that can no longer be read is named in the report, and the next one read instead."""
+        self._report = report
 
     @property
     def num_workers(self) -> int:
@@ -178,6 +212,27 @@ def load_splits(config: DataConfig) -> tuple[ImageDataset, ImageDataset]:
     return splits
 
 
+def report_bad_images(folder: str | Path, train: ImageDataset, evaluation: ImageDataset, writes: bool = True) -> None:
+    """Name the images that were left out in the `bad_images.jsonl` of a run's folder, and those that vanish later.
+
+    With `skip_bad_images` a training image that can no longer be read, or is another one than at the start, does not
+    end a run of days: it is named, and the next image takes its place with its own label. An evaluation image that
+    vanishes always stops the run, since scores of other images would not be comparable; so does any without
+    `skip_bad_images`.
+
+    Args:
+        folder: of the run.
+        train, evaluation: what `load_splits` returned. Call it before anything iterates over them, in every process.
+        writes: whether this process writes down what was left out at the start; one of them does.
+    """
+    for split in (train, evaluation):
+        report = BadImageReport(folder, split.description["split"])
+        if writes:
+            report.add(split.bad_images)
+        if split is train and train._config.skip_bad_images:
+            train.replace_unreadable(report)
+
+
 def to_model(images: Tensor) -> Tensor:
     """uint8 images to float32 in [-1, 1]."""
     return images.float() / 127.5 - 1
@@ -211,11 +266,11 @@ def _decode(records: Records, index: int, config: DataConfig) -> npt.NDArray[np.
 
 def _decode_all(
     records: Records, config: DataConfig, split: str, keep: bool
-) -> tuple[Tensor, npt.NDArray[np.int64], tuple[str, ...]]:
-    """(pixels of the good images if they are to be kept, their positions, names of the bad ones)."""
+) -> tuple[Tensor, npt.NDArray[np.int64], dict[str, str]]:
+    """(pixels of the good images if they are to be kept, their positions, the bad ones by name with the reason)."""
     pixels = np.empty((len(records) if keep else 0, config.channels, config.image_size, config.image_size), np.uint8)
     good: list[int] = []
-    bad: list[str] = []
+    bad: dict[str, str] = {}
     loader = DataLoader(
         _Decoding(records, config), 256, collate_fn=list, num_workers=config.num_workers, generator=torch.Generator()
     )
@@ -229,15 +284,16 @@ def _decode_all(
                     pixels[len(good)] = decoded
                 good.append(index)
             elif config.skip_bad_images:
-                bad.append(records.name(index))
+                bad[records.name(index)] = decoded
             else:
                 raise _refusal(records.name(index), decoded)
-    return torch.from_numpy(pixels[: len(good)]), np.array(good, np.int64), tuple(bad)
+    return torch.from_numpy(pixels[: len(good)]), np.array(good, np.int64), bad
 
 
 def _refusal(name: str, reason: str) -> InputError:
     return InputError(
-        f"{name} is a bad image: {reason}; remove it, or leave all such images out with --data.skip-bad-images true"
+        f"{shown(name)} is a bad image: {reason}; "
+        "remove it, or leave all such images out with --data.skip-bad-images true"
     )
 
 

@@ -11,3 +11,8 @@ class InputError(ValueError):
 
 class NonFiniteError(InputError):
     """NaN or infinity where a model needs numbers; in training raised on all processes alike, to skip the step."""
+
+
+def plain_message(error: InputError) -> str:
+    """The message alone, where a worker process of a data loader has put a traceback before it."""
+    return str(error).rpartition(f"{InputError.__name__}: ")[2].strip()

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from .errors import InputError
 from .images import square_pixels
-from .records import Records, Source
+from .records import PixelArray, Records, Source
 from .tables import image_table, load_from_hub
 
 CLASS_NAMES = (
@@ -58,7 +58,9 @@ def _source(contents: dict[str, bytes], place: str) -> Source:
     for prefix, origin in (("train", "official train split"), ("t10k", "official test split")):
         images = np.frombuffer(contents[f"{prefix}-images-idx3-ubyte"], np.uint8, offset=16).reshape(-1, 28, 28)
         parts.append(
-            Records.of(images, np.frombuffer(contents[f"{prefix}-labels-idx1-ubyte"], np.uint8, offset=8), origin)
+            Records.of(
+                PixelArray(images), np.frombuffer(contents[f"{prefix}-labels-idx1-ubyte"], np.uint8, offset=8), origin
+            )
         )
     return Source(parts[0], parts[1], CLASS_NAMES)
 

@@ -10,10 +10,12 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 CROP = "centre square of the shorter side"
 RESIZE = "PIL bicubic, antialiased when reducing"
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # of PIL's others, EPS would run Ghostscript
 
 
 class BadImage(Exception):
-    """Bytes that are no image, or one without a faithful 8-bit form; the message is the reason."""
+    """A file that cannot be read, bytes that are no image, or an image without a faithful 8-bit form; the message is
+    the reason."""
 
 
 def square_pixels(
@@ -22,7 +24,8 @@ def square_pixels(
     """Decode, crop to the centre square of the shorter side, resize; pixels of that size already pass bit-exact.
 
     Rotated as its EXIF orientation says, transparency over white, 16-bit grey scaled to 8, the first frame of several.
-    Embedded colour profiles are not applied.
+    Embedded colour profiles are not applied. JPEG is decoded in full: PIL's decoding at a reduced scale is quicker, but
+    gives other pixels.
 
     Args:
         content: an encoded image, the pixels of a grey one (H, W), or a PIL image of any mode.
@@ -33,47 +36,63 @@ def square_pixels(
         (channels, image_size, image_size) uint8.
 
     Raises:
-        BadImage: for content that cannot be decoded.
+        BadImage: for content that cannot be decoded, and, from its header alone, for an image of more than twice
+            `PIL.Image.MAX_IMAGE_PIXELS`, 179 million pixels unless that is changed.
     """
     if isinstance(content, np.ndarray) and content.shape == (image_size, image_size):
         return np.broadcast_to(content, (channels, image_size, image_size))  # a shortcut: all below changes nothing
-    image = _decode(content).convert("L" if channels == 1 else "RGB")
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    image = image.crop((left, top, left + side, top + side))
-    if side != image_size:
-        image = image.resize((image_size, image_size), Image.Resampling.BICUBIC)
+    try:
+        with warnings.catch_warnings():
+            # Big images and damaged metadata: PIL decodes the pixels all the same, and the user cannot act on either.
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+            image = _eight_bit(_centre_square(_decode(content)), "L" if channels == 1 else "RGB")
+            if image.width != image_size:
+                image = image.resize((image_size, image_size), Image.Resampling.BICUBIC)
+    except BadImage:
+        raise
+    except Exception as error:  # PIL's decoders raise a dozen unrelated types on damaged bytes
+        unknown = f"not an image in {', '.join(FORMATS)}"
+        reason = unknown if isinstance(error, UnidentifiedImageError) else str(error) or type(error).__name__
+        raise BadImage(reason if not isinstance(content, bytes) or content else "empty") from error
     pixels = np.asarray(image)
     return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
 def _decode(content: bytes | npt.NDArray[np.uint8] | Image.Image) -> Image.Image:
-    """Upright image of mode L or RGB."""
+    """Upright image of any mode."""
     if isinstance(content, np.ndarray):
         return Image.fromarray(content)
-    try:
-        with warnings.catch_warnings():
-            # Big images and damaged metadata: PIL decodes the pixels all the same, and the user cannot act on either.
-            warnings.filterwarnings("ignore", module=r"PIL\.")
-            image = Image.open(io.BytesIO(content)) if isinstance(content, bytes) else content
-            image.load()
-            image = ImageOps.exif_transpose(image)
-            if image.mode == "F":
-                raise BadImage("floating-point pixels have no defined white")
-            if image.mode.startswith("I"):
-                return _eight_bit(image)
-            if image.has_transparency_data:
-                white = Image.new("RGBA", image.size, "white")
-                return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
-            return image.convert("L" if image.mode in ("1", "L") else "RGB")
-    except BadImage:
-        raise
-    except Exception as error:  # PIL's decoders raise a dozen unrelated types on damaged bytes
-        reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error) or type(error).__name__
-        raise BadImage(reason if content else "empty") from error
+    if isinstance(content, Image.Image):
+        return ImageOps.exif_transpose(content)
+    image = Image.open(io.BytesIO(content), formats=FORMATS)
+    image.load()
+    ImageOps.exif_transpose(image, in_place=True)
+    return image
 
 
-def _eight_bit(image: Image.Image) -> Image.Image:
+def _centre_square(image: Image.Image) -> Image.Image:
+    side = min(image.size)
+    if side == max(image.size):
+        return image
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return image.crop((left, top, left + side, top + side))
+
+
+def _eight_bit(image: Image.Image, mode: str) -> Image.Image:
+    """Mode L or RGB from any that has a defined white."""
+    if image.mode == "F":
+        raise BadImage("floating-point pixels have no defined white")
+    if image.mode.startswith("I"):
+        image = _scaled_down(image)
+    elif image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+    elif image.mode not in ("1", "L"):
+        image = image if image.mode == "RGB" else image.convert("RGB")
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _scaled_down(image: Image.Image) -> Image.Image:
     """Mode L from 16-bit grey, where PIL's own conversion clips every value above 255."""
     values = np.asarray(image).astype(np.int64)
     if values.min() < 0 or values.max() > 65535:

@@ -1,16 +1,46 @@
 """What every source of images is turned into: encoded images with labels and content hashes, in a fixed order."""
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from typing import Protocol
 
-import datasets
 import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from .errors import InputError
+from .images import BadImage
+
+
+class StoredImages(Protocol):
+    """Where the images of a source lie: `ImageFiles`, `ImageTable`, `PixelArray`."""
+
+    def __len__(self) -> int: ...
+
+    def content(self, row: int) -> bytes | npt.NDArray[np.uint8]:
+        """An encoded image, or the pixels (H, W) of a grey one. Raises: BadImage: where there is nothing to read."""
+        ...
+
+    def name(self, row: int) -> str:
+        """How messages and reports call the image."""
+        ...
+
+
+@dataclass(frozen=True)
+class PixelArray:
+    """Grey images that are no files: pixels (M, H, W) uint8."""
+
+    pixels: npt.NDArray[np.uint8]
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def content(self, row: int) -> npt.NDArray[np.uint8]:
+        return self.pixels[row]
+
+    def name(self, row: int) -> str:
+        return f"image {row}"
 
 
 @dataclass(frozen=True)
@@ -18,24 +48,24 @@ class Records:
     """Images of one split, not yet decoded.
 
     Attributes:
-        images: a table with a column "image" of {"bytes", "path"}, or grey pixels (M, H, W) uint8.
+        images: where they are read.
         rows: (N,) where in `images` each record lies.
         labels: (N,) int64 positions in the class names; zeros without classes.
-        digests: (N, 32) uint8, sha256 of each image's bytes as stored.
+        digests: (N, 32) uint8, sha256 of each image's bytes as stored, of its name where they cannot be read.
         origin: which part of the source this is, for descriptions and messages.
     """
 
-    images: datasets.Dataset | npt.NDArray[np.uint8]
+    images: StoredImages
     rows: npt.NDArray[np.int64]
     labels: npt.NDArray[np.int64]
     digests: npt.NDArray[np.uint8]
     origin: str
 
     @classmethod
-    def of(cls, images: datasets.Dataset | npt.NDArray[np.uint8], labels: Sequence[int] | npt.NDArray, origin: str):
+    def of(cls, images: StoredImages, labels: Sequence[int] | npt.NDArray, origin: str):
         """Records of all of `images`, each read once for its hash."""
         progress = tqdm(range(len(images)), desc=f"hashing {origin}", unit="image", delay=1, leave=False, disable=None)
-        digests = b"".join(hashlib.sha256(bytes(read_image(images, row))).digest() for row in progress)
+        digests = b"".join(_digest(images, row) for row in progress)
         return cls(
             images,
             rows=np.arange(len(images)),
@@ -48,14 +78,19 @@ class Records:
         return len(self.rows)
 
     def content(self, index: int) -> bytes | npt.NDArray[np.uint8]:
-        """An encoded image, or the pixels (H, W) of one."""
-        return read_image(self.images, int(self.rows[index]))
+        """An encoded image, or the pixels (H, W) of one.
+
+        Raises:
+            BadImage: if it cannot be read, or is another one than when it was hashed.
+        """
+        content = self.images.content(int(self.rows[index]))
+        if isinstance(content, bytes) and hashlib.sha256(content).digest() != self.digests[index].tobytes():
+            raise BadImage("changed since it was listed")
+        return content
 
     def name(self, index: int) -> str:
         """The file of an image, or its row where it lies in a table."""
-        row = int(self.rows[index])
-        path = None if isinstance(self.images, np.ndarray) else (self.images[row]["image"] or {}).get("path")
-        return path if path and Path(path).exists() else f"row {row} of {self.origin}" + (f" ({path})" if path else "")
+        return self.images.name(int(self.rows[index]))
 
     def select(self, chosen: npt.NDArray) -> "Records":
         """The records at these positions, or where this mask holds."""
@@ -84,18 +119,9 @@ class Source:
 EVALUATION_NAMES = ("evaluation", "validation", "valid", "val", "test")  # the first one present is taken
 
 
-def read_image(images: datasets.Dataset | npt.NDArray[np.uint8], row: int) -> bytes | npt.NDArray[np.uint8]:
-    """Bytes of an encoded image, empty where the table has none, or pixels (H, W).
-
-    Raises:
-        InputError: for a file that cannot be read.
-    """
-    if isinstance(images, np.ndarray):
-        return images[row]
-    cell = images[row]["image"] or {}
-    if cell.get("bytes") is not None or cell.get("path") is None:
-        return cell.get("bytes") or b""
+def _digest(images: StoredImages, row: int) -> bytes:
     try:
-        return Path(cell["path"]).read_bytes()
-    except OSError as error:
-        raise InputError(f"{cell['path']}: cannot be read: {error.strerror}") from error
+        content = images.content(row)
+    except BadImage:  # decoding meets it again, and says so or leaves it out
+        content = os.fsencode(images.name(row))
+    return hashlib.sha256(bytes(content)).digest()

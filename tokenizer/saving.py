@@ -18,10 +18,11 @@ import torch
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 from .errors import InputError
+from .reading import check_types, file_inside, first_line, load_weights, read_json
 
 _UNFINISHED = ".partial"  # how names end of what is being written or removed; they start with a dot
 
@@ -108,20 +109,6 @@ def write_file(path: Path, content: bytes) -> None:
         partial.unlink(missing_ok=True)
 
 
-def read_json(path: Path) -> Any:
-    """The content of a JSON file.
-
-    Raises:
-        InputError: if the file is missing or is no JSON.
-    """
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise InputError(f"{path} does not exist") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not valid JSON: {error}") from error
-
-
 def state_sha256(module: nn.Module, start: bytes = b"") -> str:
     """sha256 of the bytes `start`, then of the names and values of a module's whole state."""
     digest = hashlib.sha256(start)
@@ -175,7 +162,7 @@ class SavedModule(nn.Module):
                 do not fit the configuration.
         """
         folder = local_folder(name_or_path)
-        description = read_json(folder / "config.json")
+        description = read_json(file_inside(folder, "config.json"))
         if not isinstance(description, dict) or description.pop("_class_name", cls.__name__) != cls.__name__:
             raise InputError(f"{folder / 'config.json'} does not describe a {cls.__name__}")
         known = {f.name for f in fields(cls.config_class)}
@@ -183,17 +170,15 @@ class SavedModule(nn.Module):
         if unknown:
             raise InputError(f"{folder / 'config.json'} has the unknown key '{unknown[0]}'; valid are {sorted(known)}")
         try:
-            module = cls(cls.config_class(**description))
-        except TypeError as error:
-            raise InputError(f"{folder / 'config.json'} does not describe a {cls.__name__}: {error}") from error
-        weights = folder / "model.safetensors"
-        try:
-            module.load_state_dict(load_file(weights))
-        except FileNotFoundError as error:
-            raise InputError(f"{weights} does not exist") from error
-        except (SafetensorError, RuntimeError) as error:
-            reason = str(error).strip().splitlines()[-1].strip()
-            raise InputError(f"{weights} does not hold the weights its config.json describes: {reason}") from error
+            check_types(description, cls.config_class)
+            config = cls.config_class(**description)
+        except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:  # torch has others for a size of 1e30
+            raise InputError(
+                f"{folder / 'config.json'} does not describe a {cls.__name__}: {first_line(error)}"
+            ) from error
+        weights = load_weights(folder, lambda: cls(config))
+        module = cls(config)
+        module.load_state_dict(weights)
         return module.eval()
 
     def push_to_hub(self, repo_id: str, private: bool = False) -> str:

@@ -5,10 +5,9 @@ import os
 import re
 from pathlib import Path
 
-import datasets
-
 from .errors import InputError
 from .fashion_mnist import read_fashion_mnist
+from .files import ImageFiles, images_under
 from .images import SUFFIXES
 from .records import EVALUATION_NAMES, Records, Source
 from .tables import load_from_hub, read_parquet, read_tables
@@ -69,7 +68,7 @@ def read_folder(folder: Path) -> Source:
     Raises:
         InputError: for a folder without images, images both beside and in class folders, or splits of other classes.
     """
-    files = _images_under(folder)
+    files = images_under(folder)
     if not files:
         raise InputError(f"{folder} holds no images; valid suffixes are {' '.join(SUFFIXES)}")
     tops = {file.parts[0] for file in files if len(file.parts) > 1}
@@ -93,21 +92,6 @@ def read_folder(folder: Path) -> Source:
     return Source(train, held_out, class_names)
 
 
-def _images_under(folder: Path) -> list[Path]:
-    """Image files relative to the folder, in an order that depends on their names alone."""
-
-    def refuse(error: OSError) -> None:
-        raise InputError(f"{error.filename}: cannot be read: {error.strerror}") from error
-
-    found = []
-    for parent, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
-            if not name.startswith(".") and name.lower().endswith(SUFFIXES):
-                found.append(Path(parent, name).relative_to(folder))
-    return sorted(found, key=lambda file: file.as_posix())
-
-
 def _split_folder(folder: Path, files: list[Path], split: str) -> tuple[Records, tuple[str, ...]]:
     inside = [file.relative_to(split) for file in files if file.parts[0] == split]
     return _labelled(folder / split, inside, f"folder {split}")
@@ -121,7 +105,6 @@ def _labelled(folder: Path, files: list[Path], origin: str) -> tuple[Records, tu
             f"{folder} has images both in itself ({files[tops.index('')]}) and in sub-folders ({class_names[0]}); "
             "valid are one sub-folder per class, or images without sub-folders"
         )
-    labels = [class_names.index(top) if top else 0 for top in tops]
-    features = datasets.Features({"image": datasets.Image(decode=False)})
-    table = datasets.Dataset.from_dict({"image": [str(folder / file) for file in files]}, features=features)
-    return Records.of(table, labels, origin), class_names
+    positions = {name: position for position, name in enumerate(class_names)}
+    labels = [positions.get(top, 0) for top in tops]
+    return Records.of(ImageFiles.of([folder / file for file in files]), labels, origin), class_names

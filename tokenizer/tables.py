@@ -1,17 +1,63 @@
 """Images in tables: parquet files and data sets of the Hugging Face hub."""
 
+import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import datasets
+import datasets.config
 import numpy as np
 import numpy.typing as npt
 from datasets.exceptions import DatasetsError
+from huggingface_hub import constants
 
 from .errors import InputError
+from .files import read_regular_file
+from .images import BadImage
+from .reading import first_line
 from .records import EVALUATION_NAMES, Records, Source
 
 _SPLIT_NAMES = ("train", *EVALUATION_NAMES)
+
+
+@dataclass(frozen=True)
+class ImageTable:
+    """Images in the rows of a table, in its column "image" of {"bytes", "path"}.
+
+    A path where there are no bytes is read if `datasets` downloaded that file. Anything else would let a table that
+    was made elsewhere name any file of this machine.
+    """
+
+    table: datasets.Dataset
+    origin: str
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def content(self, row: int) -> bytes:
+        cell = self._cell(row)
+        if cell.get("bytes") is not None or cell.get("path") is None:
+            return cell.get("bytes") or b""
+        if not _is_downloaded(cell["path"]):
+            raise BadImage(f"the table has no bytes but the path {cell['path']!r}, which is not read")
+        return read_regular_file(cell["path"])
+
+    def name(self, row: int) -> str:
+        path = self._cell(row).get("path")
+        return f"row {row} of {self.origin}" + (f" ({path})" if path else "")
+
+    def _cell(self, row: int) -> dict[str, Any]:
+        return self.table[row]["image"] or {}
+
+
+def _is_downloaded(path: str) -> bool:
+    caches = (datasets.config.HF_DATASETS_CACHE, datasets.config.DOWNLOADED_DATASETS_PATH, constants.HF_HUB_CACHE)
+    try:
+        target = Path(os.path.realpath(path))
+    except ValueError:  # a null character
+        return False
+    return any(target.is_relative_to(os.path.realpath(cache)) for cache in caches)
 
 
 def read_parquet(path: Path, image_column: str, label_column: str) -> Source:
@@ -34,7 +80,7 @@ def read_parquet(path: Path, image_column: str, label_column: str) -> Source:
     try:
         tables = datasets.load_dataset("parquet", data_files=splits)
     except (OSError, ValueError, DatasetsError) as error:
-        raise InputError(f"{path}: cannot be read as parquet: {_first_line(error.__cause__ or error)}") from error
+        raise InputError(f"{path}: cannot be read as parquet: {first_line(error.__cause__ or error)}") from error
     assert isinstance(tables, datasets.DatasetDict)
     return read_tables(tables, str(path), image_column, label_column)
 
@@ -48,7 +94,7 @@ def load_from_hub(name: str) -> datasets.DatasetDict:
     try:
         tables = datasets.load_dataset(name)
     except (OSError, ValueError, RuntimeError, DatasetsError) as error:
-        raise InputError(f"the hub gave no data set {name!r}: {_first_line(error)}") from error
+        raise InputError(f"the hub gave no data set {name!r}: {first_line(error)}") from error
     assert isinstance(tables, datasets.DatasetDict)
     return tables
 
@@ -68,15 +114,15 @@ def read_tables(tables: datasets.DatasetDict, place: str, image_column: str, lab
     chosen = [tables[name] for name in splits]
     if image_column not in chosen[0].features:
         raise InputError(f"{place} has no image column {image_column!r}; its columns: {', '.join(chosen[0].features)}")
-    images = [image_table(table, image_column) for table in chosen]
+    images = [
+        ImageTable(image_table(table, image_column), f"split {name}")
+        for name, table in zip(splits, chosen, strict=True)
+    ]
     class_names: tuple[str, ...] = ()
     labels: list[Any] = [np.zeros(len(table)) for table in chosen]
     if label_column in chosen[0].features:
         class_names, labels = _classes(chosen, label_column, place)
-    parts = [
-        Records.of(pictures, values, f"split {name}")
-        for name, pictures, values in zip(splits, images, labels, strict=True)
-    ]
+    parts = [Records.of(pictures, values, pictures.origin) for pictures, values in zip(images, labels, strict=True)]
     return Source(parts[0], parts[1] if len(parts) > 1 else None, class_names)
 
 
@@ -124,7 +170,3 @@ def _classes(
             f"label column {column!r} of {place} has values that are no class of its train split: {listed}{hint}"
         )
     return names, [np.array([positions[value] for value in values], np.int64) for values in columns]
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,76 @@
+"""A prior from a folder: its configuration field by field and its weights, and nothing else that lies there."""
+
+from pathlib import Path
+from typing import Any
+
+from transformers import GPT2LMHeadModel, LlamaForCausalLM, PreTrainedConfig
+
+from wvq.tokenizer.errors import InputError
+from wvq.tokenizer.reading import file_inside, first_line, load_weights, read_json
+
+from .model import PRIOR_CLASSES
+
+_GENERAL = PreTrainedConfig().to_dict().keys() - {"dtype"}  # of every transformers model; none of it shapes a prior
+
+
+def load_prior(folder: Path) -> LlamaForCausalLM | GPT2LMHeadModel:
+    """A prior from a folder with config.json and safetensors.
+
+    transformers itself never sees the folder: there it would also follow adapters to other repositories, and a
+    configuration may name attention kernels to download, quantizers and classes to import.
+
+    Raises:
+        InputError: if it is missing or is no prior of this package.
+    """
+    path = file_inside(folder, "config.json")
+    description = read_json(path)
+    if not isinstance(description, dict):
+        raise InputError(f"{path} does not describe a prior")
+    architecture = description.get("model_type")
+    if not isinstance(architecture, str) or architecture not in PRIOR_CLASSES:
+        raise InputError(f"{path} has model_type {architecture!r:.60}; valid are {', '.join(PRIOR_CLASSES)}")
+    model_class: Any = PRIOR_CLASSES[architecture]
+    try:
+        config = _configuration(description, model_class.config_class, path)
+        weights = load_weights(folder, lambda: model_class(config))
+        prior, report = model_class.from_pretrained(
+            None, config=config, state_dict=weights, attn_implementation="sdpa", output_loading_info=True
+        )
+    except InputError:
+        raise
+    except Exception as error:  # transformers raises a dozen unrelated types on values that make no sense
+        raise InputError(f"{folder} does not hold a prior that can be loaded: {first_line(error)}") from error
+    if unfit := [*report["missing_keys"], *report["unexpected_keys"], *report["mismatched_keys"]]:
+        raise InputError(f"{folder} does not hold the weights its config.json describes: {min(map(str, unfit))}")
+    return prior
+
+
+def _configuration(description: dict[str, Any], config_class: Any, path: Path) -> Any:
+    """The configuration of a prior by `build_prior`, from the content of its config.json.
+
+    Raises:
+        InputError: for keys that are missing or unknown, and values of another type.
+    """
+    counts = {name: description.get(name) for name in ("num_codes", "num_tokens", "num_classes")}
+    for name, value in counts.items():
+        if name not in description:
+            raise InputError(f"{path} has no {name}; it is not a prior made by build_prior")
+        if type(value) is not int or value < 0:
+            raise InputError(f"{path} has {name} = {value!r:.60}; it must be an integer of at least 0")
+    names, fingerprint = description.get("class_names", []), description.get("tokenizer_fingerprint")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise InputError(f"{path} has class_names = {names!r:.60}; it must be a list of strings")
+    if not isinstance(fingerprint, str | None):
+        raise InputError(f"{path} has tokenizer_fingerprint = {fingerprint!r:.60}; it must be a string")
+    if description.get("dtype") not in (None, "float32", "bfloat16", "float16"):
+        raise InputError(f"{path} has dtype = {description['dtype']!r:.60}; valid are float32, bfloat16, float16")
+    own = counts.keys() | {"class_names", "tokenizer_fingerprint"}
+    known = config_class().to_dict().keys() | own
+    if unknown := sorted(description.keys() - known):
+        raise InputError(f"{path} has the unknown key '{unknown[0]}'; valid are {sorted(known - _GENERAL)}")
+    config = config_class(**{name: value for name, value in description.items() if name not in _GENERAL | own})
+    for name in own & description.keys():
+        setattr(config, name, description[name])
+    if config.vocab_size != config.num_codes + config.num_classes + 1:
+        raise InputError(f"{path} has vocab_size = {config.vocab_size}; it must be num_codes + num_classes + 1")
+    return config
