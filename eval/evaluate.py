@@ -9,6 +9,7 @@ import torch
 
 from wvq.pipelines import ClassConditionalPipeline
 from wvq.tokenizer import InputError, VQTokenizer
+from wvq.tokenizer.collective import this_process
 from wvq.tokenizer.data import ImageDataset, load_splits
 from wvq.tokenizer.saving import write_json
 
@@ -20,7 +21,7 @@ from .features import FeatureSet, extract_features
 from .frechet import check_enough_images
 from .image_quality import PerceptualSimilarity
 from .image_sources import ImageArchive, ImageFolder, open_images
-from .parts import Parts, this_process
+from .parts import Parts
 from .reconstructions import measure_reconstructions
 from .reference import ReferenceStatistics, check_same_images
 from .samples import sample_features

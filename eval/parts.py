@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 from tqdm import tqdm
 
+from wvq.tokenizer.collective import this_process
 from wvq.tokenizer.errors import InputError
 from wvq.tokenizer.saving import write_file, write_json
 
@@ -91,11 +91,6 @@ class Parts:
         if this_process().is_main_process:
             write_json(folder / "about.json", about)
         return folder
-
-
-def this_process() -> PartialState:
-    """Which of how many processes this one is; Accelerate finds those on CPUs only if it is told to look there."""
-    return PartialState(cpu=not torch.cuda.is_available())
 
 
 def _with_bar(

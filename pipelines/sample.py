@@ -9,7 +9,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor
 from tqdm import tqdm
@@ -17,6 +16,7 @@ from tqdm import tqdm
 from wvq.prior.guidance import GuidanceSchedule
 from wvq.prior.sampling import check_sampling
 from wvq.tokenizer import InputError
+from wvq.tokenizer.collective import this_process
 from wvq.tokenizer.grids import image_grid
 from wvq.tokenizer.saving import write_json, written_whole
 
@@ -91,8 +91,7 @@ def sample(config: Sampling) -> Path:
         InputError: for a pipeline that cannot be loaded or a class that does not exist.
     """
     pipeline = ClassConditionalPipeline.from_pretrained(config.pipeline)
-    device = PartialState().device if torch.cuda.is_available() else None
-    pipeline.to(device or "cpu")
+    pipeline.to(this_process().device or "cpu")
     num_classes = pipeline.prior.config.num_classes
     given = list(config.classes) or list(range(num_classes)) or None
     classes = pipeline.labels_of(given)

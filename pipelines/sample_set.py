@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from tqdm import tqdm
 
 from wvq.tokenizer import InputError
+from wvq.tokenizer.collective import this_process
 from wvq.tokenizer.saving import read_json, write_file, write_json
 
 from .base import to_pil
@@ -35,7 +35,7 @@ def sample_set(pipeline: ClassConditionalPipeline, labels: torch.Tensor, config:
     Raises:
         InputError: if the folder holds samples of other options.
     """
-    state, folder = PartialState(), Path(config.output_dir)
+    state, folder = this_process(), Path(config.output_dir)
     about = {key: value for key, value in asdict(config).items() if key not in _RUNNING}
     about |= {"tokenizer": pipeline.tokenizer.fingerprint, "labels": labels.tolist()}
     about = {key: list(value) if isinstance(value, tuple) else value for key, value in about.items()}

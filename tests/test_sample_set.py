@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import processes
 import pytest
 import torch
 from PIL import Image
@@ -92,6 +93,29 @@ def test_two_processes_share_the_parts_of_one(saved, tmp_path, form):
         shares.append(len(contents(tmp_path / "two")))
     assert 0 < shares[0] < shares[1]
     del whole["samples.json"]
+    assert contents(tmp_path / "two") == whole
+
+
+def make_and_count(config: Sampling, counts: Path) -> None:
+    """Sample in this process's world, as on a machine where nobody has told Accelerate to use the CPU."""
+    del os.environ["ACCELERATE_USE_CPU"]
+    made = []
+
+    def counted(pipeline: Any, labels: Tensor, *rest: Any) -> Any:
+        made.append(len(labels))
+        return sample_images(pipeline, labels, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("wvq.pipelines.sample.sample_images", counted)
+        sample(config)
+    (counts / os.environ["RANK"]).write_text(str(sum(made)))
+
+
+@pytest.mark.parametrize("form", ["npz", "webdataset"])
+def test_two_real_processes_make_each_image_once(saved, tmp_path, form):
+    whole = contents(sample(options(saved, tmp_path / "one", format=form)))
+    processes.run(2, make_and_count, options(saved, tmp_path / "two", format=form), tmp_path)
+    assert [int((tmp_path / rank).read_text()) for rank in "01"] == [13, 10]  # parts 0, 2, 4 and 1, 3
     assert contents(tmp_path / "two") == whole
 
 

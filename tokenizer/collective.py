@@ -1,15 +1,25 @@
-"""Sums and rows over all processes; with one process, the input itself."""
+"""Which process this is, and sums and rows over all of them; with one process, the input itself."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
 from torch import Tensor
 
 from .errors import InputError
 
 Result = TypeVar("Result")
+
+
+def this_process() -> PartialState:
+    """Which of how many processes this one is, and its device.
+
+    Accelerate finds processes on CPUs only if it is told to look there.
+    """
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
 
 
 def _several() -> bool:

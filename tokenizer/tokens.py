@@ -6,15 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from accelerate import PartialState
-from accelerate.utils import parse_flag_from_env
 from datasets import Dataset, Features, List, Value, load_from_disk
 from einops import rearrange
 from torch import Tensor
 from tqdm import tqdm
 
-from .collective import on_first_process
-from .data import DataConfig, ImageDataset, load_splits, to_model
+from .collective import on_first_process, this_process
+from .data import DataConfig, ImageDataset, load_splits, report_bad_images, to_model
 from .errors import InputError
 from .lock import Lock
 from .model import VQTokenizer
@@ -84,7 +82,7 @@ def tokenize(config: Tokenization) -> Path:
         InputError: if the tokenizer or the images cannot be read.
     """
     # No second Accelerator: it would undo the gradient accumulation of the training loop's.
-    processes = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+    processes = this_process()
     tokenizer = VQTokenizer.from_pretrained(config.tokenizer).to(processes.device)
     splits = dict(zip(("train", "evaluation"), load_splits(config.data), strict=True))
     identity = {
@@ -115,6 +113,7 @@ def tokenize(config: Tokenization) -> Path:
                     write(partial)
 
     on_first_process(write_once)
+    report_bad_images(folder, splits["train"], splits["evaluation"], processes.is_main_process)
     return folder
 
 

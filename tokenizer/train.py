@@ -17,7 +17,7 @@ from tqdm import tqdm
 from .batches import ShuffledBatches, training_loader, uniform_draws
 from .checkpoints import Run
 from .collapse import collapse_warning
-from .data import DataConfig, ImageDataset, load_splits, to_model, to_uint8
+from .data import DataConfig, ImageDataset, load_splits, report_bad_images, to_model, to_uint8
 from .errors import InputError
 from .grids import save_grid
 from .model import TokenizerConfig, VQTokenizer
@@ -110,6 +110,7 @@ def train_tokenizer(config: TokenizerTraining) -> Path:
     check_processes(config, accelerator)
     train_set, evaluation_set = load_splits(config.data)
     run = Run(config.output_dir, config, accelerator)
+    report_bad_images(run.folder, train_set, evaluation_set, accelerator.is_main_process)
     if run.finished:
         return run.folder / "model"
     if config.log_with:
