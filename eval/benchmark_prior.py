@@ -131,8 +131,7 @@ def build_step(config: PriorBenchmark, contender: str, device: torch.device) -> 
         about: dict[str, Any] = {**asdict(config.model), "architecture": ours}
         for name in ("num_codes", "num_tokens", "num_classes"):
             about[name] = getattr(config, name)
-        prior: Any = build_prior(PriorConfig(**about)).to(device)
-        model = loss = TokenLoss(prior, config.num_codes)
+        model = loss = TokenLoss(build_prior(PriorConfig(**about)), config.num_codes).to(device)
         optimizers = build_optimizers(model, PriorTraining(optimizer=optimizer))  # pyright: ignore[reportArgumentType]
 
     def step(codes: Tensor, labels: Tensor) -> None:
@@ -194,8 +193,7 @@ def product_seconds(model: nn.Module, rows: int, half: bool) -> float:
             by, x = matrix.to(dtype), matrix.new_ones(rows, matrix.shape[1], dtype=dtype)
             start = _now(matrix.device)
             y = x @ by.mT
-            y @ by
-            y.mT @ x
+            _ = y @ by, y.mT @ x
             spent += _now(matrix.device) - start
         times.append(spent)
     return statistics.median(times[1:])

@@ -42,8 +42,8 @@ def paired_t_test(values: Sequence[float], baseline: Sequence[float]) -> PairedT
     rounding = 1e-12 * float(np.abs([values, baseline]).max())
     if len(differences) < 2 or np.ptp(differences) <= rounding:
         return PairedTest(Interval(float(differences.mean()), math.nan, math.nan), math.nan, len(differences))
-    p = float(stats.ttest_1samp(differences, 0.0).pvalue)
-    return PairedTest(t_interval(differences.tolist()), p, len(differences))
+    p = np.asarray(stats.ttest_1samp(differences, 0.0))[1]  # statistic, p
+    return PairedTest(t_interval(differences.tolist()), float(p), len(differences))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
