@@ -156,19 +156,19 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
     command = COMMANDS[name]
     configuration = _load(command.configuration)
     recipes: list[str | PathLike[str]] = [str(files("wvq.pipelines") / command.recipe)] if command.recipe else []
+    dashed = [re.sub(r"^--[\w.-]+", lambda o: "--" + o[0][2:].replace("-", "_"), a) for a in arguments]
     parser = Parser(
         prog=f"wvq {name}",
         description=command.summary,
         exit_on_error=False,
         default_config_files=recipes,
-        parser_mode=allow_recipes(),
+        parser_mode=allow_recipes(dashed),
     )
     parser.add_argument("--config", action="config", help="a recipe: these options in a YAML or JSON file")
     parser.add_class_arguments(configuration)
     for source, target in command.links:
         for part in _parts(configuration, source):
             parser.link_arguments(source + part, target + part)
-    dashed = [re.sub(r"^--[\w.-]+", lambda o: "--" + o[0][2:].replace("-", "_"), a) for a in arguments]
     try:
         values = parser.instantiate(parser.parse_args(dashed))
         return configuration(**{key: value for key, value in values.items() if key != "config"})

@@ -36,10 +36,9 @@ def recipes(images: Path, folder: Path, steps: int) -> dict[str, dict[str, Any]]
     data = {"source": str(images), "channels": 1, "image_size": 28, "horizontal_flip": True}
     quantizer = {"codebook_size": 32, "codebook_dim": 4, "quantizer": "wasserstein"}
     size = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "attention_dropout": 0.2}
-    tokenizer = {"output_dir": f"{folder}/tokenizer", "data": data, "model": MODEL | quantizer, **common}
+    tokenizer = {"data": data, "model": MODEL | quantizer, **common}
     prior = {
-        "output_dir": f"{folder}/prior", "tokenizer": f"{folder}/tokenizer/model", "tokens_dir": f"{folder}/tokens",
-        "data": data, "model": size, "sample_every": 12, **common,
+        "tokenizer": f"{folder}/tokenizer/model", "data": data, "model": size, "sample_every": 12, **common,
     }  # fmt: skip
     return {"train-tokenizer": tokenizer, "train-prior": prior}
 
@@ -49,8 +48,9 @@ def both_stages(folder: Path, log: Path) -> None:
     with log.open("a") as output:
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)
-    for command in ("train-tokenizer", "train-prior"):
-        main([command, "--config", str(folder / f"{command}.json")])
+    for stage, tokens in (("tokenizer", []), ("prior", ["--tokens-dir", f"{folder}/tokens"])):
+        command = f"train-{stage}"
+        main([command, "--config", f"{folder}/{command}.json", "--output-dir", f"{folder}/{stage}", *tokens])
 
 
 class Program:

@@ -289,7 +289,10 @@ def test_recipes_of_plain_values_are_read_and_the_command_line_may_write_anywher
     recipe.write_text("learning_rate: &rate 1e-3\ncodebook_learning_rate: *rate\noutput_dir: runs/x\n")
     configuration = parse("train-tokenizer", [f"--config={recipe}"])
     assert (configuration.codebook_learning_rate, configuration.output_dir) == (1e-3, "runs/x")
+    recipe.write_text("output_dir: /elsewhere\n")
     assert parse("train-tokenizer", [f"--config={recipe}", "--output-dir=/tmp/x"]).output_dir == "/tmp/x"
+    with pytest.raises(InputError, match="the recipe has output_dir = /elsewhere"):
+        parse("train-tokenizer", [f"--config={recipe}", "--data.root=/tmp/x"])
 
 
 # Tables and data sets
