@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wvq.prior import PriorConfig, PriorSize, build_prior
-from wvq.prior.train import PriorTraining, build_optimizers, token_loss, train_prior
+from wvq.prior.loss import TokenLoss
+from wvq.prior.train import PriorTraining, build_optimizers, train_prior
 from wvq.tokenizer import InputError, TokenizerConfig, VQTokenizer
 from wvq.tokenizer.checkpoints import read_metrics
 from wvq.tokenizer.data import DataConfig, load_splits, to_model
@@ -151,16 +152,13 @@ def _prior_steps(training: PriorTraining) -> Iterator[Callable[[], Tensor]]:
     tokens = TokenDataset(tokenize(Tokenization(training.tokenizer, training.data, training.tokens_dir)), "train")
     sizes: dict[str, Any] = {"num_tokens": tokens.tokens.shape[1], "num_classes": len(tokens.class_names)}
     description = PriorConfig(**asdict(training.model), num_codes=tokens.num_codes, **sizes)
-    model = build_prior(description).train()
-    model.to(device)  # pyright: ignore[reportArgumentType]  # its decorator hides its self
+    model = TokenLoss(build_prior(description), tokens.num_codes).to(device).train()
     optimizers = build_optimizers(model, training)
     size = training.batch_size
     batches = [tokens.__getitems__(chosen) for chosen in _chosen(len(tokens), size)]
 
     def step(batch: dict[str, Tensor]) -> Tensor:
-        return _update(
-            token_loss(model, batch["tokens"].to(device), batch["labels"].to(device), description), optimizers
-        )
+        return _update(model(batch["tokens"].to(device), batch["labels"].to(device)), optimizers)
 
     yield from (lambda batch=batch: step(batch) for batch in cycle(batches))
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration, set_seed
 from einops import rearrange
@@ -29,6 +28,7 @@ from wvq.tokenizer.tokens import TokenDataset, Tokenization, tokenize
 from wvq.tokenizer.training_state import TrainingState
 
 from .baselines import baseline_bits
+from .loss import TokenLoss
 from .model import PriorConfig, PriorSize, build_prior
 from .sampling import sample_tokens
 
@@ -133,16 +133,18 @@ def train_prior(config: PriorTraining) -> Path:
         num_tokens=train_set.tokens.shape[1],
         num_classes=len(train_set.class_names),
     )
-    model = build_prior(description)
-    model.config.tokenizer_fingerprint = train_set.tokenizer_fingerprint
-    model.config.class_names = list(train_set.class_names)
-    optimizers = build_optimizers(model, config)
-    model, *optimizers = accelerator.prepare(model, *optimizers)
+    prior = build_prior(description)
+    prior.config.tokenizer_fingerprint = train_set.tokenizer_fingerprint
+    prior.config.class_names = list(train_set.class_names)
+    optimizers = build_optimizers(prior, config)
+    model, *optimizers = accelerator.prepare(
+        TokenLoss(prior, description.num_codes, config.label_smoothing), *optimizers
+    )
     average = None
     if config.ema_decay:
         average = AveragedModel(accelerator.unwrap_model(model), multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
     evaluated = average.module if average else accelerator.unwrap_model(model)
-    assert isinstance(evaluated, PreTrainedModel)
+    assert isinstance(evaluated, TokenLoss)
 
     # Where to begin.
     record = StepRecord(accelerator, model, config.max_skipped_steps)
@@ -171,7 +173,7 @@ def train_prior(config: PriorTraining) -> Path:
             with accelerator.accumulate(model), record.guard(step + 1, number):
                 for optimizer in optimizers:
                     set_learning_rates(optimizer, learning_rate_share(step, config))
-                loss = token_loss(model, codes, labels, description, config.label_smoothing)
+                loss = model(codes, labels)
                 accelerator.backward(loss)
                 record.add({"loss": loss})
                 if accelerator.sync_gradients:
@@ -196,7 +198,7 @@ def train_prior(config: PriorTraining) -> Path:
                 progress.set_postfix(loss=f"{means.get('loss', math.nan):.3f}", tokens_s=f"{speed:.0f}")
                 clock, clocked = now, step
             if step % config.evaluate_every == 0 or step == config.steps:
-                held_out = validate(evaluated, evaluation_set, description, accelerator)
+                held_out = validate(evaluated, evaluation_set, accelerator)
                 bits = held_out / math.log(2)
                 run.log(step, "evaluation", {"loss": held_out, "bits_per_token": bits, **baselines})
                 if accelerator.is_main_process:
@@ -207,7 +209,7 @@ def train_prior(config: PriorTraining) -> Path:
             if config.sample_every and (step % config.sample_every == 0 or step == config.steps):
                 if accelerator.is_main_process:
                     path = run.folder / "images" / f"step-{step:08d}.png"
-                    write_samples(evaluated, description, path, config)
+                    write_samples(evaluated.prior, description, path, config)
                 clock, clocked = time.perf_counter(), step
             stopping = stop.asked()
             if step % config.checkpoint_every == 0 or step == config.steps or stopping:
@@ -215,7 +217,7 @@ def train_prior(config: PriorTraining) -> Path:
             if stopping:
                 stop.leave(step)
 
-        return run.save_model(evaluated)
+        return run.save_model(evaluated.prior)
 
 
 def build_optimizers(model: nn.Module, config: PriorTraining) -> list[torch.optim.Optimizer]:
@@ -241,22 +243,8 @@ def build_optimizers(model: nn.Module, config: PriorTraining) -> list[torch.opti
     return [torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.95)), muon]
 
 
-def token_loss(
-    model: nn.Module, codes: Tensor, labels: Tensor, description: PriorConfig, label_smoothing: float = 0.0
-) -> Tensor:
-    """Mean cross-entropy in nats of codes (B, T), each predicted from the class and the codes before it.
-
-    labels (B,) are in [0, num_classes], the last being the null class.
-    """
-    prompt = (labels + description.num_codes)[:, None]
-    logits = model(input_ids=torch.cat([prompt, codes[:, :-1]], dim=1), use_cache=False).logits
-    return F.cross_entropy(
-        rearrange(logits.float(), "b t v -> (b t) v"), codes.flatten(), label_smoothing=label_smoothing
-    )
-
-
 @torch.no_grad()
-def validate(model: nn.Module, dataset: TokenDataset, description: PriorConfig, accelerator: Accelerator) -> float:
+def validate(model: TokenLoss, dataset: TokenDataset, accelerator: Accelerator) -> float:
     """Mean loss in nats per token over the held-out images, shared out over the processes, with their own classes."""
     model.eval()
     total = torch.zeros(2, dtype=torch.float64, device=accelerator.device)
@@ -265,7 +253,7 @@ def validate(model: nn.Module, dataset: TokenDataset, description: PriorConfig, 
         batch = dataset.__getitems__(indices.tolist())
         codes, labels = batch["tokens"].to(accelerator.device), batch["labels"].to(accelerator.device)
         with accelerator.autocast():
-            loss = token_loss(model, codes, labels, description)
+            loss = model(codes, labels)
         total += torch.stack([loss.double() * len(indices), total.new_tensor(len(indices))])
     total = accelerator.reduce(total, "sum")
     assert isinstance(total, Tensor)

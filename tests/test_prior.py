@@ -12,7 +12,8 @@ from transformers import LlamaForCausalLM
 
 from wvq.pipelines.command_line import parse
 from wvq.prior import PriorConfig, PriorSize, build_prior
-from wvq.prior.train import PriorTraining, build_optimizers, token_loss, validate
+from wvq.prior.loss import TokenLoss
+from wvq.prior.train import PriorTraining, build_optimizers, validate
 from wvq.tokenizer import InputError
 from wvq.tokenizer.saving import write_json
 from wvq.tokenizer.tokens import TokenDataset
@@ -128,7 +129,8 @@ def test_the_loss_is_the_mean_surprise_of_each_code_after_its_class_and_the_code
             prefix = torch.cat([CONFIG.num_codes + label[None], row[:position]])
             logs = prior(prefix[None]).logits[0, -1].double().log_softmax(dim=0)
             surprise.append(-(1 - smoothing) * logs[code] - smoothing * logs.mean())
-    loss = token_loss(prior, tokens, labels, CONFIG, smoothing)
+    prior.train()  # without drop-out; smoothing is for training alone
+    loss = TokenLoss(prior, CONFIG.num_codes, smoothing)(tokens, labels)
     torch.testing.assert_close(loss.double(), torch.stack(surprise).mean(), rtol=1e-5, atol=0)
 
 
@@ -137,8 +139,11 @@ def test_validation_is_the_loss_of_all_held_out_images_whatever_the_batches(tmp_
     prior = tiny_prior(attention_dropout=0.5)
     dataset = token_dataset(tmp_path, "evaluation", tokens.tolist(), labels.tolist())
     accelerator = Accelerator()
-    loss = validate(prior.to(accelerator.device), dataset, CONFIG, accelerator)
-    assert loss == pytest.approx(token_loss(prior.cpu().eval(), tokens, labels, CONFIG).item(), rel=1e-5)
+    model = TokenLoss(prior, CONFIG.num_codes, label_smoothing=0.3)
+    loss = validate(model.to(accelerator.device), dataset, accelerator)
+    assert loss == pytest.approx(
+        TokenLoss(prior.cpu().eval(), CONFIG.num_codes).eval()(tokens, labels).item(), rel=1e-5
+    )
 
 
 def test_a_token_dataset_gives_what_was_written(tmp_path):
