@@ -1,5 +1,6 @@
 """`wvq benchmark sampling` at toy size, and the measuring of memory."""
 
+import gc
 import json
 from pathlib import Path
 
@@ -53,7 +54,8 @@ def test_bad_settings_are_named(changes):
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="resident memory is read from Linux's /proc")
 def test_the_peak_is_what_a_block_needed_at_most_at_one_time():
+    gc.collect()  # what earlier tests left behind must not be freed meanwhile
     with peak_memory(torch.device("cpu")) as peak:
         for _ in range(3):
-            torch.ones(2**24)
-    assert 0.9 * 2**26 < peak.bytes < 1.5 * 2**26
+            torch.ones(2**26)
+    assert 0.8 * 2**28 < peak.bytes < 1.5 * 2**28

@@ -35,7 +35,7 @@ ROW = {
 }  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
     """Sums in the same order here and in the processes of `jobs`."""
     before = torch.get_num_threads()
