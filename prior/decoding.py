@@ -99,34 +99,34 @@ class KeyValueCache:
         self.rows, self.heads = rows, config.num_attention_heads
         empty = (2, rows * self.heads, 0, config.hidden_size // self.heads)  # (2, R * H, T, d)
         self.layers = [like.new_empty(empty) for _ in range(config.num_hidden_layers)]
-        self.start, self.end = 0, 0
+        self.start, self.end, self.room = 0, 0, 0
 
     def reserve(self, n: int) -> Tensor:
         """Make room for n positions in all layers; returns them, (n,)."""
         self.start, self.end = self.end, self.end + n
-        room = self.layers[0].shape[2]
+        room = self.room
         if self.end > room:
-            longer = -(-self.end // PAGE) * PAGE
+            self.room = -(-self.end // PAGE) * PAGE
             for index, full in enumerate(self.layers):
-                self.layers[index] = full.new_empty(*full.shape[:2], longer, full.shape[3])
+                self.layers[index] = full.new_empty(*full.shape[:2], self.room, full.shape[3])
                 self.layers[index][:, :, :room] = full
                 self.layers[index][:, :, room:] = 0
         layer = self.layers[0]
-        places = torch.arange(layer.shape[2], device=layer.device)
+        places = torch.arange(self.room, device=layer.device)
         new = places[self.start : self.end]
         # (1, n, T), added to the scores
         self.mask = layer.new_zeros(1, n, len(places)).masked_fill_(places > new[:, None], float("-inf"))
         return new
 
-    def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
+    def attend(self, layer: int, heads: Tensor, scale: float) -> Tensor:
         """Store keys and values of the reserved positions; attend from each to all up to it.
 
-        All (R, n, H, d), in any dtype; returns (R * n, C).
+        heads: queries, keys and values, (R, n, 3, H, d), in any dtype; returns (R * n, C).
         """
         cache = self.layers[layer]
-        for part, new in zip(cache.unflatten(1, (self.rows, self.heads)), (keys, values), strict=True):
-            part[:, :, self.start : self.end] = new.transpose(1, 2)
-        queries = queries.transpose(1, 2).flatten(0, 1).to(cache.dtype)
+        filled = cache.unflatten(1, (self.rows, self.heads))[:, :, :, self.start : self.end]
+        filled.copy_(heads[:, :, 1:].permute(2, 0, 3, 1, 4))
+        queries = heads[:, :, 0].transpose(1, 2).flatten(0, 1).to(cache.dtype)
         # Not scaled_dot_product_attention: for a single query its last bits depend on the number of threads.
         weights = torch.baddbmm(self.mask, queries, cache[0].mT, alpha=scale).softmax(dim=-1)
         attended = torch.bmm(weights, cache[1])  # (R * H, n, d)
@@ -143,6 +143,7 @@ class LlamaDecoder:
     def __init__(self, model: LlamaForCausalLM, num_codes: int, rows: int, dtype: torch.dtype):
         self.config, self.dtype, self.rotary = model.config, dtype, model.model.rotary_emb
         self.embedding = model.model.embed_tokens.weight
+        self.rotations = self.embedding.new_empty(0, dtype=torch.complex64)  # of the first positions, (T, 1, 1, d / 2)
         channels, heads = self.config.hidden_size, self.config.num_attention_heads
         self.floor = torch.tensor(math.sqrt(channels * self.config.rms_norm_eps), device=self.embedding.device)
 
@@ -177,14 +178,16 @@ class LlamaDecoder:
 
     def __call__(self, tokens: Tensor, cache: KeyValueCache) -> Tensor:
         rows, n = tokens.shape
+        places = cache.reserve(n)
         x = F.embedding(tokens.flatten(), self.embedding).float()  # (R * n, C)
-        rotation = self._rotation(x, cache.reserve(n))
+        if len(self.rotations) < cache.end:
+            self.rotations = self._rotations(x, cache.room)
+        rotations = self.rotations[places]
         for index, (qkv, scale, project, gate, up, down) in enumerate(self.layers):
-            heads = qkv(self._normed(x)).view(rows, n, 3, cache.heads, -1)
-            pairs = torch.view_as_complex(heads[:, :, :2].float().unflatten(-1, (-1, 2)))
-            queries, keys = torch.view_as_real(pairs * rotation).flatten(-2).unbind(2)
-            attended = cache.attend(index, queries, keys, heads[:, :, 2], scale)
-            x = project.plus(attended, x)
+            heads = qkv(self._normed(x)).float().view(rows, n, 3, cache.heads, -1)
+            pairs = torch.view_as_complex(heads[:, :, :2].unflatten(-1, (-1, 2)))
+            pairs *= rotations  # in place: queries and keys are rotated, values are not
+            x = project.plus(cache.attend(index, heads, scale), x)
             normed = self._normed(x)
             x = down.plus(up.times(normed, gate.activated(normed, "silu")), x)
         return self.output(self._normed(x.view(rows, n, -1)[:, -1])).float()
@@ -192,10 +195,10 @@ class LlamaDecoder:
     def _normed(self, x: Tensor) -> Tensor:
         return (x / torch.linalg.vector_norm(x, dim=-1, keepdim=True).hypot(self.floor)).to(self.dtype)
 
-    def _rotation(self, x: Tensor, places: Tensor) -> Tensor:
-        """Complex numbers (n, 1, 1, d / 2) by which queries and keys are multiplied."""
-        cos, sin = (part[0, :, None, None, : part.shape[-1] // 2] for part in self.rotary(x, places[None]))
-        return torch.complex(cos, sin)
+    def _rotations(self, x: Tensor, count: int) -> Tensor:
+        """Complex numbers (count, 1, 1, d / 2) by which queries and keys of the first positions are multiplied."""
+        cos, sin = self.rotary(x, torch.arange(count, device=x.device)[None])
+        return torch.complex(cos, sin)[0, :, None, None, : cos.shape[-1] // 2]
 
 
 class GPT2Decoder:
@@ -232,7 +235,7 @@ class GPT2Decoder:
         x = (F.embedding(tokens, self.embedding) + self.positions[places]).float().flatten(0, 1)  # (R * n, C)
         for index, (norm1, qkv, scale, project, norm2, up, down) in enumerate(self.layers):
             heads = qkv(self._normed(x, norm1)).view(rows, n, 3, cache.heads, -1)
-            x = project.plus(cache.attend(index, *heads.unbind(2), scale), x)
+            x = project.plus(cache.attend(index, heads, scale), x)
             x = down.plus(up.activated(self._normed(x, norm2), "gelu_tanh"), x)
         return self.output(self._normed(x.view(rows, n, -1)[:, -1], self.norm)).float()
 
