@@ -1,4 +1,4 @@
-"""Images to tokens and back: what a tokenizer keeps of a picture."""
+"""Images to tokens and back: what a tokenizer keeps of a picture, and edits of its tokens."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -14,9 +14,11 @@ from wvq.tokenizer.images import BadImage, square_pixels
 
 from .base import ImagePipelineOutput, Pipeline, check_output_type, format_images
 
+Images = Tensor | Image.Image | Sequence[Image.Image]
+
 
 class ReconstructionPipeline(Pipeline):
-    """Encodes and decodes images with a tokenizer.
+    """Encodes images to tokens with a tokenizer and decodes them, also after the tokens were changed.
 
     Example:
         >>> pipeline = ReconstructionPipeline.from_pretrained("runs/reconstruction")
@@ -31,9 +33,7 @@ class ReconstructionPipeline(Pipeline):
     def __init__(self, tokenizer: VQTokenizer):
         super().__init__(tokenizer=tokenizer)
 
-    def __call__(
-        self, images: Tensor | Image.Image | Sequence[Image.Image], output_type: str = "pil", return_dict: bool = True
-    ) -> ImagePipelineOutput | Any:
+    def __call__(self, images: Images, output_type: str = "pil", return_dict: bool = True) -> ImagePipelineOutput | Any:
         """Reconstruct images; "latent" returns their tokens instead.
 
         Args:
@@ -46,6 +46,74 @@ class ReconstructionPipeline(Pipeline):
             InputError: for images of another type or shape.
         """
         check_output_type(output_type)
+        return self._output(self._tokens_of(images), output_type, return_dict)
+
+    def decode(self, tokens: Tensor, output_type: str = "pil", return_dict: bool = True) -> ImagePipelineOutput | Any:
+        """Images of tokens, such as `__call__` gives with "latent", after any change to them.
+
+        Args:
+            tokens: (N, h, w), int64 in [0, K).
+            output_type, return_dict: as for `__call__`.
+
+        Raises:
+            InputError: for a grid of another size or a token out of range.
+        """
+        check_output_type(output_type)
+        return self._output(tokens.to(self.device), output_type, return_dict)
+
+    def combine(
+        self, images: Images, others: Images, mask: Tensor, output_type: str = "pil", return_dict: bool = True
+    ) -> ImagePipelineOutput | Any:
+        """Images whose masked tokens are those of others; the decoder blends the seam.
+
+        Args:
+            images, others: N of each, as for `__call__`.
+            mask: bool (h, w) or (N, h, w), of the token grid, true where the others' tokens are taken.
+            output_type, return_dict: as for `__call__`.
+
+        Raises:
+            InputError: for another number of others or a mask of another shape or type, and as `__call__`.
+        """
+        check_output_type(output_type)
+        own, taken = self._pairs(images, others)
+        if mask.dtype != torch.bool or tuple(mask.shape) not in (tuple(own.shape), tuple(own.shape[1:])):
+            raise InputError(
+                f"mask has shape {tuple(mask.shape)} and dtype {mask.dtype}; "
+                f"it must be bool {tuple(own.shape[1:])} or {tuple(own.shape)}"
+            )
+        return self._output(torch.where(mask.to(own.device), taken, own), output_type, return_dict)
+
+    def interpolate(
+        self, images: Images, others: Images, num_steps: int, output_type: str = "pil", return_dict: bool = True
+    ) -> ImagePipelineOutput | Any:
+        """Images on the way from each of N to its other: codes are mixed linearly, and the nearest codes decoded.
+
+        Args:
+            images, others: N of each, as for `__call__`.
+            num_steps: images from each one to its other, both of them included; at least 2.
+            output_type, return_dict: as for `__call__`; N * num_steps images, those of a pair one after another.
+
+        Raises:
+            InputError: for another number of others or less than 2 steps, and as `__call__`.
+        """
+        check_output_type(output_type)
+        if num_steps < 2:
+            raise InputError(f"num_steps is {num_steps}; it must be at least 2")
+        quantizer = self.tokenizer.quantizer
+        start, end = (quantizer.lookup(tokens).movedim(-1, 1) for tokens in self._pairs(images, others))
+        shares = torch.linspace(0, 1, num_steps, device=start.device)
+        with torch.no_grad():
+            steps = [quantizer(torch.lerp(start, end, share)).indices for share in shares]
+        return self._output(torch.stack(steps, dim=1).flatten(0, 1), output_type, return_dict)
+
+    def _pairs(self, images: Images, others: Images) -> tuple[Tensor, Tensor]:
+        own, taken = self._tokens_of(images), self._tokens_of(others)
+        if len(own) != len(taken):
+            raise InputError(f"others are {len(taken)} for {len(own)} images; give one for each")
+        return own, taken
+
+    def _tokens_of(self, images: Images) -> Tensor:
+        """Tokens (N, h, w) of images."""
         if not isinstance(images, Tensor):
             pictures = [images] if isinstance(images, Image.Image) else list(images)
             if not pictures:
@@ -58,8 +126,10 @@ class ReconstructionPipeline(Pipeline):
             images = torch.from_numpy(np.stack(pixels))
         if images.dtype != torch.uint8:
             raise InputError(f"images have dtype {images.dtype}; tensors must be uint8, 0 to 255")
-        indices = self.tokenizer.encode(to_model(images.to(self.device)))
-        result: Any = indices
+        return self.tokenizer.encode(to_model(images.to(self.device)))
+
+    def _output(self, tokens: Tensor, output_type: str, return_dict: bool) -> ImagePipelineOutput | Any:
+        result: Any = tokens
         if output_type != "latent":
-            result = format_images(to_uint8(self.tokenizer.decode(indices)), output_type)
+            result = format_images(to_uint8(self.tokenizer.decode(tokens)), output_type)
         return ImagePipelineOutput(result) if return_dict else (result,)
