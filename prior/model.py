@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from wvq.tokenizer.errors import InputError
@@ -117,3 +118,10 @@ def build_prior(config: PriorConfig) -> LlamaForCausalLM | GPT2LMHeadModel:
     description.num_tokens = config.num_tokens
     description.num_classes = config.num_classes
     return PRIOR_CLASSES[config.architecture](description)
+
+
+def transformer_layers(prior: LlamaForCausalLM | GPT2LMHeadModel) -> nn.ModuleList:
+    """The layers of a prior, each a unit that can be compiled, recomputed or sharded."""
+    layers = prior.model.layers if isinstance(prior, LlamaForCausalLM) else prior.transformer.h
+    assert isinstance(layers, nn.ModuleList)
+    return layers

@@ -29,7 +29,7 @@ from wvq.tokenizer.training_state import TrainingState
 
 from .baselines import baseline_bits
 from .loss import TokenLoss
-from .model import PriorConfig, PriorSize, build_prior
+from .model import PriorConfig, PriorSize, build_prior, transformer_layers
 from .sampling import sample_tokens
 
 
@@ -73,6 +73,10 @@ class PriorTraining:
     """Decay of the exponential moving average of the weights that is evaluated and saved; 0 for none."""
     mixed_precision: Literal["no", "bf16"] = "no"
     """Precision of the forward and backward pass."""
+    gradient_checkpointing: bool = False
+    """Whether layers are computed again in the backward pass instead of kept: less memory, a third more time."""
+    compile: bool = False
+    """Whether torch.compile translates each transformer layer, which takes a minute and a C++ compiler."""
     log_every: int = 50
     """Steps between lines of training metrics."""
     evaluate_every: int = 2_000
@@ -136,6 +140,11 @@ def train_prior(config: PriorTraining) -> Path:
     prior = build_prior(description)
     prior.config.tokenizer_fingerprint = train_set.tokenizer_fingerprint
     prior.config.class_names = list(train_set.class_names)
+    if config.gradient_checkpointing:
+        prior.activation_checkpointing_enable()
+    if config.compile:
+        for layer in transformer_layers(prior):
+            layer.compile()
     optimizers = build_optimizers(prior, config)
     model, *optimizers = accelerator.prepare(
         TokenLoss(prior, description.num_codes, config.label_smoothing), *optimizers

@@ -17,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel
 from toy_runs import MODEL, STAGES, assert_equal_runs, changed, rows, toy_stage, untimed, weights
 
 from wvq.pipelines.class_conditional import ClassConditionalPipeline, load_prior
-from wvq.prior import PriorConfig, build_prior
+from wvq.prior import PriorConfig, PriorSize, build_prior
 from wvq.prior.train import PriorTraining, train_prior
 from wvq.tokenizer import InputError, VQTokenizer
 from wvq.tokenizer.batches import ShuffledBatches
@@ -210,6 +210,42 @@ def test_bfloat16_learns_with_an_average_and_saves_float32(stage, any_precision)
         name = "psnr" if train is train_tokenizer else "loss"
         assert row[name] == pytest.approx(reference[name], rel=0.05)
         assert row[name] != reference[name]
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_layers_computed_again_in_the_backward_pass_train_the_same_prior(stage_two, architecture, monkeypatch):
+    size = PriorSize(architecture, hidden_size=16, num_layers=2, num_heads=2, attention_dropout=0.2)
+    passes = 0
+
+    def attention(*arguments: Any, **options: Any) -> Any:
+        nonlocal passes
+        passes += torch.is_grad_enabled()
+        return attend(*arguments, **options)
+
+    attend = torch.nn.functional.scaled_dot_product_attention
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", attention)
+    runs, counts = [], []
+    for again in (False, True):
+        passes = 0
+        runs.append(changed(stage_two, f"again-{again}", model=size, gradient_checkpointing=again, sample_every=0))
+        train_prior(runs[-1])
+        counts.append(passes)
+    assert_equal_runs(*runs)
+    assert counts == [16, 32]  # steps * layers, once and twice
+
+
+@pytest.mark.slow  # the compiler takes its time
+@pytest.mark.filterwarnings("ignore")  # what the compiler itself gives rise to
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_compiled_layers_train_the_same_prior_to_rounding(stage_two, architecture):
+    size = PriorSize(architecture, hidden_size=16, num_layers=2, num_heads=2)
+    runs = [changed(stage_two, f"compiled-{c}", model=size, compile=c, sample_every=0) for c in (False, True)]
+    for run in runs:
+        train_prior(run)
+    plain, compiled = (weights(run) for run in runs)
+    assert plain.keys() == compiled.keys()
+    for name, value in plain.items():
+        torch.testing.assert_close(compiled[name], value, rtol=1e-3, atol=1e-4)
 
 
 def test_images_without_classes_give_a_prior_without_classes(fashion_folder, stage_two, tmp_path):
