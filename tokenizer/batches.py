@@ -49,8 +49,8 @@ class ShuffledBatches(Sampler[list[int]]):
         starts = np.cumsum(self.sizes) - self.sizes
         first_epoch, offset = divmod(position, int(self.sizes.sum()))
         for epoch in itertools.count(first_epoch):
-            # A generator's last word keeps its stream apart from the others: even for the pools, of which the first has
-            # [seed, epoch] itself, since numpy takes [seed, n] and [seed, n, 0] for the same; 1 for `uniform_draws`, 3 here.
+            # The last word keeps these streams apart from each other and from `uniform_draws`, which has 1. The first
+            # pool has [seed, epoch]: numpy takes [seed, n] and [seed, n, 0] for the same.
             shards = np.random.default_rng([self.seed, epoch, 3]).permutation(len(self.sizes))
             for number, pool in enumerate(np.split(shards, range(POOL_SHARDS, len(shards), POOL_SHARDS))):
                 count = int(self.sizes[pool].sum())

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
 from .bad_images import BadImageReport, shown
@@ -196,10 +196,10 @@ class ImageDataset(torch.utils.data.Dataset):
         """Processes that decode images when they are read; 0 if they are in memory."""
         return self._config.num_workers if self._pixels is None else 0
 
-    def batches(self, batch_size: int) -> Iterator[dict[str, Tensor]]:
-        """All images once, in order; the last batch may be smaller."""
+    def batches(self, batch_size: int, indices: range | None = None) -> Iterator[dict[str, Tensor]]:
+        """All images once, or those of `indices`, in order; the last batch may be smaller."""
         yield from DataLoader(
-            self,
+            self if indices is None else Subset(self, indices),
             batch_size,
             collate_fn=dict,
             num_workers=self.num_workers,
