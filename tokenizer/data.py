@@ -80,6 +80,7 @@ class ImageDataset(torch.utils.data.Dataset):
 
     Attributes:
         class_names: what the labels mean; () without classes.
+        shard_sizes: how many images each shard of a stream has, which are one after the other; else their number.
         fingerprint: sha256 hex of the images' bytes as stored, labels, class names, crop and resize, in order; of a
             stream, of the shards' digests instead of the bytes.
         description: what the images are, JSON-able, to be written beside every score.
@@ -120,7 +121,10 @@ class ImageDataset(torch.utils.data.Dataset):
         self.class_names = class_names
         self._records = None if self._pixels is not None else records
         self._labels = torch.from_numpy(records.labels) if isinstance(records, Records) else None
-        self.shard_sizes = records.images.sizes.tolist() if isinstance(records, ShardRecords) else [len(records)]
+        self._count = len(records)
+        self.shard_sizes: list[int] = (
+            records.images.sizes.tolist() if isinstance(records, ShardRecords) else [len(records)]
+        )
         self.fingerprint = _fingerprint(records, class_names, config)
         self.description: dict[str, Any] = {
             "source": config.source,
@@ -137,15 +141,13 @@ class ImageDataset(torch.utils.data.Dataset):
         }
 
     def __len__(self) -> int:
-        return sum(self.shard_sizes)
+        return self._count
 
     @property
     def labels(self) -> Tensor:
-        """(N,) int64, zeros without classes; of a stream read from its shards each time, -1 where there is none."""
-        if self._labels is not None:
-            return self._labels
-        assert self._records is not None
-        return torch.from_numpy(self._records.labels)
+        """(N,) int64, zeros without classes; those of a stream come with its images alone."""
+        assert self._labels is not None, "the labels of a stream are not in memory"
+        return self._labels
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         """One image (C, H, W) and its label ()."""

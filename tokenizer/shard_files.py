@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from .collective import this_process
 from .errors import InputError
-from .images import SUFFIXES
+from .images import SUFFIXES, BadImage
 from .parquet_shards import list_parquet
 from .records import EVALUATION_NAMES, Records, Source
 from .shards import Label, Shard, ShardedImages, ShardRecords, class_positions
@@ -195,7 +195,10 @@ def _class_names(path: Path) -> list[str]:
 
 def _listed(stream: ShardRecords) -> Records:
     """All images of a stream with their labels and hashes."""
-    labels = stream.labels
-    unlabelled = {stream.name(index): "has no label" for index in np.flatnonzero(labels < 0).tolist()}
-    records = Records.of(stream.images, labels, stream.origin, {**stream.bad, **unlabelled})
-    return records.select(labels >= 0)
+    labels, bad = np.full(len(stream), -1, np.int64), dict(stream.bad)
+    for index in range(len(stream)):
+        try:
+            labels[index] = stream.label(index)
+        except BadImage as error:
+            bad[stream.name(index)] = str(error)
+    return Records.of(stream.images, labels, stream.origin, bad).select(labels >= 0)

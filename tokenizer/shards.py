@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from .batches import POOL_SHARDS
 from .errors import InputError
@@ -117,17 +116,6 @@ class ShardRecords:
         if label not in self.positions:
             raise BadImage("has no label" if label is None else f"its label {label!r} is no class")
         return self.positions[label]
-
-    @property
-    def labels(self) -> npt.NDArray[np.int64]:
-        """(N,) labels of all images, -1 for those without one; read from the shards each time."""
-        return np.array([self._label_or_none(index) for index in range(len(self))], np.int64)
-
-    def _label_or_none(self, index: int) -> int:
-        try:
-            return self.label(index)
-        except BadImage:
-            return -1
 
     def identity(self) -> Iterator[bytes]:
         """What the fingerprint is made of: the labels' classes and each shard's digest, which says what it covers."""

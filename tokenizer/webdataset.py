@@ -152,6 +152,8 @@ def _read_headers(path: Path, label_column: str) -> pa.Table:
                     bad[f"{_key(members[0].name)[0]} in {path}"] = row
                 else:
                     rows.append(row | {"label": _label(file, members, label_column)})
+    except OSError as error:  # may pass, as that of a network: not to be kept as damage
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
     except _DAMAGE as error:
         bad[str(path)] = f"damaged after {len(rows)} images: {error}"
     index = pa.Table.from_pylist(rows, _SCHEMA).combine_chunks()
@@ -194,12 +196,13 @@ def _key(name: str) -> tuple[str, str]:
 
 
 def _samples(members: Iterator[tarfile.TarInfo]) -> Iterator[list[tarfile.TarInfo]]:
-    """Neighbouring members of one key; names that start with a point are passed over."""
+    """Neighbouring members of one key; names without a field or with nothing before it are passed over."""
     sample: list[tarfile.TarInfo] = []
     for member in members:
-        if Path(member.name).name.startswith("."):
+        key, field = _key(member.name)
+        if not field or not key.rpartition("/")[2]:
             continue
-        if sample and _key(member.name)[0] != _key(sample[0].name)[0]:
+        if sample and key != _key(sample[0].name)[0]:
             yield sample
             sample = []
         sample.append(member)
