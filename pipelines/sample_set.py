@@ -30,8 +30,8 @@ def sample_set(pipeline: ClassConditionalPipeline, labels: torch.Tensor, config:
     """Write the images of labels (N,) that config.output_dir does not have yet; returns the folder.
 
     "folder" has a PNG for each image, "webdataset" tar files of config.part_size images (PNG and class) and the names
-    of classes, "npz" one samples.npz of arr_0 (N, H, W, C), uint8, and labels (N,), as evaluators of FID read. Every file
-    is written whole or not at all and depends on its images alone, so the set is the same however often it was
+    of classes, "npz" one samples.npz of arr_0 (N, H, W, C), uint8, and labels (N,), as evaluators of FID read. Every
+    file is written whole or not at all and depends on its images alone, so the set is the same however often it was
     interrupted.
 
     Raises:
