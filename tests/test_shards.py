@@ -127,7 +127,7 @@ def test_memory_does_not_grow_with_the_images_of_a_shard(tmp_path: Path):
 def test_files_and_patterns(tmp_path: Path):
     for number in (8, 9, 10):
         write_tar(tmp_path / f"{number:03d}.tar", sample("a", small(number)))
-    for source in (tmp_path, tmp_path / "{008..010}.tar", tmp_path / "*.tar", tmp_path / "0{08,09,10}.tar"):
+    for source in (tmp_path, tmp_path / "{008..010}.tar", tmp_path / "*.tar", tmp_path / "{008,0*}.tar"):
         found = find_shards(str(source))
         assert found is not None
         assert [path.name for path in found.splits["train"]] == ["008.tar", "009.tar", "010.tar"]
@@ -139,9 +139,13 @@ def test_files_and_patterns(tmp_path: Path):
     (tmp_path / "x.parquet").touch()
     with pytest.raises(InputError, match=r"names files in .parquet and .tar; they must be of one kind"):
         load_splits(config_of(tmp_path / "*"))
-    (tmp_path / "photo.png").touch()
-    with pytest.raises(InputError, match=r"has both shards \(008.tar\) and images \(photo.png\)"):
-        load_splits(config_of(tmp_path))
+    for photo in (tmp_path / "photo.png", tmp_path / "cats" / "photo.png"):
+        photo.parent.mkdir(exist_ok=True)
+        photo.touch()
+        odd = photo.relative_to(tmp_path)
+        with pytest.raises(InputError, match=rf"has both shards \(008.tar\) and images \({odd}\); separate them"):
+            load_splits(config_of(tmp_path))
+        photo.unlink()
 
 
 def test_names_of_splits(tmp_path: Path):

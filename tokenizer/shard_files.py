@@ -1,6 +1,7 @@
 """Sources in shards, `.tar` or `.parquet`: which files a name stands for, and their images, listed or as a stream."""
 
 import glob
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -53,7 +54,8 @@ def find_shards(source: str) -> ShardFiles | None:
         return _in_folder(path)
     files = [path] if path.is_file() else []
     if not path.exists() and re.search(r"[*?\[]|\{.*(\.\.|,).*\}", source):
-        files = [Path(name) for pattern in _expanded(str(path)) for name in _matching(pattern)]
+        names = (name for pattern in _expanded(str(path)) for name in _matching(pattern))
+        files = [Path(name) for name in dict.fromkeys(names)]
     suffixes = sorted({file.suffix for file in files})
     if len(suffixes) > 1:
         raise InputError(f"data source {source!r} names files in {' and '.join(suffixes)}; they must be of one kind")
@@ -65,9 +67,10 @@ def find_shards(source: str) -> ShardFiles | None:
 def _in_folder(folder: Path) -> ShardFiles | None:
     for suffix in (".tar", ".parquet"):
         if files := _files(folder, suffix):
-            others = [path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES]
-            if suffix == ".tar" and others:
-                raise InputError(f"{folder} has both shards ({files[0].name}) and images ({others[0].name})")
+            below = itertools.chain(folder.glob("*"), folder.glob("*/*"))
+            if suffix == ".tar" and (image := next((path for path in below if path.suffix.lower() in SUFFIXES), None)):
+                odd = image.relative_to(folder)
+                raise InputError(f"{folder} has both shards ({files[0].name}) and images ({odd}); separate them")
             return ShardFiles(suffix, _by_name(folder, files), folder)
         splits = {name: files for name in _SPLIT_NAMES if (files := _files(folder / name, suffix))}
         if "train" in splits:
