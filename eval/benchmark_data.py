@@ -7,6 +7,7 @@ and resize, whose pixels are compared with ours first. Nothing is held in memory
 
 import itertools
 import os
+import tarfile
 import tempfile
 import time
 from collections.abc import Iterable
@@ -29,7 +30,8 @@ from wvq.tokenizer.data import DataConfig, ImageDataset
 from wvq.tokenizer.saving import write_json
 from wvq.tokenizer.sources import find_source
 
-SOURCES = {"png folder": "png", "jpeg folder": "jpg", "parquet": "jpg"}
+SOURCES = {"png folder": "png", "jpeg folder": "jpg", "parquet": "jpg", "tar stream": "jpg", "parquet stream": "jpg"}
+SHARD = 100  # pictures in a shard of a stream
 PEER = "torchvision ImageFolder"
 
 
@@ -40,7 +42,7 @@ class DataBenchmark:
     output_dir: str = "runs/benchmark-data"
     """Where data.json goes."""
     sources: tuple[str, ...] = tuple(SOURCES)
-    """Of png folder, jpeg folder and parquet (of JPEG)."""
+    """Of png folder, jpeg folder, and of JPEG: parquet, tar stream, parquet stream."""
     num_workers: tuple[int, ...] = (0, 1, 2)
     """Processes that decode; 0 is the main process."""
     num_images: int = 1000
@@ -69,12 +71,12 @@ class DataBenchmark:
 def benchmark_data(config: DataBenchmark) -> Path:
     """Measure all sources with every number of workers, print the table, and write JSON; returns its path."""
     rows: list[dict[str, Any]] = []
-    print(f"{'source':<14}{'loader':<26}{'workers':>8}{'images/s':>10}{'per process':>13}")
+    print(f"{'source':<16}{'loader':<26}{'workers':>8}{'images/s':>10}{'per process':>13}")
     with tempfile.TemporaryDirectory() as folder:
         for source in config.sources:
             place = write_pictures(config, source, Path(folder))
-            ours = lazy_dataset(config, place)
-            theirs = peer_dataset(config, place) if place.is_dir() else None
+            ours = lazy_dataset(config, place, streaming="stream" in source)
+            theirs = peer_dataset(config, place) if "folder" in source else None
             if theirs:
                 check_same_pixels(ours, theirs)
             for workers, dataset in itertools.product(config.num_workers, filter(None, (ours, theirs))):
@@ -89,7 +91,7 @@ def benchmark_data(config: DataBenchmark) -> Path:
                     }
                 )
                 print(
-                    "{source:<14}{loader:<26}{num_workers:>8}{images_per_second:>10.0f}"
+                    "{source:<16}{loader:<26}{num_workers:>8}{images_per_second:>10.0f}"
                     "{images_per_second_per_process:>13.0f}".format(**rows[-1]),
                     flush=True,
                 )
@@ -100,7 +102,7 @@ def benchmark_data(config: DataBenchmark) -> Path:
 
 
 def write_pictures(config: DataBenchmark, source: str, folder: Path) -> Path:
-    """Pictures as smooth as photographs, with some noise, in two classes: a folder, or a Parquet file made of one."""
+    """Pictures as smooth as photographs, with some noise, in two classes: a folder, or what is made of one."""
     place = folder / source.replace(" ", "-")
     rng = np.random.default_rng(0)
     for number in range(config.num_images):
@@ -110,19 +112,28 @@ def write_pictures(config: DataBenchmark, source: str, folder: Path) -> Path:
         file = place / f"class-{number % 2}" / f"{number:06d}.{SOURCES[source]}"
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(file)
-    if source != "parquet":
+    files = sorted(place.rglob("*.jpg"))
+    if source == "tar stream":
+        shards = folder / "shards"
+        shards.mkdir()
+        for first in range(0, len(files), SHARD):
+            with tarfile.open(shards / f"{first:06d}.tar", "w") as archive:
+                for file in files[first : first + SHARD]:
+                    archive.add(file, file.name)
+        return shards
+    if "parquet" not in source:
         return place
-    cells = [{"bytes": file.read_bytes(), "path": file.name} for file in sorted(place.rglob("*.jpg"))]
+    cells = [{"bytes": file.read_bytes(), "path": file.name} for file in files]
     features = datasets.Features({"image": datasets.Image()})
-    table = folder / "pictures.parquet"
-    datasets.Dataset.from_dict({"image": cells}, features=features).to_parquet(str(table))
+    table = folder / f"{source}.parquet"
+    datasets.Dataset.from_dict({"image": cells}, features=features).to_parquet(str(table), batch_size=SHARD)
     return table
 
 
-def lazy_dataset(config: DataBenchmark, place: Path) -> ImageDataset:
+def lazy_dataset(config: DataBenchmark, place: Path, streaming: bool = False) -> ImageDataset:
     """Our data set of a place, which decodes whatever is read, as it does with what does not fit in memory."""
-    source = find_source(str(place), None, "image", "label")
-    data = DataConfig(source=str(place), image_size=config.image_size)
+    source = find_source(str(place), None, "image", "label", streaming)
+    data = DataConfig(source=str(place), image_size=config.image_size, streaming=streaming)
     return ImageDataset(source.train, source.class_names, data, "train", in_memory_bytes=0)
 
 
@@ -153,7 +164,7 @@ def time_pass(config: DataBenchmark, dataset: ImageDataset | ImageFolder, worker
     batches = config.num_images // config.batch_size
     loader: Iterable[Any]
     if isinstance(dataset, ImageDataset):
-        both: Sampler[Any] = ShuffledBatches(config.num_images, config.batch_size, 0, 2 * batches, seed=0)
+        both: Sampler[Any] = ShuffledBatches(dataset.shard_sizes, config.batch_size, 0, 2 * batches, seed=0)
         loader = training_loader(dataset, both, workers)
     else:
         twice = RandomSampler(dataset, num_samples=2 * config.num_images, generator=torch.Generator().manual_seed(0))

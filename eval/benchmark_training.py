@@ -150,7 +150,7 @@ def _tokenizer_steps(training: TokenizerTraining) -> Iterator[Callable[[], Tenso
 def _prior_steps(training: PriorTraining) -> Iterator[Callable[[], Tensor]]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     tokens = TokenDataset(tokenize(Tokenization(training.tokenizer, training.data, training.tokens_dir)), "train")
-    sizes: dict[str, Any] = {"num_tokens": tokens.tokens.shape[1], "num_classes": len(tokens.class_names)}
+    sizes: dict[str, Any] = {"num_tokens": tokens.num_tokens, "num_classes": len(tokens.class_names)}
     description = PriorConfig(**asdict(training.model), num_codes=tokens.num_codes, **sizes)
     model = TokenLoss(build_prior(description), tokens.num_codes).to(device).train()
     optimizers = build_optimizers(model, training)

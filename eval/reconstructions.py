@@ -79,7 +79,8 @@ def measure_reconstructions(
                 for name, measure in per_image.items():
                     rows[name].append(measure(originals, reconstructions).double().cpu())
             states: dict[str, Any] = quality.metric_state
-            yield {name: torch.cat(values) for name, values in rows.items()} | {n: s.cpu() for n, s in states.items()}
+            measured = {name: torch.cat(values) for name, values in rows.items()} | {"labels": batch["labels"]}
+            yield measured | {name: state.cpu() for name, state in states.items()}
 
     about = {
         "images": dataset.description,
@@ -91,9 +92,10 @@ def measure_reconstructions(
     }
     with _evaluating(tokenizer):
         made = (parts or Parts()).run("reconstructions", about, len(dataset), work, progress)
-    rows = {name: torch.cat([part[name] for part in made]) for name in ("vectors", *per_image)}
+    rows = {name: torch.cat([part[name] for part in made]) for name in ("vectors", "labels", *per_image)}
     quality = {name: torch.stack([part[name] for part in made]).sum(dim=0) for name in made[0].keys() - rows.keys()}
-    labels = dataset.labels if dataset.class_names else None
+    labels = rows.pop("labels")
+    labels = labels if dataset.class_names else None
     features = FeatureSet(rows.pop("vectors"), labels, None, extractor.protocol, {"source": "reconstructions"})
     return Reconstructions(features, quality, rows)
 

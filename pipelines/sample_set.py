@@ -15,6 +15,7 @@ from tqdm import tqdm
 from wvq.tokenizer import InputError
 from wvq.tokenizer.collective import this_process
 from wvq.tokenizer.saving import read_json, write_file, write_json
+from wvq.tokenizer.shard_files import CLASS_NAMES_FILE
 
 from .base import to_pil
 from .class_conditional import ClassConditionalPipeline
@@ -28,9 +29,10 @@ _RUNNING = ("batch_size", "output_dir", "num_images_per_class")  # options that 
 def sample_set(pipeline: ClassConditionalPipeline, labels: torch.Tensor, config: "Sampling") -> Path:
     """Write the images of labels (N,) that config.output_dir does not have yet; returns the folder.
 
-    "folder" has a PNG for each image, "webdataset" tar files of config.part_size images (PNG and class), "npz" one
-    samples.npz of arr_0 (N, H, W, C), uint8, and labels (N,), as evaluators of FID read. Every file is written whole or
-    not at all and depends on its images alone, so the set is the same however often it was interrupted.
+    "folder" has a PNG for each image, "webdataset" tar files of config.part_size images (PNG and class) and the names
+    of classes, "npz" one samples.npz of arr_0 (N, H, W, C), uint8, and labels (N,), as evaluators of FID read. Every
+    file is written whole or not at all and depends on its images alone, so the set is the same however often it was
+    interrupted.
 
     Raises:
         InputError: if the folder holds samples of other options.
@@ -41,6 +43,9 @@ def sample_set(pipeline: ClassConditionalPipeline, labels: torch.Tensor, config:
     about = {key: list(value) if isinstance(value, tuple) else value for key, value in about.items()}
     if state.is_main_process:
         _claim(folder, about)
+        names = folder / CLASS_NAMES_FILE
+        if config.format == "webdataset" and pipeline.class_names and not names.exists():
+            write_file(names, "".join(f"{name}\n" for name in pipeline.class_names).encode())
     state.wait_for_everyone()
     write_parts(pipeline, labels, config, state.process_index, state.num_processes)
     state.wait_for_everyone()

@@ -20,11 +20,9 @@ def baseline_bits(train_set: TokenDataset, evaluation_set: TokenDataset) -> dict
     probability (c + d p_unigram) / (n + d). None of them knows the class or the position.
     """
     codes = train_set.num_codes
-    number = min(len(train_set), max(1, _MOST_TOKENS // train_set.tokens.shape[1]))
-    counted, held_out = (
-        train_set.tokens[torch.linspace(0, len(train_set) - 1, number, dtype=torch.float64).long()],
-        evaluation_set.tokens,
-    )
+    number = min(len(train_set), max(1, _MOST_TOKENS // train_set.num_tokens))
+    chosen = torch.linspace(0, len(train_set) - 1, number, dtype=torch.float64).long()
+    counted, held_out = train_set.__getitems__(chosen.tolist())["tokens"], evaluation_set.tokens
     counts = torch.bincount(counted.flatten(), minlength=codes).double() + 1
     unigram = counts / counts.sum()
 

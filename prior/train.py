@@ -134,7 +134,7 @@ def train_prior(config: PriorTraining) -> Path:
     description = PriorConfig(
         **vars(config.model),
         num_codes=train_set.num_codes,
-        num_tokens=train_set.tokens.shape[1],
+        num_tokens=train_set.num_tokens,
         num_classes=len(train_set.class_names),
     )
     prior = build_prior(description)

@@ -1,8 +1,16 @@
+import os
+import tempfile
 from pathlib import Path
 
 import pytest
 from fixtures import read_fashion_images, write_fashion_folder
+from shard_folders import write_fashion_shards
 from torch import Tensor
+
+_CACHE = tempfile.TemporaryDirectory(prefix="wvq-tests-", ignore_cleanup_errors=True)
+os.environ["HF_DATASETS_CACHE"] = (
+    _CACHE.name
+)  # read when `datasets` is imported, here and in processes started by tests
 
 
 @pytest.fixture(scope="session")
@@ -17,3 +25,9 @@ def fashion_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("fashion")
     write_fashion_folder(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def fashion_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same images as webdataset shards, 10 of train and 4 of evaluation. Read only."""
+    return write_fashion_shards(tmp_path_factory.mktemp("shards"))

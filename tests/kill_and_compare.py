@@ -18,6 +18,7 @@ from typing import Any
 
 from fixtures import write_fashion_folder
 from processes import run, start
+from shard_folders import write_fashion_shards
 from toy_runs import TIMINGS
 
 from wvq.pipelines.command_line import main
@@ -30,10 +31,10 @@ SCHEDULE = {
 }  # fmt: skip
 
 
-def recipes(images: Path, folder: Path, steps: int) -> dict[str, dict[str, Any]]:
+def recipes(images: Path, folder: Path, steps: int, streaming: bool) -> dict[str, dict[str, Any]]:
     """Small recipes of both commands, with all that keeps a state: drop-out, averages, accumulation, flips."""
     common = {"steps": steps, **SCHEDULE}
-    data = {"source": str(images), "channels": 1, "image_size": 28, "horizontal_flip": True}
+    data = {"source": str(images), "channels": 1, "image_size": 28, "horizontal_flip": True, "streaming": streaming}
     quantizer = {"codebook_size": 32, "codebook_dim": 4, "quantizer": "wasserstein"}
     size = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "attention_dropout": 0.2}
     tokenizer = {"data": data, "model": MODEL | quantizer, **common}
@@ -113,16 +114,16 @@ def content(folder: Path) -> dict[str, Any]:
     return found
 
 
-def compare(kills: int, world: int, seed: int, steps: int, work: Path) -> Iterator[str]:
+def compare(kills: int, world: int, seed: int, steps: int, work: Path, streaming: bool = False) -> Iterator[str]:
     """Run undisturbed, then with so many kills; yields a line on each kill and on the outcome.
 
     Raises:
         AssertionError: if the two end with different files.
     """
     random.seed(seed)
-    write_fashion_folder(work / "images")
+    (write_fashion_shards if streaming else write_fashion_folder)(work / "images")
     for name in ("straight", "killed"):
-        for command, recipe in recipes(work / "images", work / name, steps).items():
+        for command, recipe in recipes(work / "images", work / name, steps, streaming).items():
             (work / name).mkdir(exist_ok=True)
             (work / name / f"{command}.json").write_text(json.dumps(recipe))
     run(1, int)  # the server's imports are not to be counted below
@@ -156,10 +157,11 @@ def from_command_line() -> None:
     parser.add_argument("--steps", type=int, default=48, help="of each stage")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--streaming", action="store_true", help="from webdataset shards")
     options = parser.parse_args()
     for world in options.processes:
         with tempfile.TemporaryDirectory() as folder:
-            for line in compare(options.kills, world, options.seed, options.steps, Path(folder)):
+            for line in compare(options.kills, world, options.seed, options.steps, Path(folder), options.streaming):
                 print(line, flush=True)
 
 

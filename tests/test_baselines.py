@@ -18,9 +18,13 @@ class Tokens:
 
     def __init__(self, tokens: list[list[int]], num_codes: int):
         self.tokens, self.num_codes = torch.tensor(tokens, dtype=torch.int32), num_codes
+        self.num_tokens = self.tokens.shape[1]
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    def __getitems__(self, indices: list[int]) -> dict[str, torch.Tensor]:
+        return {"tokens": self.tokens[indices]}
 
 
 def bits(train: list[list[int]], held_out: list[list[int]], num_codes: int) -> dict[str, float]:

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from wvq.tokenizer.batches import ShuffledBatches, training_loader, uniform_draws
+from wvq.tokenizer.batches import POOL_SHARDS, ShuffledBatches, training_loader, uniform_draws
 
-sizes = st.tuples(st.integers(1, 40), st.integers(1, 50), st.integers(0, 1000))  # items, batch size, seed
+shards = st.lists(st.integers(0, 9), min_size=1, max_size=50).filter(any)
+sizes = st.tuples(st.integers(1, 40) | shards, st.integers(1, 50), st.integers(0, 1000))  # items, batch size, seed
 
 
 class Numbers(Dataset):
@@ -26,9 +27,10 @@ class Numbers(Dataset):
 
 
 @given(sizes, st.integers(1, 4))
-def test_every_epoch_is_a_permutation(size: tuple[int, int, int], epochs: int):
-    num_items, batch_size, seed = size
-    batches = ShuffledBatches(num_items, batch_size, 0, -(-epochs * num_items // batch_size), seed)
+def test_every_epoch_is_a_permutation(size: tuple[int | list[int], int, int], epochs: int):
+    items, batch_size, seed = size
+    num_items = items if isinstance(items, int) else sum(items)
+    batches = ShuffledBatches(items, batch_size, 0, -(-epochs * num_items // batch_size), seed)
     drawn = list(batches)
     assert len(drawn) == len(batches)
     assert all(len(batch) == batch_size for batch in drawn)
@@ -37,10 +39,24 @@ def test_every_epoch_is_a_permutation(size: tuple[int, int, int], epochs: int):
 
 
 @given(sizes, st.integers(0, 20))
-def test_resuming_anywhere_gives_the_tail(size: tuple[int, int, int], first: int):
-    num_items, batch_size, seed = size
-    whole = list(ShuffledBatches(num_items, batch_size, 0, 20, seed))
-    assert list(ShuffledBatches(num_items, batch_size, first, 20, seed)) == whole[first:]
+def test_resuming_anywhere_gives_the_tail(size: tuple[int | list[int], int, int], first: int):
+    items, batch_size, seed = size
+    whole = list(ShuffledBatches(items, batch_size, 0, 20, seed))
+    assert list(ShuffledBatches(items, batch_size, first, 20, seed)) == whole[first:]
+
+
+@given(shards, st.integers(0, 1000))
+def test_no_more_shards_than_a_pool_are_read_at_a_time(items: list[int], seed: int):
+    (epoch,) = ShuffledBatches(items, sum(items), 0, 1, seed)
+    owners = np.repeat(np.arange(len(items)), items)[epoch]
+    places = [np.flatnonzero(owners == shard) for shard in range(len(items))]
+    for place in range(sum(items)):
+        assert sum(len(own) > 0 and own[0] <= place <= own[-1] for own in places) <= POOL_SHARDS
+
+
+def test_items_without_shards_are_permuted_as_a_whole():
+    assert list(ShuffledBatches(40, 40, 3, 4, seed=7)) == [np.random.default_rng([7, 3]).permutation(40).tolist()]
+    assert list(ShuffledBatches([40], 40, 3, 4, seed=7)) == list(ShuffledBatches(40, 40, 3, 4, seed=7))
 
 
 def test_epochs_and_seeds_differ_and_repeat():

@@ -9,6 +9,7 @@ import torch
 
 from wvq.eval.benchmark_data import (
     PEER,
+    SOURCES,
     DataBenchmark,
     benchmark_data,
     check_same_pixels,
@@ -27,21 +28,26 @@ def test_table_and_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     rows = json.loads(path.read_text())["rows"]
     assert [(row["source"], row["loader"], row["num_workers"]) for row in rows] == [
         (source, loader, workers)
-        for source, loaders in (("png folder", ("wvq", PEER)), ("jpeg folder", ("wvq", PEER)), ("parquet", ("wvq",)))
+        for source in SOURCES
         for workers in (0, 1)
-        for loader in loaders
+        for loader in (("wvq", PEER) if "folder" in source else ("wvq",))
     ]
     assert all(row["images_per_second"] == row["images_per_second_per_process"] > 0 for row in rows)
-    assert capsys.readouterr().out.count("parquet") == 2
+    assert capsys.readouterr().out.count("parquet") == 4
 
 
 def test_all_sources_hold_the_same_pictures_and_are_decoded_when_read(tmp_path: Path):
     config = DataBenchmark(**TINY)
-    datasets = {source: lazy_dataset(config, write_pictures(config, source, tmp_path)) for source in config.sources}
+    datasets = {
+        source: lazy_dataset(config, write_pictures(config, source, tmp_path / source), "stream" in source)
+        for source in config.sources
+    }
+    assert [dataset.streamed for dataset in datasets.values()] == ["stream" in source for source in SOURCES]
     assert all(dataset._pixels is None for dataset in datasets.values())
     batches = {source: dataset.__getitems__(range(8))["images"] for source, dataset in datasets.items()}
-    assert torch.equal(batches["jpeg folder"], batches["parquet"])
-    peer = peer_dataset(config, tmp_path / "png-folder")
+    for source in ("parquet", "tar stream", "parquet stream"):
+        assert torch.equal(batches["jpeg folder"], batches[source])
+    peer = peer_dataset(config, tmp_path / "png folder" / "png-folder")
     check_same_pixels(datasets["png folder"], peer)
     peer.transform = lambda image: torch.zeros(3, 16, 16, dtype=torch.uint8)
     with pytest.raises(AssertionError, match="the transforms differ"):
@@ -51,7 +57,7 @@ def test_all_sources_hold_the_same_pictures_and_are_decoded_when_read(tmp_path: 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"sources": ("tar",)}, "sources holds 'tar'; valid are png folder, jpeg folder, parquet"),
+        ({"sources": ("tar",)}, "sources holds 'tar'; valid are png folder, jpeg folder, parquet, tar stream, parquet"),
         ({"batch_size": 3}, "batch_size is 3; it must divide num_images, 8"),
         ({"num_workers": (-1,)}, "num_workers is"),
         ({"num_images": 0}, "num_images is 0; it must be at least 1"),

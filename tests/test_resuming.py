@@ -28,10 +28,12 @@ class Interruption(Exception):
     """Power failure, say."""
 
 
-@pytest.mark.parametrize("how", ["failure", "signal"])
-def test_a_resumed_run_is_the_uninterrupted_one_bit_by_bit(stage, how, monkeypatch):
+@pytest.mark.parametrize("how", ["failure", "signal", "failure of a stream"])
+def test_a_resumed_run_is_the_uninterrupted_one_bit_by_bit(stage, how, fashion_shards, monkeypatch):
     train, config = stage
     config = changed(config, ema_decay=0.8, gradient_accumulation_steps=2)
+    if how == "failure of a stream":
+        config = changed(config, data=dataclasses.replace(config.data, source=str(fashion_shards), streaming=True))
     if train is train_prior:
         size = dataclasses.replace(config.model, attention_dropout=0.2, tie_embeddings=True)
         config = changed(config, model=size, label_smoothing=0.1)
@@ -45,17 +47,17 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_by_bit(stage, how, monkeypat
     def log_and_break(run: Run, step: int, split: str, values: dict[str, float]) -> None:
         log(run, step, split, values)
         if step == 5:
-            if how == "failure":
+            if how != "signal":
                 raise Interruption
             os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(Run, "log", log_and_break)
-    with pytest.raises(Interruption if how == "failure" else SystemExit):
+    with pytest.raises(SystemExit if how == "signal" else Interruption):
         train(config)
     monkeypatch.undo()
     assert not (Path(config.output_dir) / "model").exists()
     last = max(path.name for path in (Path(config.output_dir) / "checkpoints").iterdir())
-    assert last == ("step-00000003" if how == "failure" else "step-00000005")
+    assert last == ("step-00000005" if how == "signal" else "step-00000003")
     torch.manual_seed(12345)  # a new process has other random numbers
     train(config)
     assert_equal_runs(config, straight)

@@ -22,6 +22,7 @@ from wvq.pipelines import ClassConditionalPipeline
 from wvq.pipelines.sample import Sampling, SamplingOptions, sample, sample_images
 from wvq.pipelines.sample_set import write_parts
 from wvq.tokenizer import InputError
+from wvq.tokenizer.data import DataConfig, load_splits
 
 COUNT, PART = 23, 5
 
@@ -69,6 +70,18 @@ def test_each_format_holds_the_same_images(saved, tmp_path):
         assert members[f"{number:08d}.cls"] == str(label).encode()
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_webdataset_shards_can_be_trained_on(saved, tmp_path, streaming):
+    images, labels = expected_images(saved)
+    folder = sample(options(saved, tmp_path / "set", format="webdataset"))
+    data = DataConfig(str(folder), image_size=images.shape[-1], channels=images.shape[1], evaluation_fraction=0.4)
+    splits = load_splits(dataclasses.replace(data, streaming=streaming))
+    assert splits[0].class_names == ClassConditionalPipeline.from_pretrained(saved).class_names
+    batches = [split.__getitems__(range(len(split))) for split in splits]
+    found = sorted((image.tolist(), int(k)) for b in batches for image, k in zip(b["images"], b["labels"], strict=True))
+    assert found == sorted((image.tolist(), int(label)) for image, label in zip(images, labels, strict=True))
+
+
 @pytest.mark.parametrize("form", ["folder", "npz", "webdataset"])
 def test_what_is_missing_is_made_again_byte_by_byte(saved, tmp_path, form):
     config = options(saved, tmp_path / "set", format=form)
@@ -93,6 +106,7 @@ def test_two_processes_share_the_parts_of_one(saved, tmp_path, form):
         shares.append(len(contents(tmp_path / "two")))
     assert 0 < shares[0] < shares[1]
     del whole["samples.json"]
+    whole.pop("classnames.txt", None)
     assert contents(tmp_path / "two") == whole
 
 

@@ -2,13 +2,18 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from einops import rearrange
+from processes import run
+from shard_folders import png, sample, write_tar
 from toy_runs import untrained_tokenizer
 
 from wvq.tokenizer import InputError, VQTokenizer
+from wvq.tokenizer import tokens as tokens_module
+from wvq.tokenizer.bad_images import read_bad_images
 from wvq.tokenizer.data import DataConfig, load_splits, to_model
 from wvq.tokenizer.tokens import TokenDataset, Tokenization, tokenize
 
@@ -30,6 +35,9 @@ def test_tokens_are_the_encoded_images_in_raster_order_and_flips_follow(fashion_
         grids = torch.cat([tokenizer.encode(view) for view in views])
         assert torch.equal(dataset.tokens, rearrange(grids, "n h w -> n (h w)"))
         assert torch.equal(dataset.labels, images.labels.repeat(len(views)))
+        batch = dataset.__getitems__([7, 0, len(dataset) - 1])
+        assert torch.equal(batch["tokens"], dataset.tokens[[7, 0, -1]])
+        assert torch.equal(batch["labels"], dataset.labels[[7, 0, -1]])
         assert dataset.class_names == images.class_names
         assert (dataset.num_codes, dataset.tokenizer_fingerprint) == (32, tokenizer.fingerprint)
 
@@ -68,3 +76,72 @@ def test_tokens_are_encoded_once_for_what_they_depend_on(fashion_folder, tokeniz
     assert sum(encoded) == 600 + 600 + 1100 + 599
     with pytest.raises(InputError, match="batch_size is 0; it must be at least 1"):
         dataclasses.replace(config, batch_size=0)
+
+
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokens_module, "PART_IMAGES", 70)
+
+
+class Interruption(Exception):
+    """Power failure, say."""
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_a_tokenization_that_was_stopped_goes_on(fashion_shards, tokenizer_folder, tmp_path, monkeypatch):
+    data = DataConfig(source=str(fashion_shards), channels=1, streaming=True, horizontal_flip=True)
+    config = Tokenization(str(tokenizer_folder), data, str(tmp_path / "stopped"), batch_size=32)
+    straight = tokenize(dataclasses.replace(config, output_dir=str(tmp_path / "straight")))
+    encode, encoded = VQTokenizer.encode, list[int]()
+
+    def encode_or_stop(self: VQTokenizer, images: torch.Tensor) -> torch.Tensor:
+        encoded.append(len(images))
+        if sum(encoded) > 600:
+            raise Interruption
+        return encode(self, images)
+
+    monkeypatch.setattr(VQTokenizer, "encode", encode_or_stop)
+    with pytest.raises(Interruption):
+        tokenize(config)
+    encoded[:] = [-2000]
+    folder = tokenize(config)
+    assert (
+        sum(encoded) == -2000 + 1100 - 570
+    )  # seven parts of 70 images, one of 10, and a mirrored one of 70 were there
+    for split in ("train", "evaluation"):
+        one, other = TokenDataset(straight, split), TokenDataset(folder, split)
+        assert torch.equal(one.tokens, other.tokens)
+        assert torch.equal(one.labels, other.labels)
+    assert [path.name for path in folder.parent.iterdir() if not path.name.startswith(".")] == [folder.name]
+
+
+def tokenize_in_parts(config: Tokenization) -> None:
+    tokens_module.PART_IMAGES = 70
+    tokenize(config)
+
+
+def test_processes_share_the_tokenization(fashion_shards, tokenizer_folder, tmp_path):
+    data = DataConfig(source=str(fashion_shards), channels=1, streaming=True)
+    config = Tokenization(str(tokenizer_folder), data, str(tmp_path / "two"))
+    run(2, tokenize_in_parts, config)
+    one = tokenize(dataclasses.replace(config, output_dir=str(tmp_path / "one")))
+    for split in ("train", "evaluation"):
+        expected, found = TokenDataset(one, split), TokenDataset(tmp_path / "two" / one.name, split)
+        assert torch.equal(found.tokens, expected.tokens)
+        assert torch.equal(found.labels, expected.labels)
+
+
+def test_bad_images_of_a_stream_are_named_beside_its_tokens(fashion_images, tokenizer_folder, tmp_path):
+    pictures: Any = [png(image) for image in fashion_images[0][:6]]
+    pictures[3] = b"?"
+    for shard in range(2):
+        members = [m for n, picture in enumerate(pictures) for m in sample(f"{shard}-{n}", picture, cls=n)]
+        write_tar(tmp_path / "shards" / f"{shard}.tar", [*members, ("last.cls", b"1")])
+    data = DataConfig(source=str(tmp_path / "shards"), channels=1, streaming=True, skip_bad_images=True)
+    config = Tokenization(str(tokenizer_folder), data, str(tmp_path / "tokens"))
+    folder = tokenize(config)
+    for _ in range(2):
+        assert tokenize(config) == folder
+        names = [row["name"].split(" in ")[0] for row in read_bad_images(folder)]
+        assert sorted(names) == ["0-3.png", "1-3.png", "last", "last"]
+    assert TokenDataset(folder, "train").labels.tolist() == [0, 1, 2, 4, 4, 5]

@@ -23,8 +23,8 @@ QUANTIZERS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def trainings(images: Path, folder: Path) -> Runs:
-    """(train function, configuration) of 30 steps: a tokenizer of each quantizer, and a prior."""
+def trainings(images: Path, shards: Path, folder: Path) -> Runs:
+    """(train function, configuration) of 30 steps: a tokenizer of each quantizer, one from a stream, and a prior."""
     short: dict[str, Any] = {"steps": STEPS, "batch_size": 8, "evaluate_every": STEPS, "checkpoint_every": STEPS}
     runs: Runs = {}
     for name, options in QUANTIZERS.items():
@@ -32,6 +32,9 @@ def trainings(images: Path, folder: Path) -> Runs:
         model = dataclasses.replace(MODEL, quantizer=name.split(",")[0], quantizer_options={"init_std": 0.3, **options})
         data = dataclasses.replace(config.data, horizontal_flip=True)
         runs[name] = train, changed(config, name, model=model, data=data, evaluation_images=40, **short)
+    train, config = runs["wasserstein"]
+    streamed = dataclasses.replace(config.data, source=str(shards), streaming=True, skip_bad_images=True)
+    runs["stream"] = train, changed(config, "stream", data=streamed)
     train, config = toy_stage("prior", images, folder)
     accumulated = {"gradient_accumulation_steps": 2, "optimizer": "adamw"}  # Muon rounds to bfloat16
     runs["prior"] = train, changed(config, sample_every=0, **accumulated, **short)
@@ -44,15 +47,15 @@ def train_all(runs: Runs) -> None:
 
 
 @pytest.fixture(scope="module")
-def both(fashion_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Runs]:
+def both(fashion_folder: Path, fashion_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Runs]:
     """The runs of one process and of two."""
-    runs = [trainings(fashion_folder, tmp_path_factory.mktemp(name)) for name in ("one", "two")]
+    runs = [trainings(fashion_folder, fashion_shards, tmp_path_factory.mktemp(name)) for name in ("one", "two")]
     for world, each in enumerate(runs, start=1):
         run(world, train_all, each)
     return runs
 
 
-@pytest.mark.parametrize("name", [*QUANTIZERS, "prior"])
+@pytest.mark.parametrize("name", [*QUANTIZERS, "stream", "prior"])
 def test_two_processes_train_what_one_does(both: list[Runs], name: str):
     one, two = (runs[name][1] for runs in both)
     for row, other in zip(untimed(one), untimed(two), strict=True):
@@ -64,7 +67,7 @@ def test_two_processes_train_what_one_does(both: list[Runs], name: str):
         torch.testing.assert_close(found[key], value, rtol=1e-3, atol=1e-4, msg=lambda text, k=key: f"{k}: {text}")
 
 
-@pytest.mark.parametrize("name", [*QUANTIZERS, "prior"])
+@pytest.mark.parametrize("name", [*QUANTIZERS, "stream", "prior"])
 def test_every_parameter_had_a_gradient_and_one_update_in_each_step(both: list[Runs], name: str):
     for runs in both:
         folder = Path(runs[name][1].output_dir)

@@ -12,13 +12,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
 from .bad_images import BadImageReport, shown
 from .errors import InputError
 from .images import CROP, RESIZE, BadImage, square_pixels
 from .records import Records
+from .shards import ShardRecords
 from .sources import FASHION_MNIST, find_source
 
 IN_MEMORY_BYTES = 2 * 2**30  # a split that takes more as uint8 is decoded each time it is read
@@ -30,7 +31,7 @@ class DataConfig:
     """Where images come from and what is made of them."""
 
     source: str = FASHION_MNIST
-    """fashion-mnist, a folder of images, a .parquet file or a folder of them, or a hub data set owner/name."""
+    """fashion-mnist, a folder of images, .tar (webdataset) or .parquet shards, or a hub data set owner/name."""
     root: str | None = None
     """Folder with the four idx files of fashion-mnist, gzipped or not; by default it is searched for."""
     image_size: int = 28
@@ -40,7 +41,9 @@ class DataConfig:
     image_column: str = "image"
     """Column of a table that holds the encoded images."""
     label_column: str = "label"
-    """Column of a table that holds the classes; if it is absent there are none."""
+    """Column of a table, or field of webdataset's .json, that holds the classes; if it is absent there are none."""
+    streaming: bool = False
+    """Keep nothing of each image in memory, for shards of more images than fit; they are shuffled in two levels."""
     evaluation_fraction: float = 0.1
     """Share held out for evaluation where the source has no evaluation split of its own."""
     horizontal_flip: bool = False
@@ -72,10 +75,14 @@ class ImageDataset(torch.utils.data.Dataset):
     only `skip_bad_images` looks at each image beforehand; without it the read of a bad one stops. So does the read of a
     file that has vanished or changed since, unless `report_bad_images` has been told where to name it.
 
+    Of a stream (`ShardRecords`) nothing is looked at beforehand but what its index says. With `skip_bad_images` a bad
+    image is always replaced by the next one, so that what is read stays a function of the shards.
+
     Attributes:
         class_names: what the labels mean; () without classes.
-        labels: (N,) int64, zeros without classes.
-        fingerprint: sha256 hex of the images' bytes as stored, labels, class names, crop and resize, in order.
+        shard_sizes: how many images each shard of a stream has, which are one after the other; else their number.
+        fingerprint: sha256 hex of the images' bytes as stored, labels, class names, crop and resize, in order; of a
+            stream, of the shards' digests instead of the bytes.
         description: what the images are, JSON-able, to be written beside every score.
         bad_images: the images left out, by name, with the reason.
 
@@ -85,31 +92,39 @@ class ImageDataset(torch.utils.data.Dataset):
 
     def __init__(
         self,
-        records: Records,
+        records: Records | ShardRecords,
         class_names: tuple[str, ...],
         config: DataConfig,
         split: str,
         in_memory_bytes: int | None = None,
     ):
         self._config = config
-        self._records, self._pixels = records, None
+        self._pixels: Tensor | None = None
         self._report: BadImageReport | None = None
-        self.bad_images: dict[str, str] = {}
+        self.bad_images = dict(records.bad)
+        if self.bad_images and not config.skip_bad_images:
+            raise _refusal(*next(iter(self.bad_images.items())))
         room = IN_MEMORY_BYTES if in_memory_bytes is None else in_memory_bytes
         fits = len(records) * config.channels * config.image_size**2 <= room
-        if fits or config.skip_bad_images:
-            pixels, good, self.bad_images = _decode_all(records, config, split, keep=fits)
+        if isinstance(records, Records) and (fits or config.skip_bad_images):
+            pixels, good, bad = _decode_all(records, config, split, keep=fits)
+            self.bad_images |= bad
             lost = np.setdiff1d(records.labels, records.labels[good])
             if len(lost) and len(good):
                 raise InputError(f"every {split} image of class {class_names[lost[0]]!r} is bad; repair or remove it")
             records = records.select(good)
-            self._records, self._pixels = (None, pixels) if fits else (records, None)
+            self._pixels = pixels if fits else None
         if not len(records):
             raise InputError(
                 f"the {split} split ({records.origin}) of {config.source!r} has no images; it needs at least one"
             )
         self.class_names = class_names
-        self.labels = torch.from_numpy(records.labels)
+        self._records = None if self._pixels is not None else records
+        self._labels = torch.from_numpy(records.labels) if isinstance(records, Records) else None
+        self._count = len(records)
+        self.shard_sizes: list[int] = (
+            records.images.sizes.tolist() if isinstance(records, ShardRecords) else [len(records)]
+        )
         self.fingerprint = _fingerprint(records, class_names, config)
         self.description: dict[str, Any] = {
             "source": config.source,
@@ -126,7 +141,13 @@ class ImageDataset(torch.utils.data.Dataset):
         }
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return self._count
+
+    @property
+    def labels(self) -> Tensor:
+        """(N,) int64, zeros without classes; those of a stream come with its images alone."""
+        assert self._labels is not None, "the labels of a stream are not in memory"
+        return self._labels
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         """One image (C, H, W) and its label ()."""
@@ -142,25 +163,24 @@ class ImageDataset(torch.utils.data.Dataset):
         chosen = torch.as_tensor(indices, dtype=torch.int64)
         if self._pixels is not None:
             return {"images": self._pixels[chosen], "labels": self.labels[chosen]}
-        found = [self._readable(index) for index in chosen.tolist()]
-        images = torch.from_numpy(np.stack([pixels for _, pixels in found]))
-        return {"images": images, "labels": self.labels[[index for index, _ in found]]}
+        images, labels = zip(*(self._readable(index) for index in chosen.tolist()), strict=True)
+        return {"images": torch.from_numpy(np.stack(images)), "labels": torch.tensor(labels)}
 
-    def _readable(self, index: int) -> tuple[int, npt.NDArray[np.uint8]]:
-        """An image of a split that does not fit in memory; if it cannot be read and a report takes its name, the next
-        one that can."""
+    def _readable(self, index: int) -> tuple[npt.NDArray[np.uint8], int]:
+        """An image of a split that does not fit in memory, and its label; if it cannot be read and may be replaced, the
+        next one that can."""
         assert self._records is not None
         reasons: dict[str, str] = {}
         for candidate in range(index, index + MAX_UNREADABLE):
-            pixels = _decode(self._records, candidate % len(self), self._config)
-            if not isinstance(pixels, str):
+            found = _decode(self._records, candidate % len(self), self._config)
+            if not isinstance(found, str):
                 if self._report:
                     self._report.warn(reasons)
-                return candidate % len(self), pixels
+                return found
             name = self._records.name(candidate % len(self))
-            if self._report is None:
-                raise _refusal(name, pixels)
-            reasons[name] = pixels
+            if self._report is None and not (self.streamed and self._config.skip_bad_images):
+                raise _refusal(name, found)
+            reasons[name] = found
         name, reason = next(iter(reasons.items()))
         raise InputError(f"{shown(name)} and the {MAX_UNREADABLE - 1} images after it cannot be used: {reason}")
 
@@ -169,14 +189,19 @@ class ImageDataset(torch.utils.data.Dataset):
         self._report = report
 
     @property
+    def streamed(self) -> bool:
+        """Whether nothing of each image is in memory."""
+        return self._labels is None
+
+    @property
     def num_workers(self) -> int:
         """Processes that decode images when they are read; 0 if they are in memory."""
         return self._config.num_workers if self._pixels is None else 0
 
-    def batches(self, batch_size: int) -> Iterator[dict[str, Tensor]]:
-        """All images once, in order; the last batch may be smaller."""
+    def batches(self, batch_size: int, indices: range | None = None) -> Iterator[dict[str, Tensor]]:
+        """All images once, or those of `indices`, in order; the last batch may be smaller."""
         yield from DataLoader(
-            self,
+            self if indices is None else Subset(self, indices),
             batch_size,
             collate_fn=dict,
             num_workers=self.num_workers,
@@ -189,12 +214,12 @@ def load_splits(config: DataConfig) -> tuple[ImageDataset, ImageDataset]:
 
     The evaluation split is the source's own, if it has one; its description then counts the images `also_in_train`.
     Else it is `evaluation_fraction` of the images, chosen by the hash of their bytes: the same images however they are
-    named or ordered, and never a copy of a training image.
+    named or ordered, and never a copy of a training image. Of a stream it is that share of the shards, whole.
 
     Raises:
         InputError: for a source that cannot be found or read, bad images, and a split without images.
     """
-    source = find_source(config.source, config.root, config.image_column, config.label_column)
+    source = find_source(config.source, config.root, config.image_column, config.label_column, config.streaming)
     train, evaluation = source.train, source.evaluation
     if evaluation is None:
         train, evaluation = train.split(config.evaluation_fraction)
@@ -203,12 +228,13 @@ def load_splits(config: DataConfig) -> tuple[ImageDataset, ImageDataset]:
                 f"evaluation_fraction {config.evaluation_fraction} splits the {len(source.train)} images of "
                 f"{config.source!r} into {len(train)} and {len(evaluation)}; both sides need at least one"
             )
-    seen = {digest.tobytes() for digest in train.digests}
     splits = (
         ImageDataset(train, source.class_names, config, "train"),
         ImageDataset(evaluation, source.class_names, config, "evaluation"),
     )
-    splits[1].description["also_in_train"] = sum(digest.tobytes() in seen for digest in evaluation.digests)
+    if isinstance(train, Records) and isinstance(evaluation, Records):
+        seen = {digest.tobytes() for digest in train.digests}
+        splits[1].description["also_in_train"] = sum(digest.tobytes() in seen for digest in evaluation.digests)
     return splits
 
 
@@ -218,7 +244,8 @@ def report_bad_images(folder: str | Path, train: ImageDataset, evaluation: Image
     With `skip_bad_images` a training image that can no longer be read, or is another one than at the start, does not
     end a run of days: it is named, and the next image takes its place with its own label. An evaluation image that
     vanishes always stops the run, since scores of other images would not be comparable; so does any without
-    `skip_bad_images`.
+    `skip_bad_images`. The bad images of a stream, of which the images are not looked at beforehand, are named in both
+    splits when they are met; a shard that vanishes stops the run.
 
     Args:
         folder: of the run.
@@ -229,8 +256,8 @@ def report_bad_images(folder: str | Path, train: ImageDataset, evaluation: Image
         report = BadImageReport(folder, split.description["split"])
         if writes:
             report.add(split.bad_images)
-        if split is train and train._config.skip_bad_images:
-            train.replace_unreadable(report)
+        if split._config.skip_bad_images and (split is train or split.streamed):
+            split.replace_unreadable(report)
 
 
 def to_model(images: Tensor) -> Tensor:
@@ -252,14 +279,14 @@ class _Decoding(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, index: int) -> npt.NDArray[np.uint8] | str:
+    def __getitem__(self, index: int) -> tuple[npt.NDArray[np.uint8], int] | str:
         return _decode(self.records, index, self.config)
 
 
-def _decode(records: Records, index: int, config: DataConfig) -> npt.NDArray[np.uint8] | str:
-    """Pixels (C, H, W), or the reason why the image is bad."""
+def _decode(records: Records | ShardRecords, index: int, config: DataConfig) -> tuple[npt.NDArray[np.uint8], int] | str:
+    """Pixels (C, H, W) and label, or the reason why the image is bad."""
     try:
-        return square_pixels(records.content(index), config.image_size, config.channels)
+        return square_pixels(records.content(index), config.image_size, config.channels), records.label(index)
     except BadImage as error:
         return str(error)
 
@@ -281,7 +308,7 @@ def _decode_all(
             progress.update()
             if not isinstance(decoded, str):
                 if keep:
-                    pixels[len(good)] = decoded
+                    pixels[len(good)] = decoded[0]
                 good.append(index)
             elif config.skip_bad_images:
                 bad[records.name(index)] = decoded
@@ -297,9 +324,9 @@ def _refusal(name: str, reason: str) -> InputError:
     )
 
 
-def _fingerprint(records: Records, class_names: tuple[str, ...], config: DataConfig) -> str:
+def _fingerprint(records: Records | ShardRecords, class_names: tuple[str, ...], config: DataConfig) -> str:
     transform = [CROP, RESIZE, config.image_size, config.channels]
     sums = hashlib.sha256(json.dumps([transform, class_names]).encode())
-    sums.update(records.labels.astype("<i8").tobytes())
-    sums.update(records.digests.tobytes())
+    for part in records.identity():
+        sums.update(part)
     return sums.hexdigest()

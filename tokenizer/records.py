@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -11,10 +11,11 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from .images import BadImage
+from .shards import ShardRecords
 
 
 class StoredImages(Protocol):
-    """Where the images of a source lie: `ImageFiles`, `ImageTable`, `PixelArray`."""
+    """Where the images of a source lie: `ImageFiles`, `ImageTable`, `PixelArray`, `ShardedImages`."""
 
     def __len__(self) -> int: ...
 
@@ -53,6 +54,7 @@ class Records:
         labels: (N,) int64 positions in the class names; zeros without classes.
         digests: (N, 32) uint8, sha256 of each image's bytes as stored, of its name where they cannot be read.
         origin: which part of the source this is, for descriptions and messages.
+        bad: what could not be listed as an image, by name with the reason.
     """
 
     images: StoredImages
@@ -60,9 +62,16 @@ class Records:
     labels: npt.NDArray[np.int64]
     digests: npt.NDArray[np.uint8]
     origin: str
+    bad: Mapping[str, str]
 
     @classmethod
-    def of(cls, images: StoredImages, labels: Sequence[int] | npt.NDArray, origin: str):
+    def of(
+        cls,
+        images: StoredImages,
+        labels: Sequence[int] | npt.NDArray,
+        origin: str,
+        bad: Mapping[str, str] | None = None,
+    ):
         """Records of all of `images`, each read once for its hash."""
         progress = tqdm(range(len(images)), desc=f"hashing {origin}", unit="image", delay=1, leave=False, disable=None)
         digests = b"".join(_digest(images, row) for row in progress)
@@ -72,6 +81,7 @@ class Records:
             labels=np.asarray(labels, np.int64),
             digests=np.frombuffer(digests, np.uint8).reshape(len(images), 32),
             origin=origin,
+            bad=bad or {},
         )
 
     def __len__(self) -> int:
@@ -92,6 +102,15 @@ class Records:
         """The file of an image, or its row where it lies in a table."""
         return self.images.name(int(self.rows[index]))
 
+    def label(self, index: int) -> int:
+        """Position in the class names; 0 without classes."""
+        return int(self.labels[index])
+
+    def identity(self) -> Iterator[bytes]:
+        """What the fingerprint is made of: all labels, then the hash of every image."""
+        yield self.labels.astype("<i8").tobytes()
+        yield self.digests.tobytes()
+
     def select(self, chosen: npt.NDArray) -> "Records":
         """The records at these positions, or where this mask holds."""
         return replace(self, rows=self.rows[chosen], labels=self.labels[chosen], digests=self.digests[chosen])
@@ -103,7 +122,7 @@ class Records:
         rest, part = self.select(~chosen), self.select(chosen)
         return (
             replace(rest, origin=f"{self.origin}, {1 - fraction:g} by sha256"),
-            replace(part, origin=f"{self.origin}, {fraction:g} by sha256"),
+            replace(part, origin=f"{self.origin}, {fraction:g} by sha256", bad={}),
         )
 
 
@@ -111,8 +130,8 @@ class Records:
 class Source:
     """A whole source; `evaluation` is None where it has no evaluation split of its own, `class_names` () without."""
 
-    train: Records
-    evaluation: Records | None
+    train: Records | ShardRecords
+    evaluation: Records | ShardRecords | None
     class_names: tuple[str, ...]
 
 

@@ -10,34 +10,48 @@ from .fashion_mnist import read_fashion_mnist
 from .files import ImageFiles, images_under
 from .images import SUFFIXES
 from .records import EVALUATION_NAMES, Records, Source
+from .shard_files import find_shards, read_webdataset, stream_parquet
 from .tables import load_from_hub, read_parquet, read_tables
 
 FASHION_MNIST = "fashion-mnist"
 
 
-def find_source(source: str, root: str | None, image_column: str, label_column: str) -> Source:
+def find_source(source: str, root: str | None, image_column: str, label_column: str, streaming: bool = False) -> Source:
     """The images that `DataConfig.source` names; the arguments are fields of `DataConfig`.
 
     Raises:
-        InputError: if there is no such source, or it cannot be read.
+        InputError: if there is no such source, it cannot be read, or it is to be streamed and has no shards.
     """
+    path = Path(source).expanduser()
+    if source != FASHION_MNIST and (shards := find_shards(source)):
+        if shards.suffix == ".tar":
+            return read_webdataset(shards, label_column, streaming)
+        if streaming:
+            return stream_parquet(shards, image_column, label_column)
+        return read_parquet(shards.splits, source, image_column, label_column)
+    if streaming and (source == FASHION_MNIST or path.exists()):
+        raise InputError(
+            f"streaming is true, but {source!r} has no .tar or .parquet shards, which a stream is read from"
+        )
     if source == FASHION_MNIST:
         return read_fashion_mnist(root)
-    path = Path(source).expanduser()
     if path.is_dir():
-        if any(path.glob("*.parquet")):
-            return read_parquet(path, image_column, label_column)
         return read_folder(path)
     if path.is_file():
-        if path.suffix != ".parquet":
-            raise InputError(f"data source {source!r} is a file; valid are a folder, a .parquet file, {FASHION_MNIST}")
-        return read_parquet(path, image_column, label_column)
+        raise InputError(
+            f"data source {source!r} is a file; valid are a folder, .tar and .parquet files, {FASHION_MNIST}"
+        )
     if near := _meant(source, path):
         raise InputError(f"data source {source!r} does not exist; did you mean {' or '.join(map(repr, near))}?")
-    if not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", source) or path.suffix == ".parquet" or _beside_files(path):
+    if not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", source) or path.suffix in (".parquet", ".tar") or _beside_files(path):
         raise InputError(
-            f"data source {source!r} does not exist; valid are {FASHION_MNIST}, a folder of images, a .parquet file "
-            "or a folder of them, a hub data set owner/name"
+            f"data source {source!r} does not exist; valid are {FASHION_MNIST}, a folder of images, .tar or "
+            ".parquet shards (a file, a folder, a pattern like {{000..099}}.tar), a hub data set owner/name"
+        )
+    if streaming:
+        raise InputError(
+            f"streaming is true, but {source!r} is not here: only shards on disk can be read from any place on, "
+            f"as resuming does; `hf download {source} --repo-type dataset --local-dir FOLDER` gives them"
         )
     try:
         tables = load_from_hub(source)

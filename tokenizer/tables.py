@@ -1,6 +1,8 @@
 """Images in tables: parquet files and data sets of the Hugging Face hub."""
 
+import itertools
 import os
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from .images import BadImage
 from .reading import first_line
 from .records import EVALUATION_NAMES, Records, Source
 
-_SPLIT_NAMES = ("train", *EVALUATION_NAMES)
+_NO_CLASSES = "; to train without classes name a label_column that is absent"
 
 
 @dataclass(frozen=True)
@@ -60,29 +62,20 @@ def _is_downloaded(path: str) -> bool:
     return any(target.is_relative_to(os.path.realpath(cache)) for cache in caches)
 
 
-def read_parquet(path: Path, image_column: str, label_column: str) -> Source:
-    """A parquet file, or a folder of them.
-
-    Files of a folder that are named after splits, like "train-00000-of-00002.parquet" and "test.parquet", are those
-    splits; otherwise all files together are one.
+def read_parquet(splits: Mapping[str, Sequence[Path]], place: str, image_column: str, label_column: str) -> Source:
+    """Parquet files by split.
 
     Raises:
         InputError: for what is no parquet file, and as `read_tables` does.
     """
-    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
-    named = [file for file in files if path.is_dir() and file.stem.partition("-")[0] in _SPLIT_NAMES]
-    if named and named != files:
-        odd = next(file for file in files if file not in named)
-        raise InputError(f"{path}: {named[0].name} is named after a split but {odd.name} is not; name all or none so")
-    splits: dict[str, list[str]] = {}
-    for file in files:
-        splits.setdefault(file.stem.partition("-")[0] if named else "train", []).append(str(file))
     try:
-        tables = datasets.load_dataset("parquet", data_files=splits)
+        tables = datasets.load_dataset(
+            "parquet", data_files={name: [str(file) for file in files] for name, files in splits.items()}
+        )
     except (OSError, ValueError, DatasetsError) as error:
-        raise InputError(f"{path}: cannot be read as parquet: {first_line(error.__cause__ or error)}") from error
+        raise InputError(f"{place}: cannot be read as parquet: {first_line(error.__cause__ or error)}") from error
     assert isinstance(tables, datasets.DatasetDict)
-    return read_tables(tables, str(path), image_column, label_column)
+    return read_tables(tables, place, image_column, label_column)
 
 
 def load_from_hub(name: str) -> datasets.DatasetDict:
@@ -107,13 +100,9 @@ def read_tables(tables: datasets.DatasetDict, place: str, image_column: str, lab
     Raises:
         InputError: for splits or columns that are missing or of another type, and for rows without a label.
     """
-    train = "train" if "train" in tables else next(iter(tables))
-    if train != "train" and len(tables) > 1:
-        raise InputError(f"{place} has the splits {', '.join(map(str, tables))}; one of them must be called train")
-    splits = [train, *[name for name in EVALUATION_NAMES if name in tables and name != train][:1]]
+    splits = train_and_evaluation([str(name) for name in tables], place)
     chosen = [tables[name] for name in splits]
-    if image_column not in chosen[0].features:
-        raise InputError(f"{place} has no image column {image_column!r}; its columns: {', '.join(chosen[0].features)}")
+    check_images(chosen[0].features, image_column, place)
     images = [
         ImageTable(image_table(table, image_column), f"split {name}")
         for name, table in zip(splits, chosen, strict=True)
@@ -126,47 +115,70 @@ def read_tables(tables: datasets.DatasetDict, place: str, image_column: str, lab
     return Source(parts[0], parts[1] if len(parts) > 1 else None, class_names)
 
 
-def image_table(table: datasets.Dataset, column: str) -> datasets.Dataset:
-    """The table with nothing but "image" of {"bytes", "path"}.
+def train_and_evaluation(names: Sequence[str], place: str) -> list[str]:
+    """ "train", or the only one of these splits, and the first of `EVALUATION_NAMES` that there is.
 
     Raises:
-        InputError: for a column that does not hold encoded images.
+        InputError: for several splits of which none is called train.
     """
-    feature = table.features[column]
+    train = "train" if "train" in names else names[0]
+    if train != "train" and len(names) > 1:
+        raise InputError(f"{place} has the splits {', '.join(names)}; one of them must be called train")
+    return [train, *[name for name in EVALUATION_NAMES if name in names and name != train][:1]]
+
+
+def check_images(features: Mapping[str, Any], column: str, place: str) -> None:
+    """Raises: InputError: unless there is such a column, of encoded images."""
+    if column not in features:
+        raise InputError(f"{place} has no image column {column!r}; its columns: {', '.join(features)}")
+    feature = features[column]
     encoded = isinstance(feature, datasets.Image) or (isinstance(feature, dict) and "bytes" in feature)
     if not encoded and not (isinstance(feature, datasets.Value) and "binary" in feature.dtype):
         raise InputError(
             f"column {column!r} holds {feature}; valid are encoded images (bytes, or a struct of bytes and path)"
         )
+
+
+def image_table(table: datasets.Dataset, column: str) -> datasets.Dataset:
+    """The table with nothing but "image" of {"bytes", "path"}."""
     table = table.select_columns(column)
     if column != "image":
         table = table.rename_column(column, "image")
     return table.cast_column("image", datasets.Image(decode=False))
 
 
+def listed_classes(feature: Any, column: str, place: str) -> tuple[str, ...]:
+    """The classes that a column's type names; () if its values are the classes.
+
+    Raises:
+        InputError: for a column of another type.
+    """
+    if isinstance(feature, datasets.ClassLabel):
+        return tuple(feature.names)
+    kinds = ("int", "bool", "string", "large_string")
+    if not isinstance(feature, datasets.Value) or not feature.dtype.removeprefix("u").startswith(kinds):
+        raise InputError(
+            f"label column {column!r} of {place} holds {feature}; valid are classes, integers and strings{_NO_CLASSES}"
+        )
+    return ()
+
+
+def check_known(labels: Iterable[Any], positions: Container[Any], column: str, place: str) -> None:
+    """Raises: InputError: for a label that has no position among the classes."""
+    if unknown := {label for label in labels if label not in positions}:
+        listed = ", ".join(sorted(map(repr, unknown))[:5])
+        raise InputError(
+            f"label column {column!r} of {place} has values that are no class of its train split: {listed}{_NO_CLASSES}"
+        )
+
+
 def _classes(
     tables: list[datasets.Dataset], column: str, place: str
 ) -> tuple[tuple[str, ...], list[npt.NDArray[np.int64]]]:
-    feature = tables[0].features[column]
+    names = listed_classes(tables[0].features[column], column, place)
     columns = [table.select_columns(column)[:][column] for table in tables]
-    hint = "; to train without classes name a label_column that is absent"
-    if isinstance(feature, datasets.ClassLabel):
-        positions = {value: value for value in range(len(feature.names))}
-        names = tuple(feature.names)
-    elif isinstance(feature, datasets.Value) and feature.dtype.removeprefix("u").startswith(
-        ("int", "bool", "string", "large_string")
-    ):
-        values = sorted(set(columns[0]) - {None})
-        positions = {value: position for position, value in enumerate(values)}
-        names = tuple(str(value) for value in values)
-    else:
-        raise InputError(
-            f"label column {column!r} of {place} holds {feature}; valid are classes, integers and strings{hint}"
-        )
-    unknown = {value for values in columns for value in values if value not in positions}
-    if unknown:
-        listed = ", ".join(sorted(map(repr, unknown))[:5])
-        raise InputError(
-            f"label column {column!r} of {place} has values that are no class of its train split: {listed}{hint}"
-        )
-    return names, [np.array([positions[value] for value in values], np.int64) for values in columns]
+    classes = range(len(names)) if names else sorted(set(columns[0]) - {None})
+    positions = {value: position for position, value in enumerate(classes)}
+    check_known(itertools.chain(*columns), positions, column, place)
+    labels = [np.array([positions[value] for value in values], np.int64) for values in columns]
+    return names or tuple(map(str, classes)), labels

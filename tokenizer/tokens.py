@@ -2,15 +2,19 @@
 
 import hashlib
 import json
+import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
-from datasets import Dataset, Features, List, Value, load_from_disk
+from datasets import Dataset, Features, List, Value, concatenate_datasets
 from einops import rearrange
 from torch import Tensor
 from tqdm import tqdm
 
+from .bad_images import FILE_NAME
 from .collective import on_first_process, this_process
 from .data import DataConfig, ImageDataset, load_splits, report_bad_images, to_model
 from .errors import InputError
@@ -18,6 +22,7 @@ from .lock import Lock
 from .model import VQTokenizer
 from .saving import read_json, remove_unfinished, write_json, written_whole
 
+PART_IMAGES = 50_000  # encoded and written at once: what a process that is killed has made in vain
 _FORMAT = 1  # part of the key: raise it when what is written changes
 
 
@@ -40,43 +45,59 @@ class Tokenization:
 
 
 class TokenDataset(torch.utils.data.Dataset):
-    """Token sequences and class labels, in memory.
+    """Token sequences and class labels, memory-mapped: what is read of them is in memory, and nothing else of an image.
 
     Attributes:
-        tokens: (N, T) int64 codes in raster order.
-        labels: (N,) int64, zeros without classes.
+        num_tokens: T of an image.
         num_codes: K of the tokenizer.
         class_names: () without classes.
         tokenizer_fingerprint: of the tokenizer that made the tokens.
     """
 
     def __init__(self, folder: Path, split: str):
-        table = load_from_disk(str(folder / split))
-        assert isinstance(table, Dataset)
-        columns = table.with_format("torch")[:]
-        self.tokens: Tensor = columns["tokens"].long()
-        self.labels: Tensor = columns["label"].long()
+        table = Dataset.load_from_disk(str(folder / split))
+        self.num_tokens = len(table[0]["tokens"])
+        # Arrow keeps a column in pieces; each is an array over the file.
+        self._tokens = [piece.flatten().to_numpy() for piece in table.data["tokens"].chunks]
+        self._labels = [piece.to_numpy() for piece in table.data["label"].chunks]
+        self._ends = np.cumsum([len(piece) for piece in self._labels])
         about = read_json(folder / "tokens.json")
         self.num_codes: int = about["num_codes"]
         self.class_names: tuple[str, ...] = tuple(about["class_names"])
         self.tokenizer_fingerprint: str = about["tokenizer_fingerprint"]
 
+    @property
+    def tokens(self) -> Tensor:
+        """(N, T) int64 codes in raster order, of all images."""
+        return torch.from_numpy(np.concatenate(self._tokens)).view(-1, self.num_tokens).long()
+
+    @property
+    def labels(self) -> Tensor:
+        """(N,) int64, zeros without classes."""
+        return torch.from_numpy(np.concatenate(self._labels))
+
     def __len__(self) -> int:
-        return len(self.tokens)
+        return int(self._ends[-1])
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        return {"tokens": self.tokens[index], "labels": self.labels[index]}
+        return {name: values[0] for name, values in self.__getitems__([index]).items()}
 
     def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
-        chosen = torch.as_tensor(indices)
-        return {"tokens": self.tokens[chosen], "labels": self.labels[chosen]}
+        """A batch, "tokens" (B, T) and "labels" (B,), both int64."""
+        pieces = np.searchsorted(self._ends, indices, side="right")
+        rows = np.asarray(indices) - self._ends[pieces]  # counted from the end of the piece
+        places = list(zip(pieces.tolist(), rows.tolist(), strict=True))
+        tokens = np.stack([self._tokens[piece].reshape(-1, self.num_tokens)[row] for piece, row in places])
+        labels = np.array([self._labels[piece][row] for piece, row in places])
+        return {"tokens": torch.from_numpy(tokens).long(), "labels": torch.from_numpy(labels)}
 
 
 def tokenize(config: Tokenization) -> Path:
     """Encode both splits, unless that has been done; returns the folder with train/, evaluation/ and tokens.json.
 
     The key is a hash of the tokenizer's weights and configuration, of the images and their crop and resize, and of the
-    flips, so that tokens of a changed tokenizer or data set are never mixed with old ones.
+    flips, so that tokens of a changed tokenizer or data set are never mixed with old ones. The images are encoded in
+    parts, which the processes share and a later call need not make again. A collective call.
 
     Raises:
         InputError: if the tokenizer or the images cannot be read.
@@ -84,48 +105,94 @@ def tokenize(config: Tokenization) -> Path:
     # No second Accelerator: it would undo the gradient accumulation of the training loop's.
     processes = this_process()
     tokenizer = VQTokenizer.from_pretrained(config.tokenizer).to(processes.device)
-    splits = dict(zip(("train", "evaluation"), load_splits(config.data), strict=True))
+    train, evaluation = load_splits(config.data)
     identity = {
         "format": _FORMAT,
         "tokenizer_fingerprint": tokenizer.fingerprint,
-        "images": {name: split.fingerprint for name, split in splits.items()},
+        "images": {"train": train.fingerprint, "evaluation": evaluation.fingerprint},
         "horizontal_flip": config.data.horizontal_flip,
     }
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     folder = Path(config.output_dir) / key
+    parts = [*_parts(folder, train, config.data.horizontal_flip), *_parts(folder, evaluation, flips=False)]
+    locks: list[Lock] = []
 
-    def write(partial: Path) -> None:
-        for name, split in splits.items():
-            flips = (False, True) if config.data.horizontal_flip and name == "train" else (False,)
-            _encode(tokenizer, split, flips, config.batch_size).save_to_disk(str(partial / name))
-        about = {
-            "num_codes": tokenizer.config.codebook_size,
-            "grid_size": tokenizer.config.grid_size,
-            "class_names": list(splits["train"].class_names),
-        }
-        write_json(partial / "tokens.json", about | identity)
+    def claim() -> bool:
+        locks.append(Lock(folder.with_name(f".{key}.lock"), wait=True))  # of two runs that need the same one makes them
+        remove_unfinished(folder.parent, f"{key}-*")
+        remove_unfinished(_room(folder))
+        done = (folder / "tokens.json").exists()
+        if done:
+            shutil.rmtree(_room(folder), ignore_errors=True)  # a killed process had no time to
+        return done
 
-    def write_once() -> None:
-        with Lock(folder.with_name(f".{key}.lock"), wait=True):  # of two runs that need the same tokens one makes them
-            remove_unfinished(folder.parent, f"{key}-*")
-            if not (folder / "tokens.json").exists():
-                with written_whole(folder) as partial:
-                    write(partial)
+    def join() -> None:
+        with written_whole(folder) as partial:
+            for split in ("train", "evaluation"):
+                own = [Dataset.load_from_disk(str(part.path)) for part in parts if part.split == split]
+                concatenate_datasets(own).save_to_disk(str(partial / split))
+            if (report := _room(folder) / FILE_NAME).exists():
+                shutil.copy(report, partial)
+            about = {
+                "num_codes": tokenizer.config.codebook_size,
+                "grid_size": tokenizer.config.grid_size,
+                "class_names": list(train.class_names),
+            }
+            write_json(partial / "tokens.json", about | identity)
+        shutil.rmtree(_room(folder))
 
-    on_first_process(write_once)
-    report_bad_images(folder, splits["train"], splits["evaluation"], processes.is_main_process)
+    try:
+        if not on_first_process(claim):
+            if config.data.streaming:  # only now its bad images are met
+                report_bad_images(_room(folder), train, evaluation, writes=False)
+            for part in parts[processes.process_index :: processes.num_processes]:
+                if not part.path.exists():
+                    with written_whole(part.path) as partial:
+                        _encode(tokenizer, part, config.batch_size).save_to_disk(str(partial))
+            processes.wait_for_everyone()
+            on_first_process(join)
+    finally:
+        for lock in locks:
+            lock.release()
+    report_bad_images(folder, train, evaluation, processes.is_main_process)
     return folder
 
 
-def _encode(tokenizer: VQTokenizer, images: ImageDataset, flips: tuple[bool, ...], batch_size: int) -> Dataset:
+@dataclass(frozen=True)
+class _Part:
+    """Images that are encoded and written at once."""
+
+    path: Path
+    images: ImageDataset
+    split: str
+    indices: range
+    flip: bool
+
+
+def _room(folder: Path) -> Path:
+    """Where the parts of a token cache are until they are all there."""
+    return folder.with_name(f"{folder.name}.parts")
+
+
+def _parts(folder: Path, images: ImageDataset, flips: bool) -> Iterator[_Part]:
+    """Parts of a split in order: all of its images, then with `flips` all of them mirrored."""
+    split = images.description["split"]
+    for flip in (False, True) if flips else (False,):
+        for first in range(0, len(images), PART_IMAGES):
+            indices = range(first, min(first + PART_IMAGES, len(images)))
+            yield _Part(_room(folder) / f"{split}-{flip:d}-{first}", images, split, indices, flip)
+
+
+def _encode(tokenizer: VQTokenizer, part: _Part, batch_size: int) -> Dataset:
     device = tokenizer.quantizer.codebook.device
     tokens, labels = [], []
-    for flip in flips:
-        for batch in tqdm(images.batches(batch_size), total=-(-len(images) // batch_size), desc="tokens", unit="batch"):
-            pictures = to_model(batch["images"].to(device))
-            indices = tokenizer.encode(pictures.flip(-1) if flip else pictures)
-            tokens.append(rearrange(indices, "b h w -> b (h w)").to("cpu", torch.int32))
-            labels.append(batch["labels"])
+    batches = part.images.batches(batch_size, part.indices)
+    shown = {"desc": part.path.name, "unit": "batch", "disable": not this_process().is_main_process}
+    for batch in tqdm(batches, total=-(-len(part.indices) // batch_size), **shown):
+        pictures = to_model(batch["images"].to(device))
+        indices = tokenizer.encode(pictures.flip(-1) if part.flip else pictures)
+        tokens.append(rearrange(indices, "b h w -> b (h w)").to("cpu", torch.int32))
+        labels.append(batch["labels"])
     length = tokenizer.config.grid_size**2
     features = Features({"tokens": List(Value("int32"), length=length), "label": Value("int64")})
     columns = {"tokens": torch.cat(tokens).numpy(), "label": torch.cat(labels).numpy()}

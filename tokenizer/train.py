@@ -134,7 +134,7 @@ def train_tokenizer(config: TokenizerTraining) -> Path:
     step = run.resume(state)
     parts = config.gradient_accumulation_steps
     batches = ShuffledBatches(
-        len(train_set), config.batch_size // parts, step * parts, config.steps * parts, config.seed
+        train_set.shard_sizes, config.batch_size // parts, step * parts, config.steps * parts, config.seed
     )
     loader = accelerator.prepare(training_loader(train_set, batches, config.data.num_workers))
     progress = tqdm(
