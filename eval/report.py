@@ -131,10 +131,10 @@ def _tokenizer_panels(runs: Sequence[RunReport], styles: Sequence[LineStyle]) ->
 def _prior_panels(runs: Sequence[RunReport], styles: Sequence[LineStyle]) -> list[Panel]:
     lines = [
         *_curves(runs, styles, "prior", "loss", "training", BITS_PER_NAT),
-        *_curves(runs, styles, "prior", "unigram_bits_per_token", "baseline"),
+        *_curves(runs, styles, "prior", "bigram_bits_per_token", "baseline"),
         *_curves(runs, styles, "prior", "bits_per_token", "evaluation"),
     ]
-    alt = "Bits per token of the prior against training step, a line per run with its unigram baseline."
+    alt = "Bits per token of the prior against training step, a line per run with its bigram baseline."
     return [Panel("Bits per token", "", figures.curve_panel(lines, "bits per token", alt, width=10.8))] if lines else []
 
 

@@ -89,7 +89,7 @@ def run_report(quantizer: str, seed: int, channels: int = 3, codes: int = 16, pr
         scores = {"reconstruction_loss": 1 / step, "psnr": 20 + step / 10, "utilization": 0.5, "perplexity": 7.0}
         tokenizer.append({"step": step, "split": "evaluation", **scores})
         sampler.append({"step": step, "split": "train", "loss": 3.0 - step / 30})
-        bits = {"bits_per_token": 4.0 - step / 30, "unigram_bits_per_token": 3.9}
+        bits = {"bits_per_token": 4.0 - step / 30, "bigram_bits_per_token": 3.9}
         sampler.append({"step": step, "split": "evaluation", "loss": 2.5, **bits})
     originals = generator.integers(0, 256, (4, channels, 8, 8), dtype=np.uint8)
     if seed:  # the same images for every run
