@@ -150,7 +150,7 @@ class LlamaDecoder:
         def product(*weights: Tensor, norm: Any = None) -> PackedLinear:
             weight = torch.cat(weights).float()
             if norm is not None:
-                weight = weight * norm.weight.float() * math.sqrt(channels)
+                weight *= norm.weight.float() * math.sqrt(channels)
             return PackedLinear(weight.to(dtype), None, rows)
 
         def paired(weight: Tensor) -> Tensor:
