@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -93,8 +94,15 @@ def test_one_process_is_told_to_stop_and_the_resumed_run_is_the_uninterrupted_on
     assert [row["step"] for row in rows(config, "train")] == [1, 2, 3, 4, 5]
     newest = max(path.name for path in (Path(config.output_dir) / "checkpoints").iterdir())
     assert newest == "step-00000005"
+    alone = changed(config, "alone")
+    shutil.copytree(config.output_dir, alone.output_dir)
     run(2, train, config, environment(launch))
     assert_equal_runs(config, straight)
+
+    if launch == "fsdp":  # what is saved is whole: one process goes on as well, with other random numbers
+        run(1, train, alone, {})
+        last, other = (rows(each, "evaluation")[-1]["loss"] for each in (straight, alone))
+        assert other == pytest.approx(last, rel=0.01)
 
 
 def step_shards(folder: Path) -> None:

@@ -46,9 +46,9 @@ def build_accelerator(config: EngineConfig, may_shard: bool = False) -> Accelera
     sharded = parse_flag_from_env("ACCELERATE_USE_FSDP")
     if parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
         raise InputError(
-            "accelerate launch asks for DeepSpeed, whose engine makes the step before gradients can be checked and "
-            "holds its optimizers in a form of its own; valid are FSDP2 (launch/fsdp.yaml), which shards weights, "
-            "gradients and optimizers as ZeRO-3 does, and DDP (launch/ddp.yaml)"
+            "accelerate launch asks for DeepSpeed, which takes a single optimizer and makes its step before gradients "
+            "can be checked; valid are FSDP2 (launch/fsdp.yaml), which shards weights, gradients and optimizers as "
+            "ZeRO-3 does, and DDP (launch/ddp.yaml)"
         )
     if sharded and not may_shard:
         raise InputError("accelerate launch asks for FSDP; a tokenizer is small, and trains with DDP (launch/ddp.yaml)")
