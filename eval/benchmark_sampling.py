@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from wvq.prior import PriorConfig, PriorSize, build_prior, sample_tokens
-from wvq.prior.packing import packed_linear
+from wvq.prior.packing import PackedLinear
 from wvq.tokenizer import InputError
 from wvq.tokenizer.saving import write_json
 
@@ -155,7 +155,7 @@ def _compare(
 
 def _product_seconds(model: PreTrainedModel, num_codes: int, rows: int) -> float:
     """Seconds of one position's matrix products alone, in the model's dtype: the arithmetic limit."""
-    products = [(packed_linear(m, None, rows), m.new_ones(rows, m.shape[1])) for m in _matrices(model, num_codes)]
+    products = [(PackedLinear(m, None, rows), m.new_ones(rows, m.shape[1])) for m in _matrices(model, num_codes)]
     times = []
     for _ in range(11):
         start = _now(model)

@@ -6,7 +6,7 @@ where they share an input, on a cache that is allocated once. Any other causal m
 Legend of shapes: R rows, n new positions, T positions in all, H heads, d channels of a head, C = H * d.
 """
 
-from collections.abc import Callable
+import math
 from typing import Any, Protocol
 
 import torch
@@ -21,7 +21,7 @@ from transformers.pytorch_utils import Conv1D
 
 from wvq.tokenizer.errors import InputError
 
-from .packing import packed_linear
+from .packing import PackedLinear
 
 _LLAMA_PARTS = {
     LlamaForCausalLM, llama.LlamaModel, llama.LlamaDecoderLayer, llama.LlamaAttention, llama.LlamaMLP,
@@ -33,7 +33,7 @@ _GPT2_PARTS = {
 }  # fmt: skip
 
 
-PAGE = 64
+PAGE = 64  # positions
 
 
 class Decoder(Protocol):
@@ -89,74 +89,89 @@ class ModelDecoder:
 
 
 class KeyValueCache:
-    """Keys and values of each layer in pages of `PAGE` positions, allocated as they are reached and never moved.
+    """Keys and values of each layer, contiguous in memory, longer by `PAGE` positions whenever they are full.
 
-    A page is read whole: a product over contiguous memory is several times faster than one over the filled part.
+    They are read whole, with a mask over what is still empty: a product over contiguous memory is several times faster
+    than one over the filled part of longer rows.
     """
 
     def __init__(self, config: PreTrainedConfig, rows: int, like: Tensor):
-        self.heads, self.rows, self.like = config.num_attention_heads, rows, like
-        self.channels = config.hidden_size // self.heads
-        self.pages: list[list[Tensor]] = [[] for _ in range(config.num_hidden_layers)]  # (2, R * H, PAGE, d) each
-        self.start, self.end = 0, 0
+        self.rows, self.heads = rows, config.num_attention_heads
+        empty = (2, rows * self.heads, 0, config.hidden_size // self.heads)  # (2, R * H, T, d)
+        self.layers = [like.new_empty(empty) for _ in range(config.num_hidden_layers)]
+        self.start, self.end, self.room = 0, 0, 0
 
     def reserve(self, n: int) -> Tensor:
         """Make room for n positions in all layers; returns them, (n,)."""
         self.start, self.end = self.end, self.end + n
-        missing = -(-self.end // PAGE) - len(self.pages[0])
-        for pages in self.pages:
-            size = (2, self.rows * self.heads, PAGE, self.channels)
-            pages += [self.like.new_zeros(size) for _ in range(missing)]
-        places = torch.arange(len(self.pages[0]) * PAGE, device=self.like.device)
+        room = self.room
+        if self.end > room:
+            self.room = -(-self.end // PAGE) * PAGE
+            for index, full in enumerate(self.layers):
+                self.layers[index] = full.new_empty(*full.shape[:2], self.room, full.shape[3])
+                self.layers[index][:, :, :room] = full
+                self.layers[index][:, :, room:] = 0
+        layer = self.layers[0]
+        places = torch.arange(self.room, device=layer.device)
         new = places[self.start : self.end]
-        self.future = places > new[:, None]  # (n, T), T in whole pages
+        # (1, n, T), added to the scores
+        self.mask = layer.new_zeros(1, n, len(places)).masked_fill_(places > new[:, None], float("-inf"))
         return new
 
-    def attend(self, layer: int, qkv: Tensor, scale: float) -> Tensor:
-        """Store the reserved positions; attend from each to all up to it: (R, n, 3, H, d) -> (R * n, C)."""
-        rows, n, _, heads, channels = qkv.shape
-        qkv = qkv.permute(2, 0, 3, 1, 4).reshape(3, rows * heads, n, channels)
-        self._store(self.pages[layer], qkv[1:])
-        # Not scaled_dot_product_attention: for a single query its last bits depend on the number of threads.
-        scores = torch.cat([torch.bmm(qkv[0], page[0].mT) for page in self.pages[layer]], dim=-1)
-        weights = (scores * scale).masked_fill_(self.future, float("-inf")).softmax(dim=-1)
-        attended = torch.zeros_like(qkv[0])
-        for part, page in zip(weights.split(PAGE, dim=-1), self.pages[layer], strict=True):
-            attended = torch.baddbmm(attended, part, page[1])
-        return attended.view(rows, heads, n, channels).transpose(1, 2).reshape(rows * n, heads * channels)
+    def attend(self, layer: int, heads: Tensor, scale: float) -> Tensor:
+        """Store keys and values of the reserved positions; attend from each to all up to it.
 
-    def _store(self, pages: list[Tensor], kv: Tensor) -> None:
-        for number in range(self.start // PAGE, len(pages)):
-            begin, end = max(self.start, number * PAGE), min(self.end, (number + 1) * PAGE)
-            part = kv[:, :, begin - self.start : end - self.start]
-            pages[number][:, :, begin - number * PAGE : end - number * PAGE] = part
+        heads: queries, keys and values, (R, n, 3, H, d), in any dtype; returns (R * n, C).
+        """
+        cache = self.layers[layer]
+        filled = cache.unflatten(1, (self.rows, self.heads))[:, :, :, self.start : self.end]
+        filled.copy_(heads[:, :, 1:].permute(2, 0, 3, 1, 4))
+        queries = heads[:, :, 0].transpose(1, 2).flatten(0, 1).to(cache.dtype)
+        # Not scaled_dot_product_attention: for a single query its last bits depend on the number of threads.
+        weights = torch.baddbmm(self.mask, queries, cache[0].mT, alpha=scale).softmax(dim=-1)
+        attended = torch.bmm(weights, cache[1])  # (R * H, n, d)
+        return attended.unflatten(0, (self.rows, self.heads)).transpose(1, 2).flatten(0, 1).flatten(1)
 
 
 class LlamaDecoder:
-    """A plain `LlamaForCausalLM`."""
+    """A plain `LlamaForCausalLM`.
+
+    Its norm, x / sqrt(mean(x^2) + eps) * weight, is x / hypot(|x|, sqrt(C * eps)) here, and weight * sqrt(C) is part of
+    the matrix that follows. Channels that are rotated together lie side by side, so that they are a complex number.
+    """
 
     def __init__(self, model: LlamaForCausalLM, num_codes: int, rows: int, dtype: torch.dtype):
         self.config, self.dtype, self.rotary = model.config, dtype, model.model.rotary_emb
-        self.embedding, self.norm = model.model.embed_tokens.weight, model.model.norm
+        self.embedding = model.model.embed_tokens.weight
+        self.rotations = self.embedding.new_empty(0, dtype=torch.complex64)  # of the first positions, (T, 1, 1, d / 2)
+        channels, heads = self.config.hidden_size, self.config.num_attention_heads
+        self.floor = torch.tensor(math.sqrt(channels * self.config.rms_norm_eps), device=self.embedding.device)
 
-        def product(*weights: Tensor) -> Callable[[Tensor], Tensor]:
-            return packed_linear(torch.cat(weights).to(dtype), None, rows)
+        def product(*weights: Tensor, norm: Any = None) -> PackedLinear:
+            weight = torch.cat(weights).float()
+            if norm is not None:
+                weight = weight * norm.weight.float() * math.sqrt(channels)
+            return PackedLinear(weight.to(dtype), None, rows)
 
-        self.output = product(model.lm_head.weight[:num_codes])
+        def paired(weight: Tensor) -> Tensor:
+            return weight.unflatten(0, (heads, 2, -1)).transpose(1, 2).flatten(0, 2)
+
+        self.output = product(model.lm_head.weight[:num_codes], norm=model.model.norm)
         layers: Any = model.model.layers
-        self.layers: list[Any] = [
-            (
-                layer.input_layernorm,
-                product(*(part.weight for part in (attention.q_proj, attention.k_proj, attention.v_proj))),
-                attention.scaling,
-                product(attention.o_proj.weight),
-                layer.post_attention_layernorm,
-                product(mlp.gate_proj.weight, mlp.up_proj.weight),
-                product(mlp.down_proj.weight),
+        self.layers: list[Any] = []
+        for layer in layers:
+            attention, mlp, norm = layer.self_attn, layer.mlp, layer.post_attention_layernorm
+            projections = paired(attention.q_proj.weight), paired(attention.k_proj.weight), attention.v_proj.weight
+            self.layers.append(
+                (
+                    product(*projections, norm=layer.input_layernorm),
+                    attention.scaling,
+                    product(attention.o_proj.weight),
+                    product(mlp.gate_proj.weight, norm=norm),
+                    product(mlp.up_proj.weight, norm=norm),
+                    product(mlp.down_proj.weight),
+                )
             )
-            for layer in layers
-            for attention, mlp in [(layer.self_attn, layer.mlp)]
-        ]
 
     def new_cache(self, rows: int) -> KeyValueCache:
         return KeyValueCache(self.config, rows, self.embedding.new_empty(0, dtype=self.dtype))
@@ -165,24 +180,25 @@ class LlamaDecoder:
         rows, n = tokens.shape
         places = cache.reserve(n)
         x = F.embedding(tokens.flatten(), self.embedding).float()  # (R * n, C)
-        cos, sin = self._rotation(x, places)
-        for index, (norm1, qkv, scale, project, norm2, gate_up, down) in enumerate(self.layers):
-            heads = qkv(self._normed(x, norm1)).view(rows, n, 3, cache.heads, -1)
-            turned = heads[:, :, :2]  # queries and keys; values are not rotated
-            turned.copy_(torch.addcmul(turned * cos, turned.roll(turned.shape[-1] // 2, dims=-1), sin))
-            x = x + project(cache.attend(index, heads, scale))
-            gate, up = gate_up(self._normed(x, norm2)).chunk(2, dim=-1)
-            x = x + down(F.silu(gate) * up)
-        return self.output(self._normed(x.view(rows, n, -1)[:, -1], self.norm)).float()
+        if len(self.rotations) < cache.end:
+            self.rotations = self._rotations(x, cache.room)
+        rotations = self.rotations[places]
+        for index, (qkv, scale, project, gate, up, down) in enumerate(self.layers):
+            heads = qkv(self._normed(x)).float().view(rows, n, 3, cache.heads, -1)
+            pairs = torch.view_as_complex(heads[:, :, :2].unflatten(-1, (-1, 2)))
+            pairs *= rotations  # in place: queries and keys are rotated, values are not
+            x = project.plus(cache.attend(index, heads, scale), x)
+            normed = self._normed(x)
+            x = down.plus(up.times(normed, gate.activated(normed, "silu")), x)
+        return self.output(self._normed(x.view(rows, n, -1)[:, -1])).float()
 
-    def _normed(self, x: Tensor, norm: llama.LlamaRMSNorm) -> Tensor:
-        return F.rms_norm(x, x.shape[-1:], norm.weight.float(), norm.variance_epsilon).to(self.dtype)
+    def _normed(self, x: Tensor) -> Tensor:
+        return (x / torch.linalg.vector_norm(x, dim=-1, keepdim=True).hypot(self.floor)).to(self.dtype)
 
-    def _rotation(self, x: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosine and signed sine (n, 1, 1, d) for v * cos + roll(v, d / 2) * sin."""
-        cos, sin = (part[0, :, None, None] for part in self.rotary(x, places[None]))
-        first, second = sin.chunk(2, dim=-1)
-        return cos.to(self.dtype), torch.cat([-first, second], dim=-1).to(self.dtype)
+    def _rotations(self, x: Tensor, count: int) -> Tensor:
+        """Complex numbers (count, 1, 1, d / 2) by which queries and keys of the first positions are multiplied."""
+        cos, sin = self.rotary(x, torch.arange(count, device=x.device)[None])
+        return torch.complex(cos, sin)[0, :, None, None, : cos.shape[-1] // 2]
 
 
 class GPT2Decoder:
@@ -193,10 +209,10 @@ class GPT2Decoder:
         self.config, self.dtype = model.config, dtype
         self.embedding, self.positions, self.norm = body.wte.weight, body.wpe.weight, body.ln_f
 
-        def product(part: Conv1D) -> Callable[[Tensor], Tensor]:
-            return packed_linear(part.weight.mT.to(dtype), part.bias.to(dtype), rows)
+        def product(part: Conv1D) -> PackedLinear:
+            return PackedLinear(part.weight.mT.to(dtype), part.bias.to(dtype), rows)
 
-        self.output = packed_linear(model.lm_head.weight[:num_codes].to(dtype), None, rows)
+        self.output = PackedLinear(model.lm_head.weight[:num_codes].to(dtype), None, rows)
         self.layers: list[Any] = [
             (
                 block.ln_1,
@@ -219,8 +235,8 @@ class GPT2Decoder:
         x = (F.embedding(tokens, self.embedding) + self.positions[places]).float().flatten(0, 1)  # (R * n, C)
         for index, (norm1, qkv, scale, project, norm2, up, down) in enumerate(self.layers):
             heads = qkv(self._normed(x, norm1)).view(rows, n, 3, cache.heads, -1)
-            x = x + project(cache.attend(index, heads, scale))
-            x = x + down(F.gelu(up(self._normed(x, norm2)), approximate="tanh"))
+            x = project.plus(cache.attend(index, heads, scale), x)
+            x = down.plus(up.activated(self._normed(x, norm2), "gelu_tanh"), x)
         return self.output(self._normed(x.view(rows, n, -1)[:, -1], self.norm)).float()
 
     def _normed(self, x: Tensor, norm: nn.LayerNorm) -> Tensor:
