@@ -1,6 +1,7 @@
 """Training with sharded weights (FSDP2) on two processes is training on one; both survive a signal to one of them."""
 
 import dataclasses
+import itertools
 import os
 import shutil
 import signal
@@ -11,7 +12,7 @@ import pytest
 import torch
 from launch_files import environment
 from processes import run, start
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from toy_runs import assert_equal_runs, changed, rows, toy_stage, untimed, weights
@@ -19,6 +20,7 @@ from toy_runs import assert_equal_runs, changed, rows, toy_stage, untimed, weigh
 from wvq.pipelines import ClassConditionalPipeline
 from wvq.pipelines.train import train_pipeline
 from wvq.prior.loading import load_prior
+from wvq.prior.loss import TokenLoss
 from wvq.prior.muon import Muon
 from wvq.tokenizer import InputError
 from wvq.tokenizer.checkpoints import Run
@@ -26,9 +28,18 @@ from wvq.tokenizer.engine import build_accelerator
 from wvq.tokenizer.train import train_tokenizer
 
 
-def train(config: Any, launch: dict[str, str], stop_at: int = 0) -> None:
-    """Train as `accelerate launch` would; the last process is sent SIGTERM in the step `stop_at`."""
+def train(config: Any, launch: dict[str, str], stop_at: int = 0, break_at: int = 0) -> None:
+    """Train as `accelerate launch` would; the last process is sent SIGTERM in the step `stop_at`, its loss is NaN in
+    the part `break_at`."""
     os.environ.update(launch)
+    forward, parts = TokenLoss.forward, itertools.count(1)
+
+    def forward_and_break(self: TokenLoss, codes: Tensor, labels: Tensor) -> Tensor:
+        loss = forward(self, codes, labels)
+        last = int(os.environ.get("RANK", "0")) == int(os.environ.get("WORLD_SIZE", "1")) - 1
+        return loss * torch.nan if self.training and next(parts) == break_at and last else loss
+
+    TokenLoss.forward = forward_and_break
     log = Run.log
 
     def log_and_stop(self: Run, step: int, split: str, values: dict[str, float]) -> None:
@@ -61,8 +72,9 @@ def test_two_sharded_processes_train_what_one_whole_one_does(
 ):
     whole = toy_prior(fashion_folder, tmp_path, **changes)
     sharded = changed(whole, "sharded")
-    run(1, train, whole, {})
-    run(2, train, sharded, environment("fsdp"))
+    run(1, train, whole, {}, 0, 5)
+    run(2, train, sharded, environment("fsdp"), 0, 5)
+    assert [row["skipped_steps"] for row in rows(sharded, "train")] == [0, 0, 1, 1, 1, 1, 1, 1]
     for row, other in zip(untimed(whole), untimed(sharded), strict=True):
         assert other.pop("split") == row.pop("split")
         assert other == pytest.approx(row, rel=1e-5)
