@@ -15,7 +15,7 @@ class Muon(torch.optim.Muon):
 
     Momentum is sharded as the matrices are. The orthogonalization is of a whole matrix: every process gathers one after
     the other, in the bfloat16 it is computed in, and keeps its shard of the outcome. torch's own would multiply shards:
-    with other roundings, a dozen collective calls a matrix, and an error for one with fewer rows than processes.
+    with other roundings, and an error for a matrix with fewer rows than processes.
     """
 
     @torch.no_grad()
@@ -23,7 +23,8 @@ class Muon(torch.optim.Muon):
         """One step; a collective call if the matrices are sharded."""
         if not any(isinstance(matrix, DTensor) for group in self.param_groups for matrix in group["params"]):
             return super().step(closure)
-        loss = closure() if closure else None
+        with torch.enable_grad():
+            loss = closure() if closure else None
         for group in self.param_groups:
             for matrix in group["params"]:
                 if matrix.grad is not None:

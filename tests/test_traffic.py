@@ -13,7 +13,7 @@ from wvq.tokenizer.saving import read_json, write_json
 K, D = 64, 8
 BATCHES = (256, 512)  # vectors of a process
 FINITE = 4  # one int32: whether the features of all processes are finite
-BYTES: dict[str, tuple[int, int]] = {
+BYTES: dict[str, tuple[int, ...]] = {
     "vanilla": (FINITE, FINITE),
     "linear": (FINITE, FINITE),
     "ema": (4 * K * (1 + D) + FINITE,) * 2,  # count and sum of each code
