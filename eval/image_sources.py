@@ -17,8 +17,11 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from wvq.tokenizer.errors import InputError
+from wvq.tokenizer.files import check_regular_file
 from wvq.tokenizer.images import BadImage, square_pixels
 from wvq.tokenizer.sources import read_folder
+
+from .archives import read_array, read_header, read_headers
 
 
 class ImageFolder:
@@ -87,8 +90,11 @@ class ImageFolder:
     def _header(self, index: int) -> tuple[tuple[int, int], str]:
         """((width, height), format and mode), from the first bytes alone."""
         try:
+            check_regular_file(self._records.name(index))
             with Image.open(self._records.name(index)) as image:
                 return image.size, f"{image.format} {image.mode}"
+        except BadImage as error:
+            raise InputError(f"{self._records.name(index)} is a bad image: {error}") from error
         except (UnidentifiedImageError, OSError) as error:
             raise InputError(f"{self._records.name(index)} is a bad image: its header cannot be read") from error
 
@@ -107,35 +113,27 @@ class ImageArchive:
 
     def __init__(self, path: str | Path):
         self._path = Path(path)
-        if not self._path.is_file():
-            raise InputError(f"{path} does not exist")
-        try:
-            with zipfile.ZipFile(self._path) as archive:
-                names = [name.removesuffix(".npy") for name in archive.namelist()]
-                if "arr_0" not in names:
-                    raise InputError(f"{path} holds the arrays {', '.join(names)}; samples are arr_0 (N, H, W, 3)")
-                with archive.open("arr_0.npy") as stream:
-                    shape, fortran, dtype = _read_header(stream)
-        except (zipfile.BadZipFile, ValueError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"{path} is not an .npz of arrays: {error}") from error
-        if dtype.hasobject:
-            raise InputError(
-                f"{path} holds pickled objects, which are never loaded; samples are arr_0 uint8 (N, H, W, 3)"
-            )
-        if dtype != np.uint8 or len(shape) != 4 or shape[3] not in (1, 3) or shape[1] != shape[2] or fortran:
+        headers = read_headers(self._path)
+        if "arr_0" not in headers:
+            raise InputError(f"{path} holds the arrays {', '.join(headers)}; samples are arr_0 (N, H, W, 3)")
+        shape, column_major, dtype = headers["arr_0"]
+        if dtype != np.uint8 or len(shape) != 4 or shape[3] not in (1, 3) or shape[1] != shape[2] or column_major:
             raise InputError(f"{path} has arr_0 {dtype} of shape {shape}; samples are uint8 (N, H, H, 1 or 3)")
+        if Image.MAX_IMAGE_PIXELS and shape[1] * shape[2] > Image.MAX_IMAGE_PIXELS:
+            raise InputError(
+                f"{path} has images of {shape[1]}x{shape[2]}; at most {Image.MAX_IMAGE_PIXELS:,} pixels are read"
+            )
         self._shape = shape
         self._stream: IO[bytes] | None = None
         self._start = 0
         self._labels = None
-        if "arr_1" in names:
-            with np.load(self._path, allow_pickle=False) as arrays:
-                try:
-                    self._labels = torch.from_numpy(arrays["arr_1"].astype(np.int64))
-                except (ValueError, TypeError) as error:
-                    raise InputError(f"{path} has an arr_1 that is not (N,) integers: {error}") from error
+        if "arr_1" in headers:
+            about = headers["arr_1"]
+            if about.shape != shape[:1] or about.dtype.kind not in "iu":
+                raise InputError(
+                    f"{path} has arr_1 {about.dtype} of shape {about.shape}; labels are integers {shape[:1]}"
+                )
+            self._labels = torch.from_numpy(read_array(self._path, "arr_1").astype(np.int64))
         self.description: dict[str, Any] = {
             "source": str(path),
             "count": shape[0],
@@ -148,6 +146,8 @@ class ImageArchive:
     @staticmethod
     def holds_images(path: str | Path) -> bool:
         """Whether the file is an .npz with samples, which published statistics beside them do not make a reference."""
+        if not Path(path).is_file():  # a named pipe would be waited for
+            return False
         try:
             with zipfile.ZipFile(path) as archive:
                 return "arr_0.npy" in archive.namelist() and "mu.npy" not in archive.namelist()
@@ -168,7 +168,7 @@ class ImageArchive:
         if self._stream is None:
             # It stays open: a compressed archive is then decompressed once, not anew for every part.
             self._stream = zipfile.ZipFile(self._path).open("arr_0.npy")  # noqa: SIM115  # see above
-            _read_header(self._stream)
+            read_header(self._stream)
             self._start = self._stream.tell()
         content = bytearray()
         try:
@@ -191,12 +191,6 @@ def open_images(path: str | Path, channels: int = 3, num_workers: int = 0) -> Im
         InputError: for anything else.
     """
     return ImageArchive(path) if Path(path).suffix == ".npz" else ImageFolder(path, channels, num_workers)
-
-
-def _read_header(stream: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
-    version = np.lib.format.read_magic(stream)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    return read(stream)
 
 
 def _file_sha256(path: Path) -> str:

@@ -1,20 +1,23 @@
 """Reference statistics: computed once, saved as safetensors and JSON, and refused where the protocol is another."""
 
-import zipfile
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from wvq.tokenizer.errors import InputError
-from wvq.tokenizer.saving import read_json, write_json, written_whole
+from wvq.tokenizer.reading import file_inside, read_json
+from wvq.tokenizer.saving import write_json, written_whole
 
+from .archives import read_array, read_headers
+
+MAX_DIMENSION = 2**14  # a covariance of 2 GiB
 _WEIGHTS, _PROTOCOL = "statistics.safetensors", "protocol.json"
 
 
@@ -60,36 +63,27 @@ class ReferenceStatistics:
             return cls._load_published(path)
         protocol = read_json(path / _PROTOCOL)
         try:
-            tensors = load_file(path / _WEIGHTS)
+            tensors = load_file(file_inside(path, _WEIGHTS))
             return cls(
                 protocol["count"], tensors["mean"], tensors["covariance"], protocol["extractor"], protocol["dataset"]
             )
-        except FileNotFoundError as error:
-            raise InputError(f"{path / _WEIGHTS} does not exist") from error
         except (SafetensorError, KeyError, TypeError) as error:
             raise InputError(f"{path} does not hold reference statistics: {error}") from error
 
     @classmethod
     def _load_published(cls, path: Path) -> Self:
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                if not {"mu", "sigma"} <= set(arrays.files):
-                    raise InputError(
-                        f"{path} holds the arrays {', '.join(arrays.files)}; published statistics are mu and sigma"
-                    )
-                mean, covariance = np.asarray(arrays["mu"]), np.asarray(arrays["sigma"])
-        except FileNotFoundError as error:
-            raise InputError(f"{path} does not exist") from error
-        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-            if isinstance(error, InputError):
-                raise
-            reason = "pickled objects, which are never loaded" if "pickle" in str(error).lower() else str(error)
-            raise InputError(f"{path} is not an .npz of arrays: {reason}") from error
-        mean = np.atleast_1d(mean.squeeze())
-        if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)) or mean.dtype.kind != "f":
+        headers = read_headers(path)
+        if not {"mu", "sigma"} <= headers.keys():
+            raise InputError(f"{path} holds the arrays {', '.join(headers)}; published statistics are mu and sigma")
+        mu, sigma = headers["mu"], headers["sigma"]
+        d = math.prod(mu.shape)
+        if max(mu.shape, default=1) != d or sigma.shape != (d, d) or {mu.dtype.kind, sigma.dtype.kind} != {"f"}:
             raise InputError(
-                f"{path} has mu {mean.shape} and sigma {covariance.shape}; they must be floating-point, (d,) and (d, d)"
+                f"{path} has mu {mu.shape} and sigma {sigma.shape}; they must be floating-point, (d,) and (d, d)"
             )
+        if not 1 <= d <= MAX_DIMENSION:
+            raise InputError(f"{path} has statistics of {d:,} dimensions; valid are 1 to {MAX_DIMENSION:,}")
+        mean, covariance = read_array(path, "mu").reshape(d), read_array(path, "sigma")
         dataset = {
             "source": path.name,
             "origin": "published statistics, of images and a count that the file does not name",

@@ -85,6 +85,7 @@ class TokenLoss(nn.Module):
     def __init__(self, prior: PreTrainedModel, num_codes: int, label_smoothing: float = 0.0):
         super().__init__()
         self.prior, self.num_codes, self.label_smoothing = prior, num_codes, label_smoothing
+        self._no_split_modules = prior._no_split_modules  # the layers, each a unit of FSDP
 
     def forward(self, codes: Tensor, labels: Tensor) -> Tensor:
         """Loss in nats per token of codes (B, T) int64 under labels (B,) in [0, classes], the last the null class."""

@@ -3,22 +3,24 @@
 import math
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DataLoaderConfiguration, set_seed
+from accelerate.utils import set_seed
 from einops import rearrange
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from wvq.tokenizer import InputError, VQTokenizer
 from wvq.tokenizer.batches import ShuffledBatches, training_loader, uniform_draws
 from wvq.tokenizer.checkpoints import Run
+from wvq.tokenizer.collective import on_first_process
 from wvq.tokenizer.data import DataConfig, to_uint8
+from wvq.tokenizer.engine import build_accelerator
 from wvq.tokenizer.grids import save_grid
 from wvq.tokenizer.out_of_memory import memory_advice
 from wvq.tokenizer.schedule import check_processes, check_schedule, learning_rate_share, set_learning_rates
@@ -30,7 +32,9 @@ from wvq.tokenizer.training_state import TrainingState
 from .baselines import baseline_bits
 from .loss import TokenLoss
 from .model import PriorConfig, PriorSize, build_prior, transformer_layers
+from .muon import Muon
 from .sampling import sample_tokens
+from .sharding import weight_average, whole_model
 
 
 @dataclass(frozen=True)
@@ -113,13 +117,7 @@ def train_prior(config: PriorTraining) -> Path:
         InputError: for data or a tokenizer that cannot be read, and as `wvq.tokenizer.train.train_tokenizer`.
     """
     # The world: processes, precision, tokens, the run's folder.
-    accelerator = Accelerator(
-        mixed_precision=config.mixed_precision,
-        gradient_accumulation_steps=config.gradient_accumulation_steps,
-        dataloader_config=DataLoaderConfiguration(split_batches=True),
-        log_with=list(config.log_with) or None,
-        project_dir=config.output_dir,
-    )
+    accelerator = build_accelerator(config, may_shard=True)
     check_processes(config, accelerator)
     run = Run(config.output_dir, config, accelerator)
     if run.finished:
@@ -146,12 +144,9 @@ def train_prior(config: PriorTraining) -> Path:
         for layer in transformer_layers(prior):
             layer.compile()
     optimizers = build_optimizers(prior, config)
-    model, *optimizers = accelerator.prepare(
-        TokenLoss(prior, description.num_codes, config.label_smoothing), *optimizers
-    )
-    average = None
-    if config.ema_decay:
-        average = AveragedModel(accelerator.unwrap_model(model), multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
+    token_loss = TokenLoss(prior, description.num_codes, config.label_smoothing)
+    average = weight_average(token_loss, config.ema_decay, accelerator) if config.ema_decay else None
+    model, *optimizers = accelerator.prepare(token_loss, *optimizers)
     evaluated = average.module if average else accelerator.unwrap_model(model)
     assert isinstance(evaluated, TokenLoss)
 
@@ -207,7 +202,7 @@ def train_prior(config: PriorTraining) -> Path:
                 progress.set_postfix(loss=f"{means.get('loss', math.nan):.3f}", tokens_s=f"{speed:.0f}")
                 clock, clocked = now, step
             if step % config.evaluate_every == 0 or step == config.steps:
-                held_out = validate(evaluated, evaluation_set, accelerator)
+                held_out = validate(whole_model(evaluated), evaluation_set, accelerator)
                 bits = held_out / math.log(2)
                 run.log(step, "evaluation", {"loss": held_out, "bits_per_token": bits, **baselines})
                 if accelerator.is_main_process:
@@ -216,9 +211,8 @@ def train_prior(config: PriorTraining) -> Path:
                 model.train()
                 clock, clocked = time.perf_counter(), step
             if config.sample_every and (step % config.sample_every == 0 or step == config.steps):
-                if accelerator.is_main_process:
-                    path = run.folder / "images" / f"step-{step:08d}.png"
-                    write_samples(evaluated.prior, description, path, config)
+                path = run.folder / "images" / f"step-{step:08d}.png"
+                on_first_process(partial(write_samples, whole_model(evaluated).prior, description, path, config))
                 clock, clocked = time.perf_counter(), step
             stopping = stop.asked()
             if step % config.checkpoint_every == 0 or step == config.steps or stopping:
@@ -226,7 +220,7 @@ def train_prior(config: PriorTraining) -> Path:
             if stopping:
                 stop.leave(step)
 
-        return run.save_model(evaluated.prior)
+        return run.save_model(whole_model(evaluated).prior)
 
 
 def build_optimizers(model: nn.Module, config: PriorTraining) -> list[torch.optim.Optimizer]:
@@ -246,9 +240,7 @@ def build_optimizers(model: nn.Module, config: PriorTraining) -> list[torch.opti
     if config.optimizer == "adamw":
         groups.append({"params": matrices, "peak": rate, "weight_decay": decay})
         return [torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.95))]
-    muon = torch.optim.Muon(
-        [{"params": matrices, "peak": rate}], lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"
-    )
+    muon = Muon([{"params": matrices, "peak": rate}], lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
     return [torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.95)), muon]
 
 

@@ -3,8 +3,12 @@
 import re
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.utils import DistributedType
+from setuptools import Distribution
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("tokenizer", "prior", "pipelines", "eval")
@@ -29,6 +33,22 @@ def test_files_that_are_not_code_are_installed_where_code_reads_them() -> None:
     for package, suffixes in data.items():
         for suffix in suffixes:
             assert list((ROOT / package.removeprefix("wvq.")).glob(suffix)), (package, suffix)
+
+
+def test_launch_files_are_in_the_wheel_and_accelerate_reads_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    distribution = Distribution()
+    distribution.parse_config_files(["pyproject.toml"])
+    build: Any = distribution.get_command_obj("build_py")
+    build.manifest_files = {}
+    build.ensure_finalized()
+    installed = {
+        str(Path(name).relative_to("pipelines")) for name in build.find_data_files("wvq.pipelines", "pipelines")
+    }
+    files = {path.name: path for path in (ROOT / "pipelines" / "launch").iterdir()}
+    assert {f"launch/{name}" for name in files} | {"demo.yaml"} == installed
+    engines = {name: load_config_from_file(str(path)).distributed_type for name, path in files.items()}
+    assert engines == {"ddp.yaml": DistributedType.MULTI_GPU, "fsdp.yaml": DistributedType.FSDP}
 
 
 @pytest.mark.parametrize("package", PACKAGES)

@@ -8,6 +8,7 @@ import torch.distributed as dist
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from .errors import InputError
 
@@ -33,6 +34,11 @@ def sum_over_processes(tensor: Tensor) -> Tensor:
     total = tensor.clone()
     dist.all_reduce(total)
     return total
+
+
+def whole_tensor(tensor: Tensor) -> Tensor:
+    """A tensor that is sharded over processes put together, by a collective call; any other as it is."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def minimum_over_processes(tensor: Tensor) -> Tensor:

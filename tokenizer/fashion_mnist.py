@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import io
 import struct
 import zlib
 from pathlib import Path
@@ -11,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import InputError
-from .images import square_pixels
+from .files import read_regular_file
+from .images import BadImage, square_pixels
 from .records import PixelArray, Records, Source
 from .tables import image_table, load_from_hub
 
@@ -26,6 +28,8 @@ SHA256 = {
     "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
     "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
 }
+
+_MAX_BYTES = 16 + 60_000 * 28 * 28  # the training images and their header
 
 FOLDERS = (Path("data/fashion-mnist"), Path("/usr/share/datasets/fashion-mnist"))  # the second is Debian's
 HUB_NAME = "zalando-datasets/fashion_mnist"
@@ -73,14 +77,23 @@ def _path(folder: Path, name: str) -> Path:
 def _from_folder(folder: Path) -> Source:
     contents = {}
     for path in (_path(folder, name) for name in SHA256):
+        if not path.exists():
+            raise InputError(f"{path} is missing; needed are {', '.join(SHA256)}, each with or without .gz")
         try:
-            content = path.read_bytes()
-            contents[path.name.removesuffix(".gz")] = gzip.decompress(content) if path.suffix == ".gz" else content
-        except FileNotFoundError as error:
-            raise InputError(f"{path} is missing; needed are {', '.join(SHA256)}, each with or without .gz") from error
-        except (OSError, EOFError, zlib.error) as error:
+            content = read_regular_file(path)
+            contents[path.name.removesuffix(".gz")] = _decompressed(content) if path.suffix == ".gz" else content
+        except (BadImage, OSError, EOFError, zlib.error) as error:
             raise InputError(f"{path}: cannot be read: {error}") from error
     return _source(contents, str(folder))
+
+
+def _decompressed(content: bytes) -> bytes:
+    """Raises: OSError: for more than any of the files has, before memory is taken for it."""
+    with gzip.open(io.BytesIO(content)) as stream:
+        decompressed = stream.read(_MAX_BYTES + 1)
+    if len(decompressed) > _MAX_BYTES:
+        raise OSError(f"it unpacks to more than the {_MAX_BYTES:,} bytes of the largest file")
+    return decompressed
 
 
 def _from_hub() -> Source:

@@ -35,20 +35,32 @@ class ImageFiles:
 
 
 def read_regular_file(path: str | Path) -> bytes:
-    """Bytes of a file; what would be waited for, as a named pipe, or never ends, as a device, is not opened.
+    """Bytes of a file that passes `check_regular_file`.
 
     Raises:
-        BadImage: for what cannot be read, is no regular file, or has more than `MAX_FILE_BYTES`.
+        BadImage: for one that does not, or cannot be read.
     """
+    check_regular_file(path)
     try:
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):
-            raise BadImage("not a regular file")
-        if status.st_size > MAX_FILE_BYTES:
-            raise BadImage(f"{status.st_size:,} bytes are more than the {MAX_FILE_BYTES:,} of the largest image")
         return Path(path).read_bytes()
     except OSError as error:
         raise BadImage(f"cannot be read: {error.strerror}") from error
+
+
+def check_regular_file(path: str | Path) -> None:
+    """Before a file is opened: what would be waited for, as a named pipe, or never ends, as a device, is refused.
+
+    Raises:
+        BadImage: for what is missing, is no regular file, or has more than `MAX_FILE_BYTES`.
+    """
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise BadImage(f"cannot be read: {error.strerror}") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise BadImage("not a regular file")
+    if status.st_size > MAX_FILE_BYTES:
+        raise BadImage(f"{status.st_size:,} bytes are more than the {MAX_FILE_BYTES:,} of the largest image")
 
 
 def images_under(folder: Path) -> list[Path]:

@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from .collective import minimum_over_processes, rows_of_all_processes
+from .collective import minimum_over_processes, rows_of_all_processes, whole_tensor
 from .errors import InputError, NonFiniteError
 from .quantizer import Quantizer
 
@@ -64,7 +64,9 @@ class StepRecord:
         Raises:
             NonFiniteError: if not, on all processes alike; `guard` turns it into a skipped step.
         """
-        known = {f"gradient norm of {name}": norm.double() for name, norm in norms.items() if norm is not None}
+        known = {
+            f"gradient norm of {name}": whole_tensor(norm).double() for name, norm in norms.items() if norm is not None
+        }
         seen = [*self._pending, known]
         values = torch.stack([value for terms in seen for value in terms.values()])
         if self._problem or not minimum_over_processes(values.isfinite().all().int()):

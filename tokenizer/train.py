@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from accelerate.utils import DataLoaderConfiguration, set_seed
+from accelerate.utils import set_seed
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
@@ -18,6 +18,7 @@ from .batches import ShuffledBatches, training_loader, uniform_draws
 from .checkpoints import Run
 from .collapse import collapse_warning
 from .data import DataConfig, ImageDataset, load_splits, report_bad_images, to_model, to_uint8
+from .engine import build_accelerator
 from .errors import InputError
 from .grids import save_grid
 from .model import TokenizerConfig, VQTokenizer
@@ -100,13 +101,7 @@ def train_tokenizer(config: TokenizerTraining) -> Path:
             checkpoint is damaged, the memory does not suffice, or too many steps in a row are skipped.
     """
     # The world: processes, precision, the run's folder, the images.
-    accelerator = Accelerator(
-        mixed_precision=config.mixed_precision,
-        gradient_accumulation_steps=config.gradient_accumulation_steps,
-        dataloader_config=DataLoaderConfiguration(split_batches=True),
-        log_with=list(config.log_with) or None,
-        project_dir=config.output_dir,
-    )
+    accelerator = build_accelerator(config)
     check_processes(config, accelerator)
     train_set, evaluation_set = load_splits(config.data)
     run = Run(config.output_dir, config, accelerator)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from .collective import rows_of_all_processes
+from .collective import rows_of_all_processes, whole_tensor
 from .errors import InputError
 from .saving import read_json, write_json
 from .step_record import StepRecord
@@ -67,7 +67,7 @@ class TrainingState:
     def _copies(self, tensors: Tensors) -> Tensors:
         copies = {}
         for name, tensor in tensors.items():
-            whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor  # a collective call
+            whole = whole_tensor(tensor)
             if self.accelerator.is_main_process:
                 copies[name] = whole.detach().to("cpu", copy=True).contiguous()
         return copies

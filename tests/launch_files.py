@@ -1,0 +1,17 @@
+"""The files for `accelerate launch` that are shipped, read by Accelerate itself."""
+
+from pathlib import Path
+
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.utils.launch import prepare_multi_gpu_env
+
+FOLDER = Path(__file__).parent.parent / "pipelines" / "launch"
+
+
+def environment(name: str) -> dict[str, str]:
+    """What `accelerate launch` tells the processes about their engine."""
+    file = str(FOLDER / f"{name}.yaml")
+    options = launch_command_parser().parse_args(["--config_file", file, "--num_processes", "2", "script.py"])
+    options, _, _ = _validate_launch_command(options)
+    told = prepare_multi_gpu_env(options)
+    return {key: value for key, value in told.items() if key.startswith("FSDP_") or key == "ACCELERATE_USE_FSDP"}
