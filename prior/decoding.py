@@ -33,14 +33,14 @@ _GPT2_PARTS = {
 }  # fmt: skip
 
 
-PAGE = 64  # positions
+PAGE = 32  # positions
 
 
 class Decoder(Protocol):
     """What the sampler needs of a model."""
 
-    def new_cache(self, rows: int) -> Any:
-        """An empty cache for that many sequences."""
+    def new_cache(self, rows: int, length: int) -> Any:
+        """An empty cache for that many sequences of up to that many positions."""
         ...
 
     def __call__(self, tokens: Tensor, cache: Any) -> Tensor:
@@ -80,7 +80,7 @@ class ModelDecoder:
     def __init__(self, model: PreTrainedModel, num_codes: int):
         self.model, self.num_codes = model, num_codes
 
-    def new_cache(self, rows: int) -> DynamicCache:
+    def new_cache(self, rows: int, length: int) -> DynamicCache:
         return DynamicCache(config=self.model.config)
 
     def __call__(self, tokens: Tensor, cache: DynamicCache) -> Tensor:
@@ -95,28 +95,41 @@ class KeyValueCache:
     than one over the filled part of longer rows.
     """
 
-    def __init__(self, config: PreTrainedConfig, rows: int, like: Tensor):
+    def __init__(self, config: PreTrainedConfig, rows: int, length: int, like: Tensor):
         self.rows, self.heads = rows, config.num_attention_heads
-        empty = (2, rows * self.heads, 0, config.hidden_size // self.heads)  # (2, R * H, T, d)
-        self.layers = [like.new_empty(empty) for _ in range(config.num_hidden_layers)]
+        self.shape = (
+            2,
+            rows * self.heads,
+            -1,
+            config.hidden_size // self.heads,
+        )  # of keys and values, (2, R * H, T, d)
+        entries = 2 * rows * config.hidden_size * -(-length // PAGE) * PAGE
+        self.memory = [like.new_empty(entries) for _ in range(config.num_hidden_layers + 1)]
+        self.layers = [memory[:0].view(2, rows * self.heads, 0, self.shape[-1]) for memory in self.memory[:-1]]
         self.start, self.end, self.room = 0, 0, 0
 
     def reserve(self, n: int) -> Tensor:
         """Make room for n positions in all layers; returns them, (n,)."""
         self.start, self.end = self.end, self.end + n
-        room = self.room
-        if self.end > room:
-            self.room = -(-self.end // PAGE) * PAGE
-            for index, full in enumerate(self.layers):
-                self.layers[index] = full.new_empty(*full.shape[:2], self.room, full.shape[3])
-                self.layers[index][:, :, :room] = full
-                self.layers[index][:, :, room:] = 0
+        if self.end > self.room:
+            self._lengthen(-(-self.end // PAGE) * PAGE)
         layer = self.layers[0]
         places = torch.arange(self.room, device=layer.device)
         new = places[self.start : self.end]
         # (1, n, T), added to the scores
         self.mask = layer.new_zeros(1, n, len(places)).masked_fill_(places > new[:, None], float("-inf"))
         return new
+
+    def _lengthen(self, room: int) -> None:
+        for index, full in enumerate(self.layers):
+            spare = self.memory.pop()
+            longer = spare[: full.shape[0] * full.shape[1] * room * full.shape[3]].view(self.shape)
+            longer[:, :, : self.room] = full
+            longer[:, :, self.room :] = 0
+            self.layers[index] = longer
+            self.memory.append(self.memory[index])  # new memory would cost more than the copy
+            self.memory[index] = spare
+        self.room = room
 
     def attend(self, layer: int, heads: Tensor, scale: float) -> Tensor:
         """Store keys and values of the reserved positions; attend from each to all up to it.
@@ -173,8 +186,8 @@ class LlamaDecoder:
                 )
             )
 
-    def new_cache(self, rows: int) -> KeyValueCache:
-        return KeyValueCache(self.config, rows, self.embedding.new_empty(0, dtype=self.dtype))
+    def new_cache(self, rows: int, length: int) -> KeyValueCache:
+        return KeyValueCache(self.config, rows, length, self.embedding.new_empty(0, dtype=self.dtype))
 
     def __call__(self, tokens: Tensor, cache: KeyValueCache) -> Tensor:
         rows, n = tokens.shape
@@ -226,8 +239,8 @@ class GPT2Decoder:
             for block in body.h
         ]
 
-    def new_cache(self, rows: int) -> KeyValueCache:
-        return KeyValueCache(self.config, rows, self.embedding.new_empty(0, dtype=self.dtype))
+    def new_cache(self, rows: int, length: int) -> KeyValueCache:
+        return KeyValueCache(self.config, rows, length, self.embedding.new_empty(0, dtype=self.dtype))
 
     def __call__(self, tokens: Tensor, cache: KeyValueCache) -> Tensor:
         rows, n = tokens.shape

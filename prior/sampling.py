@@ -91,7 +91,7 @@ def sample_tokens(
     model.eval()
     try:
         decoder = build_decoder(model, num_codes, rows, dtype)
-        caches = [decoder.new_cache(rows) for _ in blocks]
+        caches = [decoder.new_cache(rows, num_tokens) for _ in blocks]
         seen = 0
         for position in range(undecided[0] if undecided else num_tokens, num_tokens):
             logits = []

@@ -11,7 +11,7 @@ from wvq.prior import PriorConfig, build_prior, sample_tokens
 from wvq.prior.decoding import PAGE, GPT2Decoder, LlamaDecoder, ModelDecoder, build_decoder
 from wvq.tokenizer import InputError
 
-CODES, CLASSES, TOKENS = 24, 3, PAGE + 6
+CODES, CLASSES, TOKENS = 24, 3, 2 * PAGE + 6
 NULL = CLASSES
 
 
@@ -44,14 +44,14 @@ def random_sequences(rows: int, length: int) -> Tensor:
     return torch.randint(CODES, (rows, length), generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("first", [1, 5, PAGE, PAGE + 3])
+@pytest.mark.parametrize("first", [1, 5, PAGE, 2 * PAGE + 3])
 @pytest.mark.parametrize("build", [build_decoder, lambda model, codes, rows: ModelDecoder(model, codes)])
 @torch.inference_mode()
 def test_cached_logits_are_those_of_the_whole_pass(prior, first, build):
     sequences = random_sequences(3, TOKENS + 1)
     expected = prior(sequences, use_cache=False).logits[:, :, :CODES]
     decoder = build(prior, CODES, 3)
-    cache = decoder.new_cache(3)
+    cache = decoder.new_cache(3, TOKENS + 1)
     for position in range(first - 1, TOKENS + 1):
         new = sequences[:, 0 if position == first - 1 else position : position + 1]
         torch.testing.assert_close(decoder(new, cache), expected[:, position], rtol=0, atol=1e-5 * expected.abs().max())
@@ -112,7 +112,7 @@ def test_bfloat16_matrices_are_close_and_a_bfloat16_model_stays_one(prior):
     sequences = random_sequences(3, 12)
     expected = prior(sequences, use_cache=False).logits[:, -1, :CODES]
     decoder = build_decoder(prior, CODES, 3, torch.bfloat16)
-    logits = decoder(sequences, decoder.new_cache(3))
+    logits = decoder(sequences, decoder.new_cache(3, 12))
     assert logits.dtype == torch.float32
     error = (logits - expected).square().mean().sqrt() / expected.std()
     assert 1e-5 < error < 0.1
@@ -147,7 +147,7 @@ def test_in_blocks_of_one_size_the_very_logits_are_equal(rows):
     wide = loud_prior("llama", hidden_size=192, num_heads=3)
     sequences = random_sequences(16, 8)
     decoder = build_decoder(wide, CODES, 16)
-    whole = decoder(sequences, decoder.new_cache(16))
+    whole = decoder(sequences, decoder.new_cache(16, 8))
     filled = sequences[torch.arange(16).clamp(max=rows - 1).flip(0)]
-    part = decoder(filled, decoder.new_cache(16)).flip(0)
+    part = decoder(filled, decoder.new_cache(16, 8)).flip(0)
     assert torch.equal(part[:rows], whole[:rows])
