@@ -156,7 +156,7 @@ def train_prior(config: PriorTraining) -> Path:
     step = run.resume(state)
     parts = config.gradient_accumulation_steps
     batches = ShuffledBatches(
-        len(train_set), config.batch_size // parts, step * parts, config.steps * parts, config.seed
+        train_set.shard_sizes, config.batch_size // parts, step * parts, config.steps * parts, config.seed
     )
     loader = accelerator.prepare(training_loader(train_set, batches))
     progress = tqdm(

@@ -8,9 +8,8 @@ from shard_folders import write_fashion_shards
 from torch import Tensor
 
 _CACHE = tempfile.TemporaryDirectory(prefix="wvq-tests-", ignore_cleanup_errors=True)
-os.environ["HF_DATASETS_CACHE"] = (
-    _CACHE.name
-)  # read when `datasets` is imported, here and in processes started by tests
+# Read when `datasets` is imported, here and in processes started by tests.
+os.environ["HF_DATASETS_CACHE"] = _CACHE.name
 
 
 @pytest.fixture(scope="session")

@@ -105,9 +105,9 @@ def test_a_tokenization_that_was_stopped_goes_on(fashion_shards, tokenizer_folde
         tokenize(config)
     encoded[:] = [-2000]
     folder = tokenize(config)
-    assert (
-        sum(encoded) == -2000 + 1100 - 570
-    )  # seven parts of 70 images, one of 10, and a mirrored one of 70 were there
+    # Seven parts of 70 images, one of 10, and a mirrored one of 70 were there.
+    assert sum(encoded) == -2000 + 1100 - 570
+    assert TokenDataset(folder, "train").shard_sizes == [70] * 14 + [20]
     for split in ("train", "evaluation"):
         one, other = TokenDataset(straight, split), TokenDataset(folder, split)
         assert torch.equal(one.tokens, other.tokens)

@@ -67,6 +67,11 @@ class TokenDataset(torch.utils.data.Dataset):
         self.tokenizer_fingerprint: str = about["tokenizer_fingerprint"]
 
     @property
+    def shard_sizes(self) -> list[int]:
+        """Images in each of the pieces that are shuffled among each other, for `ShuffledBatches`."""
+        return [min(PART_IMAGES, len(self) - first) for first in range(0, len(self), PART_IMAGES)]
+
+    @property
     def tokens(self) -> Tensor:
         """(N, T) int64 codes in raster order, of all images."""
         return torch.from_numpy(np.concatenate(self._tokens)).view(-1, self.num_tokens).long()

@@ -27,14 +27,8 @@ from .images import SUFFIXES, BadImage
 
 MAX_FIELD_BYTES = 2**20  # of a label, of JSON, and of a header: their sizes are claims of the archive
 _FORMAT = 1  # of the index: raise it when what it holds changes
-_DAMAGE = (
-    tarfile.TarError,
-    OSError,
-    ValueError,
-    LookupError,
-    ArithmeticError,
-    RecursionError,
-)  # all that tarfile raises
+# All that tarfile raises.
+_DAMAGE = (tarfile.TarError, OSError, ValueError, LookupError, ArithmeticError, RecursionError)
 _SCHEMA = pa.schema([("name", pa.string()), ("offset", pa.int64()), ("size", pa.int64()), ("label", pa.string())])
 
 
