@@ -19,6 +19,7 @@ from torch import Tensor
 from wvq.tokenizer.errors import InputError
 from wvq.tokenizer.files import check_regular_file
 from wvq.tokenizer.images import BadImage, square_pixels
+from wvq.tokenizer.records import Records
 from wvq.tokenizer.sources import read_folder
 
 from .archives import read_array, read_header, read_headers
@@ -43,6 +44,7 @@ class ImageFolder:
         found = read_folder(folder)
         if found.evaluation is not None:
             raise InputError(f"{folder} has a training and an evaluation split; give the folder of one of them")
+        assert isinstance(found.train, Records)  # a folder of image files is no stream
         self._records, self._channels = found.train, channels
         headers = [self._header(index) for index in range(len(self._records))]
         sizes = Counter(size for size, _ in headers)
