@@ -149,7 +149,9 @@ def _tokenizer_steps(training: TokenizerTraining) -> Iterator[Callable[[], Tenso
 
 def _prior_steps(training: PriorTraining) -> Iterator[Callable[[], Tensor]]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    tokens = TokenDataset(tokenize(Tokenization(training.tokenizer, training.data, training.tokens_dir)), "train")
+    tokens = TokenDataset(
+        tokenize(Tokenization(training.tokenizer, training.data, training.tokens_dir, training.crops)), "train"
+    )
     sizes: dict[str, Any] = {"num_tokens": tokens.num_tokens, "num_classes": len(tokens.class_names)}
     description = PriorConfig(**asdict(training.model), num_codes=tokens.num_codes, **sizes)
     model = TokenLoss(build_prior(description), tokens.num_codes).to(device).train()

@@ -126,7 +126,7 @@ def encode(config: Comparison, cell: Cell) -> None:
     prior = config.training("prior", cell)
     if not Path(prior.output_dir).exists():
         with Clock(Path(config.output_dir) / cell.folder / "seconds.json").measure("tokens"):
-            tokenize(Tokenization(prior.tokenizer, prior.data, prior.tokens_dir))
+            tokenize(Tokenization(prior.tokenizer, prior.data, prior.tokens_dir, prior.crops))
 
 
 def score_cells(config: Comparison, cells: list[Cell], evaluation_set: ImageDataset, extractor: Extractor) -> None:

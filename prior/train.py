@@ -49,6 +49,8 @@ class PriorTraining:
     """The images; they are encoded once, into tokens_dir. The evaluation split is held out."""
     tokens_dir: str = "runs/tokens"
     """Folder of the token cache."""
+    crops: int = 0
+    """Crops of each training image whose tokens are trained on beside its own; see `wvq tokenize`."""
     model: PriorSize = field(default_factory=PriorSize)
     """Size of the prior."""
     steps: int = 100_000
@@ -122,7 +124,7 @@ def train_prior(config: PriorTraining) -> Path:
     run = Run(config.output_dir, config, accelerator)
     if run.finished:
         return run.folder / "model"
-    tokens = tokenize(Tokenization(config.tokenizer, config.data, config.tokens_dir))
+    tokens = tokenize(Tokenization(config.tokenizer, config.data, config.tokens_dir, config.crops))
     train_set, evaluation_set = TokenDataset(tokens, "train"), TokenDataset(tokens, "evaluation")
     if config.log_with:
         accelerator.init_trackers("prior")

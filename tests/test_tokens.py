@@ -42,6 +42,31 @@ def test_tokens_are_the_encoded_images_in_raster_order_and_flips_follow(fashion_
         assert (dataset.num_codes, dataset.tokenizer_fingerprint) == (32, tokenizer.fingerprint)
 
 
+def test_drawn_crops_follow_the_whole_images(fashion_folder, tokenizer_folder, tmp_path):
+    data = DataConfig(source=str(fashion_folder), channels=1, horizontal_flip=True)
+    config = Tokenization(str(tokenizer_folder), data, str(tmp_path / "one"), crops=2)
+    dataset = TokenDataset(tokenize(config), "train")
+    whole = TokenDataset(tokenize(dataclasses.replace(config, crops=0)), "train")
+    assert len(dataset) == 3 * len(whole)
+    tokens, labels = dataset.tokens.unflatten(0, (6, 500)), dataset.labels.unflatten(0, (6, 500))
+    assert torch.equal(tokens[:2].flatten(0, 1), whole.tokens)
+    assert torch.equal(labels, labels[:1].expand(6, 500))
+
+    tokenizer = VQTokenizer.from_pretrained(tokenizer_folder)
+    larger = load_splits(dataclasses.replace(data, image_size=31))[0].__getitems__(range(500))["images"]
+    corners = [(top, left) for top in range(4) for left in range(4)]
+    windows = torch.stack([larger[..., top : top + 28, left : left + 28] for top, left in corners])
+    for view, flip in ((2, False), (3, True), (4, False), (5, True)):
+        grids = [tokenizer.encode(to_model(window.flip(-1) if flip else window)) for window in windows]
+        matches = (torch.stack(grids).flatten(2) == tokens[view]).all(dim=-1)
+        assert matches.any(dim=0).all()  # each is a window of the larger image
+        assert (matches.sum(dim=1) > 5).all()  # and every place is drawn
+    again = tokenize(dataclasses.replace(config, output_dir=str(tmp_path / "two"), batch_size=33))
+    assert torch.equal(TokenDataset(again, "train").tokens, dataset.tokens)
+    with pytest.raises(InputError, match="crops is -1; it must be at least 0"):
+        dataclasses.replace(config, crops=-1)
+
+
 def test_tokens_are_encoded_once_for_what_they_depend_on(fashion_folder, tokenizer_folder, tmp_path, monkeypatch):
     config = Tokenization(
         str(tokenizer_folder), DataConfig(source=str(fashion_folder), channels=1), str(tmp_path / "t")
