@@ -128,7 +128,7 @@ def _compare(
                 seconds[name].append(_now(model) - start)
             memory[name] = max(memory[name], peak.bytes)
             if len(ticks) >= 32:
-                gaps = torch.tensor(ticks).diff()
+                gaps = torch.tensor(ticks, dtype=torch.float64).diff()  # float32 would count in milliseconds
                 growth[name].append(float(gaps[-15:].median() / gaps[:15].median()))
     arithmetic = batch / _product_seconds(model, codes, passes * batch)
     weights = sum(matrix.nbytes for matrix in _matrices(model, codes))
