@@ -49,10 +49,10 @@ class PriorTraining:
     """The images; they are encoded once, into tokens_dir. The evaluation split is held out."""
     tokens_dir: str = "runs/tokens"
     """Folder of the token cache."""
-    crops: int = 0
-    """Crops of each training image whose tokens are trained on beside its own; see `wvq tokenize`."""
     model: PriorSize = field(default_factory=PriorSize)
     """Size of the prior."""
+    crops: int = 0
+    """Crops of each training image whose tokens are trained on beside its own; see `wvq tokenize`."""
     steps: int = 100_000
     """Optimizer steps."""
     batch_size: int = 128
