@@ -168,8 +168,8 @@ class ImageArchive:
         _, *image = self._shape
         length = int(np.prod(image))
         if self._stream is None:
-            # It stays open: a compressed archive is then decompressed once, not anew for every part.
-            self._stream = zipfile.ZipFile(self._path).open("arr_0.npy")  # noqa: SIM115  # see above
+            # A compressed archive is decompressed once, not anew for every part.
+            self._stream = zipfile.ZipFile(self._path).open("arr_0.npy")  # noqa: SIM115 (it stays open)
             read_header(self._stream)
             self._start = self._stream.tell()
         content = bytearray()

@@ -97,15 +97,10 @@ class KeyValueCache:
 
     def __init__(self, config: PreTrainedConfig, rows: int, length: int, like: Tensor):
         self.rows, self.heads = rows, config.num_attention_heads
-        self.shape = (
-            2,
-            rows * self.heads,
-            -1,
-            config.hidden_size // self.heads,
-        )  # of keys and values, (2, R * H, T, d)
+        channels = config.hidden_size // self.heads
         entries = 2 * rows * config.hidden_size * -(-length // PAGE) * PAGE
-        self.memory = [like.new_empty(entries) for _ in range(config.num_hidden_layers + 1)]
-        self.layers = [memory[:0].view(2, rows * self.heads, 0, self.shape[-1]) for memory in self.memory[:-1]]
+        self.memory = [like.new_empty(entries) for _ in range(config.num_hidden_layers + 1)]  # the last is spare
+        self.layers = [memory[:0].view(2, rows * self.heads, 0, channels) for memory in self.memory[:-1]]
         self.start, self.end, self.room = 0, 0, 0
 
     def reserve(self, n: int) -> Tensor:
@@ -122,13 +117,13 @@ class KeyValueCache:
 
     def _lengthen(self, room: int) -> None:
         for index, full in enumerate(self.layers):
-            spare = self.memory.pop()
-            longer = spare[: full.shape[0] * full.shape[1] * room * full.shape[3]].view(self.shape)
+            kinds, rows, _, channels = full.shape
+            # Into the spare memory, in turn: memory that is new at each time would cost more than the copy.
+            self.memory[index], self.memory[-1] = self.memory[-1], self.memory[index]
+            longer = self.memory[index][: kinds * rows * room * channels].view(kinds, rows, room, channels)
             longer[:, :, : self.room] = full
             longer[:, :, self.room :] = 0
             self.layers[index] = longer
-            self.memory.append(self.memory[index])  # new memory would cost more than the copy
-            self.memory[index] = spare
         self.room = room
 
     def attend(self, layer: int, heads: Tensor, scale: float) -> Tensor:
@@ -161,7 +156,7 @@ class LlamaDecoder:
         self.floor = torch.tensor(math.sqrt(channels * self.config.rms_norm_eps), device=self.embedding.device)
 
         def product(*weights: Tensor, norm: Any = None) -> PackedLinear:
-            weight = torch.cat(weights).float()
+            weight = torch.cat(weights).float()  # a copy, also of one
             if norm is not None:
                 weight *= norm.weight.float() * math.sqrt(channels)
             return PackedLinear(weight.to(dtype), None, rows)

@@ -15,7 +15,7 @@ from processes import run, start
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
-from toy_runs import assert_equal_runs, changed, rows, toy_stage, untimed, weights
+from toy_runs import assert_close_runs, assert_equal_runs, changed, rows, toy_stage
 
 from wvq.pipelines import ClassConditionalPipeline
 from wvq.pipelines.train import train_pipeline
@@ -75,13 +75,7 @@ def test_two_sharded_processes_train_what_one_whole_one_does(
     run(1, train, whole, {}, 0, 5)
     run(2, train, sharded, environment("fsdp"), 0, 5)
     assert [row["skipped_steps"] for row in rows(sharded, "train")] == [0, 0, 1, 1, 1, 1, 1, 1]
-    for row, other in zip(untimed(whole), untimed(sharded), strict=True):
-        assert other.pop("split") == row.pop("split")
-        assert other == pytest.approx(row, rel=1e-5)
-    expected, found = weights(whole), weights(sharded)
-    assert expected.keys() == found.keys()
-    for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=0, atol=tolerance, msg=lambda text, n=name: f"{n}: {text}")
+    assert_close_runs(whole, sharded, metrics=1e-5, rtol=0, atol=tolerance)
 
     folder = Path(sharded.output_dir)
     assert [path.name for path in (folder / "images").iterdir()] == ["step-00000008.png"]

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from processes import run
 from safetensors.torch import load_file
-from toy_runs import MODEL, changed, toy_stage, untimed, weights
+from toy_runs import MODEL, assert_close_runs, changed, toy_stage
 
 from wvq.pipelines.class_conditional import load_prior
 from wvq.tokenizer import VQTokenizer
@@ -58,13 +57,7 @@ def both(fashion_folder: Path, fashion_shards: Path, tmp_path_factory: pytest.Te
 @pytest.mark.parametrize("name", [*QUANTIZERS, "stream", "prior"])
 def test_two_processes_train_what_one_does(both: list[Runs], name: str):
     one, two = (runs[name][1] for runs in both)
-    for row, other in zip(untimed(one), untimed(two), strict=True):
-        assert other.pop("split") == row.pop("split")
-        assert other == pytest.approx(row, rel=1e-3)
-    expected, found = weights(one), weights(two)
-    assert expected.keys() == found.keys()
-    for key, value in expected.items():
-        torch.testing.assert_close(found[key], value, rtol=1e-3, atol=1e-4, msg=lambda text, k=key: f"{k}: {text}")
+    assert_close_runs(one, two, metrics=1e-3, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", [*QUANTIZERS, "stream", "prior"])

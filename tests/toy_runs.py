@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -77,3 +78,14 @@ def assert_equal_runs(one: Any, other: Any) -> None:
     mine, theirs = weights(one), weights(other)
     assert mine.keys() == theirs.keys()
     assert [name for name in mine if not torch.equal(mine[name], theirs[name])] == []
+
+
+def assert_close_runs(one: Any, other: Any, metrics: float, rtol: float, atol: float) -> None:
+    """Equal metrics to that relative tolerance, and equal weights to the others."""
+    for row, its in zip(untimed(one), untimed(other), strict=True):
+        assert its.pop("split") == row.pop("split")
+        assert its == pytest.approx(row, rel=metrics)
+    expected, found = weights(one), weights(other)
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=rtol, atol=atol, msg=lambda text, n=name: f"{n}: {text}")

@@ -138,7 +138,7 @@ def _headers(files: Sequence[Path]) -> dict[str, tuple[tuple[int, ...], str]]:
     headers = {}
     for path in files:
         with safe_open(path, "pt") as file:
-            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  it is no dict
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (safetensors' file is no dict, and cannot be iterated over)
             headers |= {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()}
     return headers
 
