@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import GPT2LMHeadModel, LlamaForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import GPT2LMHeadModel, LlamaForCausalLM, PreTrainedModel
 from transformers.activations import NewGELUActivation, SiLUActivation
 from transformers.cache_utils import DynamicCache
 from transformers.models.gpt2 import modeling_gpt2 as gpt2
@@ -21,6 +21,7 @@ from transformers.pytorch_utils import Conv1D
 
 from wvq.tokenizer.errors import InputError
 
+from .cache import FixedPointCache, KeyValueCache, empty_cache
 from .packing import PackedLinear
 
 _LLAMA_PARTS = {
@@ -31,9 +32,6 @@ _GPT2_PARTS = {
     GPT2LMHeadModel, gpt2.GPT2Model, gpt2.GPT2Block, gpt2.GPT2Attention, gpt2.GPT2MLP, Conv1D, nn.LayerNorm, nn.Dropout,
     nn.Linear, nn.Embedding, nn.ModuleList, NewGELUActivation,
 }  # fmt: skip
-
-
-PAGE = 32  # positions
 
 
 class Decoder(Protocol):
@@ -88,59 +86,6 @@ class ModelDecoder:
         return output.logits[:, -1, : self.num_codes].float()
 
 
-class KeyValueCache:
-    """Keys and values of each layer, contiguous in memory, longer by `PAGE` positions whenever they are full.
-
-    They are read whole, with a mask over what is still empty: a product over contiguous memory is several times faster
-    than one over the filled part of longer rows.
-    """
-
-    def __init__(self, config: PreTrainedConfig, rows: int, length: int, like: Tensor):
-        self.rows, self.heads = rows, config.num_attention_heads
-        channels = config.hidden_size // self.heads
-        entries = 2 * rows * config.hidden_size * -(-length // PAGE) * PAGE
-        self.memory = [like.new_empty(entries) for _ in range(config.num_hidden_layers + 1)]  # the last is spare
-        self.layers = [memory[:0].view(2, rows * self.heads, 0, channels) for memory in self.memory[:-1]]
-        self.start, self.end, self.room = 0, 0, 0
-
-    def reserve(self, n: int) -> Tensor:
-        """Make room for n positions in all layers; returns them, (n,)."""
-        self.start, self.end = self.end, self.end + n
-        if self.end > self.room:
-            self._lengthen(-(-self.end // PAGE) * PAGE)
-        layer = self.layers[0]
-        places = torch.arange(self.room, device=layer.device)
-        new = places[self.start : self.end]
-        # (1, n, T), added to the scores
-        self.mask = layer.new_zeros(1, n, len(places)).masked_fill_(places > new[:, None], float("-inf"))
-        return new
-
-    def _lengthen(self, room: int) -> None:
-        for index, full in enumerate(self.layers):
-            kinds, rows, _, channels = full.shape
-            # Into the spare memory, in turn: memory that is new at each time would cost more than the copy.
-            self.memory[index], self.memory[-1] = self.memory[-1], self.memory[index]
-            longer = self.memory[index][: kinds * rows * room * channels].view(kinds, rows, room, channels)
-            longer[:, :, : self.room] = full
-            longer[:, :, self.room :] = 0
-            self.layers[index] = longer
-        self.room = room
-
-    def attend(self, layer: int, heads: Tensor, scale: float) -> Tensor:
-        """Store keys and values of the reserved positions; attend from each to all up to it.
-
-        heads: queries, keys and values, (R, n, 3, H, d), in any dtype; returns (R * n, C).
-        """
-        cache = self.layers[layer]
-        filled = cache.unflatten(1, (self.rows, self.heads))[:, :, :, self.start : self.end]
-        filled.copy_(heads[:, :, 1:].permute(2, 0, 3, 1, 4))
-        queries = heads[:, :, 0].transpose(1, 2).flatten(0, 1).to(cache.dtype)
-        # Not scaled_dot_product_attention: for a single query its last bits depend on the number of threads.
-        weights = torch.baddbmm(self.mask, queries, cache[0].mT, alpha=scale).softmax(dim=-1)
-        attended = torch.bmm(weights, cache[1])  # (R * H, n, d)
-        return attended.unflatten(0, (self.rows, self.heads)).transpose(1, 2).flatten(0, 1).flatten(1)
-
-
 class LlamaDecoder:
     """A plain `LlamaForCausalLM`.
 
@@ -181,10 +126,10 @@ class LlamaDecoder:
                 )
             )
 
-    def new_cache(self, rows: int, length: int) -> KeyValueCache:
-        return KeyValueCache(self.config, rows, length, self.embedding.new_empty(0, dtype=self.dtype))
+    def new_cache(self, rows: int, length: int) -> FixedPointCache | KeyValueCache:
+        return empty_cache(self.config, rows, length, self.embedding.new_empty(0, dtype=self.dtype))
 
-    def __call__(self, tokens: Tensor, cache: KeyValueCache) -> Tensor:
+    def __call__(self, tokens: Tensor, cache: FixedPointCache | KeyValueCache) -> Tensor:
         rows, n = tokens.shape
         places = cache.reserve(n)
         x = F.embedding(tokens.flatten(), self.embedding).float()  # (R * n, C)
@@ -234,10 +179,10 @@ class GPT2Decoder:
             for block in body.h
         ]
 
-    def new_cache(self, rows: int, length: int) -> KeyValueCache:
-        return KeyValueCache(self.config, rows, length, self.embedding.new_empty(0, dtype=self.dtype))
+    def new_cache(self, rows: int, length: int) -> FixedPointCache | KeyValueCache:
+        return empty_cache(self.config, rows, length, self.embedding.new_empty(0, dtype=self.dtype))
 
-    def __call__(self, tokens: Tensor, cache: KeyValueCache) -> Tensor:
+    def __call__(self, tokens: Tensor, cache: FixedPointCache | KeyValueCache) -> Tensor:
         rows, n = tokens.shape
         places = cache.reserve(n)
         x = (F.embedding(tokens, self.embedding) + self.positions[places]).float().flatten(0, 1)  # (R * n, C)

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from wvq.prior import PriorConfig, build_prior, sample_tokens
-from wvq.prior.decoding import PAGE, GPT2Decoder, LlamaDecoder, ModelDecoder, build_decoder
+from wvq.prior.cache import PAGE
+from wvq.prior.decoding import GPT2Decoder, LlamaDecoder, ModelDecoder, build_decoder
 from wvq.tokenizer import InputError
 
 CODES, CLASSES, TOKENS = 24, 3, 2 * PAGE + 6

@@ -16,7 +16,8 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
 def source_files(package: str) -> set[str]:
-    return {path.name for path in (ROOT / package).iterdir() if path.is_file() and path.name != "__init__.py"}
+    files = {path.name for path in (ROOT / package).iterdir() if path.is_file() and path.suffix != ".so"}
+    return files - {"__init__.py"}
 
 
 def test_only_wvq_is_installed() -> None:
