@@ -111,6 +111,7 @@ def _compare(
     samplers: dict[str, Callable[[int], Any]] = {
         "wvq": ours,
         "wvq, bfloat16": lambda tokens: ours(tokens, torch.bfloat16),
+        "wvq, int8": lambda tokens: ours(tokens, torch.int8),
         "transformers": lambda tokens: generate_with_transformers(model, labels, tokens, codes, scale),
     }
     passes = 1 if scale == 1 else 2

@@ -125,13 +125,14 @@ class ClassConditionalPipeline(Pipeline):
         guidance_interval: tuple[int, int] | None = None,
         known_tokens: Tensor | None = None,
         best_of: int = 1,
+        dtype: torch.dtype | None = None,
     ) -> ImagePipelineOutput | Any:
         """Generate num_images_per_label images for each of class_labels, in that order.
 
         Args:
             class_labels: numbers or names of classes; None for a prior without classes.
-            guidance_scale, temperature, top_k, top_p, min_p, guidance_schedule, guidance_interval: see
-                `wvq.prior.sample_tokens`.
+            guidance_scale, temperature, top_k, top_p, min_p, guidance_schedule, guidance_interval, dtype:
+                see `wvq.prior.sample_tokens`.
             generator: one, or one per image, which makes its pixels independent of the others in the batch.
             output_type: "pil", "np", "pt", "uint8" or "latent" (tokens).
             return_dict: whether to return `ImagePipelineOutput` instead of a tuple.
@@ -181,6 +182,7 @@ class ClassConditionalPipeline(Pipeline):
                 guidance_schedule=guidance_schedule,
                 guidance_interval=guidance_interval,
                 known_tokens=known_tokens,
+                dtype=dtype,
             )
         if best_of > 1:
             scores = log_likelihood(self.prior, tokens, labels, config.num_codes).view(-1, best_of)

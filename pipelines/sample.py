@@ -49,6 +49,8 @@ class SamplingOptions:
     """How guidance grows over the positions of an image."""
     guidance_interval: tuple[int, int] | None = None
     """First position with guidance and the one after the last; none for all."""
+    dtype: Literal["auto", "bfloat16"] = "auto"
+    """Type of the prior's matrices and cache: its own, or rounded for speed."""
 
     def __post_init__(self) -> None:
         check_sampling(self.guidance_scale, self.temperature, self.top_k, self.top_p, self.min_p)
@@ -149,6 +151,7 @@ def sample_images(
                     output_type="uint8",
                     guidance_schedule=options.guidance_schedule,
                     guidance_interval=options.guidance_interval,
+                    dtype=torch.bfloat16 if options.dtype == "bfloat16" else None,
                 )
             except RuntimeError as error:
                 if len(batch) == 1 or not should_reduce_batch_size(error):

@@ -22,7 +22,7 @@ from transformers.pytorch_utils import Conv1D
 from wvq.tokenizer.errors import InputError
 
 from .cache import FixedPointCache, KeyValueCache, empty_cache
-from .packing import PackedLinear
+from .packing import PackedLinear, packed_linear
 
 _LLAMA_PARTS = {
     LlamaForCausalLM, llama.LlamaModel, llama.LlamaDecoderLayer, llama.LlamaAttention, llama.LlamaMLP,
@@ -54,7 +54,8 @@ def build_decoder(model: PreTrainedModel, num_codes: int, rows: int, dtype: torc
             called, not read.
         num_codes: K; logits of the ids from K on are left out.
         rows: sequences at once for which it should be fastest.
-        dtype: of matrices and cache, such as torch.bfloat16; the model's by default. Norms and residuals stay float32.
+        dtype: of matrices and cache, such as torch.bfloat16; the model's by default. torch.int8 is of the matrices
+            alone, a scale for each output channel, beside bfloat16. Norms and residuals stay float32.
 
     Raises:
         InputError: for a dtype where the model has to be called.
@@ -94,7 +95,8 @@ class LlamaDecoder:
     """
 
     def __init__(self, model: LlamaForCausalLM, num_codes: int, rows: int, dtype: torch.dtype):
-        self.config, self.dtype, self.rotary = model.config, dtype, model.model.rotary_emb
+        self.config, self.rotary = model.config, model.model.rotary_emb
+        self.dtype = torch.bfloat16 if dtype == torch.int8 else dtype
         self.embedding = model.model.embed_tokens.weight
         self.rotations = self.embedding.new_empty(0, dtype=torch.complex64)  # of the first positions, (T, 1, 1, d / 2)
         channels, heads = self.config.hidden_size, self.config.num_attention_heads
@@ -104,7 +106,7 @@ class LlamaDecoder:
             weight = torch.cat(weights).float()  # a copy, also of one
             if norm is not None:
                 weight *= norm.weight.float() * math.sqrt(channels)
-            return PackedLinear(weight.to(dtype), None, rows)
+            return packed_linear(weight, None, rows, dtype)
 
         def paired(weight: Tensor) -> Tensor:
             return weight.unflatten(0, (heads, 2, -1)).transpose(1, 2).flatten(0, 2)
@@ -159,13 +161,13 @@ class GPT2Decoder:
 
     def __init__(self, model: GPT2LMHeadModel, num_codes: int, rows: int, dtype: torch.dtype):
         body: Any = model.transformer
-        self.config, self.dtype = model.config, dtype
+        self.config, self.dtype = model.config, torch.bfloat16 if dtype == torch.int8 else dtype
         self.embedding, self.positions, self.norm = body.wte.weight, body.wpe.weight, body.ln_f
 
         def product(part: Conv1D) -> PackedLinear:
-            return PackedLinear(part.weight.mT.to(dtype), part.bias.to(dtype), rows)
+            return packed_linear(part.weight.mT, part.bias, rows, dtype)
 
-        self.output = PackedLinear(model.lm_head.weight[:num_codes].to(dtype), None, rows)
+        self.output = packed_linear(model.lm_head.weight[:num_codes], None, rows, dtype)
         self.layers: list[Any] = [
             (
                 block.ln_1,

@@ -54,3 +54,45 @@ class PackedLinear:
         if not self.packed or other.dtype != self.dtype:
             return self(x) * other
         return torch.ops.mkldnn._linear_pointwise.binary(x, other, self.weight, self.bias, "mul")
+
+
+FEW_ROWS = 4  # up to which a product takes as long as reading its matrix does
+
+
+class Int8Linear(PackedLinear):
+    """The same with the weight as int8 and a scale for each output channel: for few rows, when reading it takes the time.
+
+    Args:
+        weight: (C_out, C_in), rounded to 127 steps of its row's largest magnitude to each side.
+        bias: (C_out,) or None.
+        rows: R. For more than `FEW_ROWS`, when products and not bytes take the time, the rounded weight is held as
+            bfloat16.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, rows: int):
+        scales = weight.detach().float().abs().amax(dim=1).clamp(min=1e-30) / 127
+        steps = (weight.detach().float() / scales[:, None]).round()
+        bias = None if bias is None else bias.bfloat16()
+        if rows > FEW_ROWS:
+            super().__init__((steps * scales[:, None]).bfloat16(), bias, rows)
+            return
+        self.weight, self.scales, self.bias = steps.to(torch.int8).contiguous(), scales.bfloat16(), bias
+        self.dtype, self.packed = torch.bfloat16, False
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self.weight.dtype != torch.int8:
+            return super().__call__(x)
+        rows = x.flatten(0, -2)
+        if len(rows) > FEW_ROWS:  # of a prompt
+            y = F.linear(rows, self.weight.to(x.dtype)) * self.scales
+        else:
+            y = torch.ops.aten._weight_int8pack_mm(rows, self.weight, self.scales)
+        y = y if self.bias is None else y + self.bias
+        return y.unflatten(0, x.shape[:-1])
+
+
+def packed_linear(weight: Tensor, bias: Tensor | None, rows: int, dtype: torch.dtype) -> PackedLinear:
+    """The function x -> x @ weight.T + bias with its weight in dtype; int8 takes x as bfloat16."""
+    if dtype == torch.int8:
+        return Int8Linear(weight, bias, rows)
+    return PackedLinear(weight.to(dtype), None if bias is None else bias.to(dtype), rows)

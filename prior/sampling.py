@@ -58,7 +58,7 @@ def sample_tokens(
         on_token: called after each drawn position with the position and the tokens so far, (B, position + 1).
         guidance_schedule, guidance_interval: see `wvq.prior.guidance.guidance_scales`.
         known_tokens: (B, n), n <= T: codes that are given, -1 where one is to be drawn, as it is from n on.
-        dtype: of the matrices, such as torch.bfloat16; the model's own by default.
+        dtype: of the matrices, torch.bfloat16 or torch.int8 for speed; the model's own by default.
         block_size: images computed together where there is a generator each; 16 on a CPU and 64 elsewhere by default.
 
     Returns:

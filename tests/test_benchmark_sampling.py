@@ -25,7 +25,7 @@ def test_every_sampler_is_measured_at_every_setting(tmp_path, architecture):
     written = json.loads((tmp_path / "scores.json").read_text())
     rows = written["rows"]
     settings = [(r["tokens"], r["batch"], r["guidance"], r["sampler"]) for r in rows]
-    names = ("wvq", "wvq, bfloat16", "transformers")
+    names = ("wvq", "wvq, bfloat16", "wvq, int8", "transformers")
     assert settings == [(t, b, g, n) for t in (6, 40) for b in (1, 3) for g in (1.0, 2.0) for n in names]
     for row in rows:
         assert row["tokens_per_second"] == pytest.approx(row["batch"] * row["tokens"] / (sum(row["seconds"]) / 2))

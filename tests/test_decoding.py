@@ -1,5 +1,6 @@
 """Decoding with a cache: `wvq.prior.decoding`, against the models' own forward pass and their generate."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from wvq.prior import PriorConfig, build_prior, sample_tokens
 from wvq.prior.cache import PAGE
 from wvq.prior.decoding import GPT2Decoder, LlamaDecoder, ModelDecoder, build_decoder
+from wvq.prior.packing import FEW_ROWS
 from wvq.tokenizer import InputError
 
 CODES, CLASSES, TOKENS = 24, 3, 2 * PAGE + 6
@@ -119,6 +121,27 @@ def test_bfloat16_matrices_are_close_and_a_bfloat16_model_stays_one(prior):
     assert 1e-5 < error < 0.1
     tokens = sample_tokens(prior, torch.tensor([0]), TOKENS, CODES, dtype=torch.bfloat16)
     assert tokens.shape == (1, TOKENS)
+
+
+@pytest.mark.parametrize("rows", [1, FEW_ROWS, FEW_ROWS + 1])
+@torch.inference_mode()
+def test_int8_matrices_are_those_of_a_model_with_rounded_weights(prior, rows):
+    """Whether they are held as int8 or, for many rows, as bfloat16; bfloat16 has its own error beside float32."""
+    sequences, rounded = random_sequences(rows, 12), copy.deepcopy(prior)
+    inside = ("q_proj", "k_proj", "v_proj", "o_proj", "gate", "up_proj", "down", "c_attn", "c_proj", "c_fc", "lm_head")
+    for name, weight in rounded.named_parameters():
+        if weight.ndim == 2 and any(part in name for part in inside):
+            dim = 0 if name.startswith("transformer.h") else 1
+            step = weight.abs().amax(dim=dim, keepdim=True) / 127
+            weight.copy_((weight / step).round() * step)
+    half = build_decoder(rounded, CODES, rows, torch.bfloat16)
+    decoder = build_decoder(prior, CODES, rows, torch.int8)
+    expected, cache, half_cache = None, decoder.new_cache(rows, 12), half.new_cache(rows, 12)
+    for new in (sequences[:, :10], sequences[:, 10:11], sequences[:, 11:]):  # a prompt, then single tokens
+        logits, expected = decoder(new, cache), half(new, half_cache)
+        assert (logits - expected).square().mean().sqrt() < 0.1 * expected.std()
+    whole = prior(sequences, use_cache=False).logits[:, -1, :CODES]
+    assert 1e-4 < (logits - whole).square().mean().sqrt() / whole.std() < 0.15
 
 
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
