@@ -60,7 +60,7 @@ FEW_ROWS = 4  # up to which a product takes as long as reading its matrix does
 
 
 class Int8Linear(PackedLinear):
-    """The same with the weight as int8 and a scale for each output channel: for few rows, when reading it takes the time.
+    """The same with the weight as int8, a scale for each output channel: for few rows, whose time is that of reading.
 
     Args:
         weight: (C_out, C_in), rounded to 127 steps of its row's largest magnitude to each side.

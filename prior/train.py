@@ -2,7 +2,7 @@
 
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -31,6 +31,7 @@ from wvq.tokenizer.training_state import TrainingState
 
 from .baselines import baseline_bits
 from .loss import TokenLoss
+from .micro_batches import accumulation_steps
 from .model import PriorConfig, PriorSize, build_prior, transformer_layers
 from .muon import Muon
 from .sampling import sample_tokens
@@ -58,7 +59,7 @@ class PriorTraining:
     batch_size: int = 128
     """Images per optimizer step, over all processes and accumulated batches."""
     gradient_accumulation_steps: int = 1
-    """Parts into which the batch is cut to save memory."""
+    """Parts into which the batch is cut to save memory; 0 for as few as fit into it, which is tried."""
     optimizer: Literal["muon", "adamw"] = "muon"
     """Optimizer of the matrices inside the layers; embeddings, output layer and norms always have AdamW."""
     learning_rate: float = 1e-3
@@ -105,6 +106,10 @@ class PriorTraining:
     def __post_init__(self) -> None:
         object.__setattr__(self, "log_with", tuple(self.log_with))
         check_schedule(self, "log_every", "evaluate_every", "checkpoint_every", "keep_checkpoints", "max_skipped_steps")
+        if self.gradient_accumulation_steps < 0:
+            raise InputError(
+                f"gradient_accumulation_steps is {self.gradient_accumulation_steps}; it must be at least 1, or 0 to try"
+            )
         if not 0 <= self.class_dropout <= 1:
             raise InputError(f"class_dropout is {self.class_dropout}; it must be in [0, 1]")
         for name in ("label_smoothing", "ema_decay"):
@@ -148,6 +153,11 @@ def train_prior(config: PriorTraining) -> Path:
     optimizers = build_optimizers(prior, config)
     token_loss = TokenLoss(prior, description.num_codes, config.label_smoothing)
     average = weight_average(token_loss, config.ema_decay, accelerator) if config.ema_decay else None
+    if config.gradient_accumulation_steps == 0:
+        parts = accumulation_steps(run.folder, token_loss, config.batch_size, description.num_tokens, accelerator)
+        config = replace(config, gradient_accumulation_steps=parts)
+        accelerator.gradient_accumulation_steps = parts
+        check_processes(config, accelerator)
     model, *optimizers = accelerator.prepare(token_loss, *optimizers)
     evaluated = average.module if average else accelerator.unwrap_model(model)
     assert isinstance(evaluated, TokenLoss)

@@ -58,7 +58,7 @@ def build_accelerator(config: EngineConfig, may_shard: bool = False) -> Accelera
     plugin = _sharding(config.mixed_precision) if sharded else None
     accelerator = Accelerator(
         mixed_precision=config.mixed_precision,
-        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        gradient_accumulation_steps=config.gradient_accumulation_steps or 1,  # 0: to be found
         dataloader_config=DataLoaderConfiguration(split_batches=True),
         fsdp_plugin=plugin,
         log_with=list(config.log_with) or None,

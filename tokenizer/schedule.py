@@ -43,10 +43,10 @@ def check_schedule(config: Schedule, *positive: str) -> None:
     Raises:
         InputError: naming the field, its value and what would be valid.
     """
-    for name in ("steps", "batch_size", "gradient_accumulation_steps", *positive):
+    for name in ("steps", "batch_size", *positive):
         if getattr(config, name) < 1:
             raise InputError(f"{name} is {getattr(config, name)}; it must be at least 1")
-    if config.batch_size % config.gradient_accumulation_steps:
+    if config.gradient_accumulation_steps and config.batch_size % config.gradient_accumulation_steps:
         raise InputError(
             f"batch_size is {config.batch_size}; it must divide by gradient_accumulation_steps, "
             f"{config.gradient_accumulation_steps}"
@@ -65,7 +65,7 @@ def check_processes(config: Schedule, accelerator: Accelerator) -> None:
     Raises:
         InputError: if it cannot.
     """
-    part = config.batch_size // config.gradient_accumulation_steps
+    part = config.batch_size // (config.gradient_accumulation_steps or 1)
     if part % accelerator.num_processes:
         raise InputError(
             f"batch_size / gradient_accumulation_steps is {part}; "

@@ -88,7 +88,8 @@ class TokenizerTraining:
                 f"model is for {self.model.channels} x {self.model.image_size} x {self.model.image_size} images, data "
                 f"has {self.data.channels} x {self.data.image_size} x {self.data.image_size}; they must be the same"
             )
-        check_schedule(self, "log_every", "evaluate_every", "checkpoint_every", "keep_checkpoints", "max_skipped_steps")
+        often = ("log_every", "evaluate_every", "checkpoint_every", "keep_checkpoints", "max_skipped_steps")
+        check_schedule(self, "gradient_accumulation_steps", *often)
         if not 0 <= self.ema_decay < 1:
             raise InputError(f"ema_decay is {self.ema_decay}; it must be in [0, 1)")
 
