@@ -42,7 +42,7 @@ INLINE float exponential(float x)
 }
 
 /* Sixteen lanes: one or more vector registers. Heads are filled up with zeros to whole groups of 64 channels. */
-enum { LANES = 16, GROUP = 4 * LANES, MOST_GROUPS = MOST_CHANNELS / GROUP, GROUP_BYTES = 3 * GROUP, AHEAD = 24 };
+enum { LANES = 16, GROUP = 4 * LANES, MOST_GROUPS = MOST_CHANNELS / GROUP, GROUP_BYTES = 3 * GROUP, AHEAD = 48 };
 typedef float Floats __attribute__((vector_size(4 * LANES)));
 typedef int32_t Integers __attribute__((vector_size(4 * LANES)));
 
@@ -89,24 +89,30 @@ INLINE void store(const float *x, uint8_t *record, float *scale, int d)
 }
 
 /* Ask for the record AHEAD positions from t, or of the stream that is read next: the processor itself sees a stream only
-   after some of it was read. None of it is needed again in this step, so it shall not displace weights. */
-INLINE void prefetch(int t, int count, const uint8_t *stream, const uint8_t *next, int bytes)
+   after some of it was read. Into its second cache: the first has too few places for what is on its way. */
+INLINE void prefetch(int t, int count, const uint8_t *stream, const float *scales, const uint8_t *next,
+                     const float *next_scales, int bytes)
 {
-    const uint8_t *record = t + AHEAD < count ? stream + (size_t)(t + AHEAD) * bytes
-                                              : next + (size_t)(t + AHEAD - count) * bytes;
+    int within = t + AHEAD < count;
+    size_t ahead = within ? t + AHEAD : t + AHEAD - count;
+    const uint8_t *record = (within ? stream : next) + ahead * bytes;
     for (int i = 0; i < bytes; i += 64)
-        __builtin_prefetch(record + i, 0, 0);
+        __builtin_prefetch(record + i, 0, 2);
+    __builtin_prefetch((within ? scales : next_scales) + ahead, 0, 2);
 }
 
+/* By halves that stay in registers. */
 INLINE float sum_of(Floats x)
 {
-    float lanes[LANES];
-    memcpy(lanes, &x, sizeof x);
-    float sum = 0.0f;
-#pragma omp simd reduction(+ : sum)
-    for (int i = 0; i < LANES; i++)
-        sum += lanes[i];
-    return sum;
+    typedef float Eight __attribute__((vector_size(4 * LANES / 2)));
+    typedef float Four __attribute__((vector_size(4 * LANES / 4)));
+    Eight halves[2];
+    Four quarters[2];
+    memcpy(halves, &x, sizeof x);
+    halves[0] += halves[1];
+    memcpy(quarters, halves, sizeof quarters);
+    quarters[0] += quarters[1];
+    return (quarters[0][0] + quarters[0][1]) + (quarters[0][2] + quarters[0][3]);
 }
 
 /* softmax(scale * query . keys) . values, over `count` positions; `weights` is room for as many numbers. */
@@ -115,13 +121,14 @@ INLINE void attend_one(const float *query, const uint8_t *keys, const float *key
 {
     int groups = (d + GROUP - 1) / GROUP, bytes = groups * GROUP_BYTES;
     const uint8_t *next_keys = values + (values - keys); /* of the next head */
+    const float *next_scales = value_scales + (value_scales - key_scales);
     float most = -INFINITY, total = 0.0f, padded[MOST_CHANNELS] = {0};
     Floats queries[4 * MOST_GROUPS], sums[4 * MOST_GROUPS], channels[4];
     memcpy(padded, query, d * sizeof *query);
     memcpy(queries, padded, 4 * groups * sizeof *queries);
     for (int t = 0; t < count; t++) {
         const uint8_t *key = keys + (size_t)t * bytes;
-        prefetch(t, count, keys, values, bytes);
+        prefetch(t, count, keys, key_scales, values, value_scales, bytes);
         Floats products = {0};
         for (int g = 0; g < groups; g++) {
             unpack(key + g * GROUP_BYTES, channels);
@@ -143,7 +150,7 @@ INLINE void attend_one(const float *query, const uint8_t *keys, const float *key
         sums[c] = (Floats){0};
     for (int t = 0; t < count; t++) {
         const uint8_t *value = values + (size_t)t * bytes;
-        prefetch(t, count, values, next_keys, bytes);
+        prefetch(t, count, values, value_scales, next_keys, next_scales, bytes);
         for (int g = 0; g < groups; g++) {
             unpack(value + g * GROUP_BYTES, channels);
             for (int c = 0; c < 4; c++)

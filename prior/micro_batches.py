@@ -43,8 +43,8 @@ def fitting_parts(model: TokenLoss, batch_size: int, num_tokens: int, accelerato
     """The fewest parts of a batch whose forward and backward passes fit into the memory of every process.
 
     Args:
-        model: not prepared yet; moved to the accelerator's device. Its weights, its gradients and the random numbers are
-            left as they were.
+        model: not prepared yet; moved to the accelerator's device. Its weights, its gradients and the random numbers
+            are left as they were.
         batch_size: images of an optimizer step, over all processes.
         num_tokens: tokens of an image, T.
 
