@@ -4,10 +4,12 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from toy_runs import assert_equal_runs, changed, toy_stage
 
 from wvq.prior import micro_batches
@@ -97,3 +99,10 @@ def test_a_batch_that_cannot_be_cut_further_is_told(stage_two, room_for, asked):
 def test_fewer_parts_than_none_are_refused(stage_two):
     with pytest.raises(InputError, match="gradient_accumulation_steps is -1; it must be at least 1, or 0 to try"):
         changed(stage_two, gradient_accumulation_steps=-1)
+
+
+def test_a_sharded_prior_is_not_tried(tmp_path):
+    sharded: Any = SimpleNamespace(is_fsdp2=True)
+    with pytest.raises(InputError, match=r"gradient_accumulation_steps is 0, .* a sharded prior cannot be tried"):
+        micro_batches.accumulation_steps(tmp_path, nn.Module(), 4, 4, sharded)  # pyright: ignore[reportArgumentType]
+    assert not list(tmp_path.iterdir())

@@ -21,6 +21,7 @@ from torch import Tensor
 from wvq.pipelines import ClassConditionalPipeline
 from wvq.pipelines.sample import Sampling, SamplingOptions, sample, sample_images
 from wvq.pipelines.sample_set import write_parts
+from wvq.prior import sampling
 from wvq.tokenizer import InputError
 from wvq.tokenizer.data import DataConfig, load_splits
 
@@ -152,6 +153,17 @@ class Small(ClassConditionalPipeline):
                 "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 byte"
             )
         return super().__call__(class_labels, **rest)
+
+
+def test_matrices_are_rounded_if_asked(saved, monkeypatch):
+    asked = []
+    build = sampling.build_decoder
+    monkeypatch.setattr(sampling, "build_decoder", lambda *a: (asked.append(a[-1]), build(*a))[1])
+    pipeline = ClassConditionalPipeline.from_pretrained(saved)
+    for dtype in ("auto", "bfloat16"):
+        next(sample_images(pipeline, expected_images(saved)[1], SamplingOptions(dtype=dtype)))
+    assert asked[-1] == torch.bfloat16
+    assert set(asked[:-1]) == {None}
 
 
 def test_a_batch_without_enough_memory_is_halved_and_said(saved, capsys):

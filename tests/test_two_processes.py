@@ -37,6 +37,8 @@ def trainings(images: Path, shards: Path, folder: Path) -> Runs:
     train, config = toy_stage("prior", images, folder)
     accumulated = {"gradient_accumulation_steps": 2, "optimizer": "adamw"}  # Muon rounds to bfloat16
     runs["prior"] = train, changed(config, sample_every=0, **accumulated, **short)
+    tried = {**accumulated, "gradient_accumulation_steps": 0}
+    runs["prior, parts tried"] = train, changed(config, "tried", sample_every=0, **tried, **short)
     return runs
 
 
@@ -54,17 +56,17 @@ def both(fashion_folder: Path, fashion_shards: Path, tmp_path_factory: pytest.Te
     return runs
 
 
-@pytest.mark.parametrize("name", [*QUANTIZERS, "stream", "prior"])
+@pytest.mark.parametrize("name", [*QUANTIZERS, "stream", "prior", "prior, parts tried"])
 def test_two_processes_train_what_one_does(both: list[Runs], name: str):
     one, two = (runs[name][1] for runs in both)
     assert_close_runs(one, two, metrics=1e-3, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", [*QUANTIZERS, "stream", "prior"])
+@pytest.mark.parametrize("name", [*QUANTIZERS, "stream", "prior", "prior, parts tried"])
 def test_every_parameter_had_a_gradient_and_one_update_in_each_step(both: list[Runs], name: str):
     for runs in both:
         folder = Path(runs[name][1].output_dir)
-        model = load_prior(folder / "model") if name == "prior" else VQTokenizer.from_pretrained(folder / "model")
+        model = (load_prior if name.startswith("prior") else VQTokenizer.from_pretrained)(folder / "model")
         trained = sum(parameter.requires_grad for parameter in model.parameters())
         optimizer = load_file(folder / "checkpoints" / f"step-{STEPS:08d}" / "optimizers.safetensors")
         assert [int(value) for key, value in optimizer.items() if key.endswith(".step")] == [STEPS] * trained
