@@ -5,7 +5,9 @@
    channel, are those that float32 arithmetic makes in a sum of that size anyway; the bytes are 3/4 of float32's.
 
    Every (row, head) is computed by one thread, in one order: the result depends on nothing else in the batch and not
-   on the number of threads. */
+   on the number of threads.
+
+   Legend of shapes, as in cache.py: R rows, n new positions, H heads, d channels of a head. */
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>

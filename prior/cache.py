@@ -33,12 +33,12 @@ class FixedPointCache:
     """
 
     def __init__(self, config: PreTrainedConfig, rows: int, length: int):
-        self.rows, self.heads, self.room = rows, config.num_attention_heads, length
+        self.heads, self.room = config.num_attention_heads, length
         channels = config.hidden_size // self.heads
         shape = (config.num_hidden_layers, rows, self.heads, 2, length)
         self.records = torch.empty(*shape, 3 * (-(-channels // _GROUP) * _GROUP), dtype=torch.uint8)
         self.scales = torch.empty(shape)
-        self.weights = torch.empty(torch.get_num_threads(), length)
+        self.weights = torch.empty(torch.get_num_threads(), length)  # of one head at a time, on each thread
         self.start, self.end = 0, 0
 
     def reserve(self, n: int) -> Tensor:
