@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 install: $(VENV)/.installed
 
-$(VENV)/.installed: pyproject.toml setup.py prior/attention.c constraints.txt
+$(VENV)/.installed: pyproject.toml setup.py prior/decoder/attention.c constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --constraint constraints.txt --editable ".[offline,dev]"
 	touch $@
@@ -18,7 +18,7 @@ $(VENV)/.installed: pyproject.toml setup.py prior/attention.c constraints.txt
 # Fashion-MNIST: used where it is; else Debian's package is unpacked into data/ without being installed.
 # Where there is no apt, `wvq` downloads it from the Hugging Face hub when it is first needed.
 data:
-	@sh tokenizer/fetch_fashion_mnist.sh
+	@sh tokenizer/data/fetch_fashion_mnist.sh
 
 demo: install data
 	$(BIN)/wvq demo

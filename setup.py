@@ -5,8 +5,8 @@ from setuptools import Extension, setup
 setup(
     ext_modules=[
         Extension(
-            "wvq.prior._attention",
-            ["prior/attention.c"],
+            "wvq.prior.decoder._attention",
+            ["prior/decoder/attention.c"],
             extra_compile_args=["-O3", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi"],
             extra_link_args=["-fopenmp"],
             optional=True,  # without a C compiler torch does the same, more slowly

@@ -1,13 +1,14 @@
 """Scores, each with the protocol that makes it comparable."""
 
-from wvq.tokenizer.usage import CodebookUsage
+from wvq.tokenizer.metrics import CodebookUsage
 
-from .extractors import Extractor, build_extractor
 from .feature_scores import FEATURE_SCORES, score_features
-from .features import FeatureSet, extract_features
-from .frechet import FrechetDistance
-from .image_sources import ImageArchive, ImageFolder, open_images
-from .reference import ReferenceStatistics
+from .features.extractor import Extractor
+from .features.feature_set import FeatureSet, extract_features
+from .features.image_sources import ImageArchive, ImageFolder, open_images
+from .features.reference import ReferenceStatistics
+from .features.registry import build_extractor
+from .frechet_metric import FrechetDistance
 from .scores import (
     GenerationScores,
     ReconstructionScores,

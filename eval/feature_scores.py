@@ -8,19 +8,19 @@ from torch import Tensor
 
 from wvq.tokenizer.errors import InputError
 
-from .bootstrap import bootstrap_interval
-from .class_scores import class_accuracy, class_frechet_distances
-from .extractors import INCEPTION_SHA256
-from .features import FeatureSet
-from .frechet import check_enough_images
-from .frechet_infinity import frechet_infinity
-from .gaussian_frechet import covariance_factor, frechet_distance, mean_and_factor
-from .inception_score import inception_score
-from .kernel_distance import clip_maximum_mean_discrepancy, kernel_inception_distance
-from .memorization import memorization_distance, memorization_informed_distance
-from .precision_recall import density_coverage, precision_recall
-from .reference import ReferenceStatistics, differences
-from .sliced_wasserstein import sliced_wasserstein_distance
+from .features.feature_set import FeatureSet
+from .features.inception import INCEPTION_SHA256
+from .features.reference import ReferenceStatistics, differences
+from .frechet_metric import check_enough_images
+from .metrics.bootstrap import bootstrap_interval
+from .metrics.by_class import class_accuracy, class_frechet_distances
+from .metrics.frechet import covariance_factor, frechet_distance, mean_and_factor
+from .metrics.frechet_infinity import frechet_infinity
+from .metrics.inception_score import inception_score
+from .metrics.kernel import clip_maximum_mean_discrepancy, kernel_inception_distance
+from .metrics.memorization import memorization_distance, memorization_informed_distance
+from .metrics.precision_recall import density_coverage, precision_recall
+from .metrics.sliced_wasserstein import sliced_wasserstein_distance
 
 Values = dict[str, Any]
 Real = FeatureSet | ReferenceStatistics

@@ -7,19 +7,19 @@ from typing import Any, Literal
 from torch import Tensor
 from tqdm import tqdm
 
-from wvq.tokenizer.data import ImageDataset
+from wvq.tokenizer.data.dataset import ImageDataset
 from wvq.tokenizer.errors import InputError
+from wvq.tokenizer.metrics import QUALITY_PROTOCOL, reconstruction_quality
 from wvq.tokenizer.model import VQTokenizer
-from wvq.tokenizer.quality import QUALITY_PROTOCOL, reconstruction_quality
 
-from .extractors import Extractor
 from .feature_scores import score_label
-from .features import FeatureSet
-from .frechet import FrechetDistance
-from .gaussian_frechet import covariance_factor, frechet_distance, mean_and_factor
-from .image_quality import IMAGE_QUALITY_PROTOCOL, PerceptualSimilarity
-from .reconstructions import Reconstructions, measure_reconstructions
-from .reference import ReferenceStatistics
+from .features.extractor import Extractor
+from .features.feature_set import FeatureSet
+from .features.reconstructions import Reconstructions, measure_reconstructions
+from .features.reference import ReferenceStatistics
+from .frechet_metric import FrechetDistance
+from .metrics.frechet import covariance_factor, frechet_distance, mean_and_factor
+from .metrics.image_quality import IMAGE_QUALITY_PROTOCOL, PerceptualSimilarity
 
 
 @dataclass(frozen=True)

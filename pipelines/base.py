@@ -14,8 +14,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from wvq.tokenizer import InputError
-from wvq.tokenizer.reading import check_inside, file_inside
-from wvq.tokenizer.saving import local_folder, read_json, write_json, written_whole
+from wvq.tokenizer.storage.atomic import write_json, written_whole
+from wvq.tokenizer.storage.pretrained import local_folder
+from wvq.tokenizer.storage.untrusted import check_inside, file_inside, read_json
 
 OUTPUT_TYPES = ("pil", "np", "pt", "uint8", "latent")
 

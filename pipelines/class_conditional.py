@@ -17,7 +17,7 @@ from wvq.prior.loading import load_prior
 from wvq.prior.model import PRIOR_CLASSES
 from wvq.tokenizer import InputError, VQTokenizer
 from wvq.tokenizer.blocks import in_blocks
-from wvq.tokenizer.data import to_model, to_uint8
+from wvq.tokenizer.data.decoding import to_model, to_uint8
 
 from .base import ImagePipelineOutput, Pipeline, check_output_type, format_images
 

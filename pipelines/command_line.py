@@ -34,26 +34,28 @@ _COMPARISON = (
 COMMANDS = {
     "demo": Command(
         "both stages, samples, scores and a report on Fashion-MNIST, sized for 2 CPU cores",
-        "wvq.eval.compare:compare",
-        "wvq.eval.compare:Comparison",
+        "wvq.eval.comparison.compare:compare",
+        "wvq.eval.comparison.compare:Comparison",
         _COMPARISON,
         recipe="demo.yaml",
     ),
     "train-tokenizer": Command(
         "stage one: train an image tokenizer",
-        "wvq.tokenizer.train:train_tokenizer",
-        "wvq.tokenizer.train:TokenizerTraining",
+        "wvq.pipelines.train_tokenizer:train_tokenizer",
+        "wvq.pipelines.train_tokenizer:TokenizerTraining",
         _DATA_TO_MODEL,
     ),
     "tokenize": Command(
         "encode a data set once, into the token cache",
-        "wvq.tokenizer.tokens:tokenize",
-        "wvq.tokenizer.tokens:Tokenization",
+        "wvq.pipelines.tokenize:tokenize",
+        "wvq.pipelines.tokenize:Tokenization",
     ),
     "train-prior": Command(
-        "stage two: train a prior on tokens", "wvq.pipelines.train:train_pipeline", "wvq.prior.train:PriorTraining"
+        "stage two: train a prior on tokens",
+        "wvq.pipelines.train_prior:train_pipeline",
+        "wvq.pipelines.train_prior:PriorTraining",
     ),
-    "sample": Command("generate images", "wvq.pipelines.sample:sample", "wvq.pipelines.sample:Sampling"),
+    "sample": Command("generate images", "wvq.pipelines.sample:sample", "wvq.pipelines.generation:Sampling"),
     "reconstruct": Command(
         "encode and decode images", "wvq.pipelines.reconstruct:reconstruct", "wvq.pipelines.reconstruct:Reconstruction"
     ),
@@ -62,48 +64,50 @@ COMMANDS = {
     ),
     "compare": Command(
         "train and score quantizers under one budget, and write the report",
-        "wvq.eval.compare:compare",
-        "wvq.eval.compare:Comparison",
+        "wvq.eval.comparison.compare:compare",
+        "wvq.eval.comparison.compare:Comparison",
         _COMPARISON,
     ),
     "atomic": Command(
-        "the paper's controlled studies of quantizers", "wvq.eval.atomic:atomic", "wvq.eval.atomic:Atomic"
+        "the paper's controlled studies of quantizers",
+        "wvq.eval.studies.atomic:atomic",
+        "wvq.eval.studies.atomic:Atomic",
     ),
     "benchmark quantizers": Command(
         "time and memory of a training step of every quantizer, beside other implementations",
-        "wvq.eval.benchmark_quantizers:benchmark_quantizers",
-        "wvq.eval.benchmark_quantizers:QuantizerBenchmark",
+        "wvq.eval.benchmarks.quantizers:benchmark_quantizers",
+        "wvq.eval.benchmarks.quantizers:QuantizerBenchmark",
     ),
     "benchmark data": Command(
         "decoded images a second by source and worker processes, beside torchvision's ImageFolder",
-        "wvq.eval.benchmark_data:benchmark_data",
-        "wvq.eval.benchmark_data:DataBenchmark",
+        "wvq.eval.benchmarks.data:benchmark_data",
+        "wvq.eval.benchmarks.data:DataBenchmark",
     ),
     "benchmark sampling": Command(
         "tokens a second of the sampler, of transformers, and what the machine allows",
-        "wvq.eval.benchmark_sampling:benchmark_sampling",
-        "wvq.eval.benchmark_sampling:SamplingBenchmark",
+        "wvq.eval.benchmarks.sampling:benchmark_sampling",
+        "wvq.eval.benchmarks.sampling:SamplingBenchmark",
     ),
     "benchmark evaluation": Command(
         "images a second and seconds a score, beside torch-fidelity, torchmetrics and pytorch-fid",
-        "wvq.eval.benchmark_evaluation:benchmark_evaluation",
-        "wvq.eval.benchmark_evaluation:EvaluationBenchmark",
+        "wvq.eval.benchmarks.evaluation:benchmark_evaluation",
+        "wvq.eval.benchmarks.evaluation:EvaluationBenchmark",
     ),
     "benchmark sample-size": Command(
         "how far from 0 the FID of two samples of one law is, plain and extrapolated",
-        "wvq.eval.benchmark_sample_size:benchmark_sample_size",
-        "wvq.eval.benchmark_sample_size:SampleSizeBenchmark",
+        "wvq.eval.benchmarks.sample_size:benchmark_sample_size",
+        "wvq.eval.benchmarks.sample_size:SampleSizeBenchmark",
     ),
     "benchmark training": Command(
         "what the training loops cost beyond the bare step of the same model",
-        "wvq.eval.benchmark_training:benchmark_training",
-        "wvq.eval.benchmark_training:TrainingBenchmark",
+        "wvq.eval.benchmarks.training:benchmark_training",
+        "wvq.eval.benchmarks.training:TrainingBenchmark",
         (("data.image_size", "tokenizer.image_size"), ("data.channels", "tokenizer.channels")),
     ),
     "benchmark prior": Command(
         "training tokens a second of the prior, beside a plain GPT in a plain loop",
-        "wvq.eval.benchmark_prior:benchmark_prior",
-        "wvq.eval.benchmark_prior:PriorBenchmark",
+        "wvq.eval.benchmarks.prior:benchmark_prior",
+        "wvq.eval.benchmarks.prior:PriorBenchmark",
     ),
 }
 

@@ -6,9 +6,10 @@ from pathlib import Path
 import torch
 
 from wvq.tokenizer import InputError, VQTokenizer
-from wvq.tokenizer.data import DataConfig, load_splits
-from wvq.tokenizer.grids import image_grid
-from wvq.tokenizer.saving import written_whole
+from wvq.tokenizer.data.config import DataConfig
+from wvq.tokenizer.data.dataset import load_splits
+from wvq.tokenizer.image_grid import image_grid
+from wvq.tokenizer.storage.atomic import written_whole
 
 from .base import to_pil
 from .reconstruction import ReconstructionPipeline

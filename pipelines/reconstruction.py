@@ -9,8 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from wvq.tokenizer import InputError, VQTokenizer
-from wvq.tokenizer.data import to_model, to_uint8
-from wvq.tokenizer.images import BadImage, square_pixels
+from wvq.tokenizer.data.decoding import BadImage, square_pixels, to_model, to_uint8
 
 from .base import ImagePipelineOutput, Pipeline, check_output_type, format_images
 

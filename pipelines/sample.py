@@ -1,89 +1,19 @@
 """`wvq sample`: pictures from a pipeline, each from its own random numbers."""
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
 
-import numpy as np
 import torch
-from accelerate.utils.memory import should_reduce_batch_size
-from torch import Tensor
-from tqdm import tqdm
 
-from wvq.prior.guidance import GuidanceSchedule
-from wvq.prior.sampling import check_sampling
-from wvq.tokenizer import InputError
-from wvq.tokenizer.collective import this_process
-from wvq.tokenizer.grids import image_grid
-from wvq.tokenizer.saving import write_json, written_whole
+from wvq.tokenizer.image_grid import image_grid
+from wvq.tokenizer.storage.atomic import write_json, written_whole
 
 from .base import to_pil
 from .class_conditional import ClassConditionalPipeline
+from .generation import Sampling, sample_images
+from .processes import this_process
 from .sample_set import sample_set
-
-_MANY, _MANY_ON_CPU = 1024, 64
-
-
-@dataclass(frozen=True)
-class SamplingOptions:
-    """How images are drawn."""
-
-    guidance_scale: float = 1.0
-    """Classifier-free guidance; 1 for none."""
-    temperature: float = 1.0
-    """0 is greedy."""
-    top_k: int = 0
-    """The most probable codes kept; 0 for all."""
-    top_p: float = 1.0
-    """The smallest set of codes with this probability is kept."""
-    min_p: float = 0.0
-    """Codes below this share of the highest probability are dropped."""
-    seed: int = 0
-    """Image i is the same for the same seed, whatever the batch size."""
-    batch_size: int | Literal["auto"] = 250
-    """Images drawn at once, halved where memory does not suffice; "auto" starts from many."""
-    guidance_schedule: GuidanceSchedule = "constant"
-    """How guidance grows over the positions of an image."""
-    guidance_interval: tuple[int, int] | None = None
-    """First position with guidance and the one after the last; none for all."""
-    dtype: Literal["auto", "bfloat16"] = "auto"
-    """Type of the prior's matrices and cache: its own, or rounded for speed."""
-
-    def __post_init__(self) -> None:
-        check_sampling(self.guidance_scale, self.temperature, self.top_k, self.top_p, self.min_p)
-        if self.batch_size != "auto" and self.batch_size < 1:
-            raise InputError(f"batch_size is {self.batch_size}; it must be at least 1")
-        if self.guidance_interval is not None:
-            object.__setattr__(self, "guidance_interval", tuple(self.guidance_interval))
-
-
-@dataclass(frozen=True)
-class Sampling(SamplingOptions):
-    """Pictures of the classes of a pipeline."""
-
-    pipeline: str = "runs/pipeline"
-    """Folder or hub repository of the pipeline."""
-    output_dir: str = "runs/samples"
-    """Where images/, grid.png and samples.json go."""
-    classes: tuple[str, ...] = ()
-    """Names or numbers of classes; all of them if none is given."""
-    num_images_per_class: int = 8
-    """Images of each class (or in all, for a prior without classes)."""
-    num_images: int = 0
-    """Images in all, the classes in turn: a large set, resumed and shared by processes; 0 for a small one."""
-    format: Literal["folder", "npz", "webdataset"] = "folder"
-    """Files of a large set: a PNG each, one samples.npz, or tar files."""
-    part_size: int = 1000
-    """Images of a tar file, and of what a process takes on at once."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name, least in (("num_images_per_class", 1), ("num_images", 0), ("part_size", 1)):
-            if getattr(self, name) < least:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be at least {least}")
 
 
 def sample(config: Sampling) -> Path:
@@ -111,60 +41,3 @@ def sample(config: Sampling) -> Path:
         names = [pipeline.class_names[label] if pipeline.class_names else label for label in labels.tolist()]
         write_json(partial / "samples.json", {**asdict(config), "labels": labels.tolist(), "classes_of_images": names})
     return folder
-
-
-def sample_images(
-    pipeline: ClassConditionalPipeline,
-    labels: Tensor,
-    options: SamplingOptions,
-    numbers: Sequence[int] | None = None,
-    progress: tqdm | None = None,
-) -> Iterator[Tensor]:
-    """Images of labels (N,), in order, as uint8 batches (B, C, H, W).
-
-    Args:
-        numbers: of the images, 0 to N - 1 by default; image i draws from generator (seed, i).
-        progress: a bar that is updated instead of an own one.
-    """
-    numbers = range(len(labels)) if numbers is None else numbers
-    num_classes = pipeline.prior.config.num_classes
-    pipeline.set_progress_bar_config(disable=True)
-    size = options.batch_size
-    if size == "auto":
-        size = _MANY_ON_CPU if pipeline.device.type == "cpu" else _MANY
-    start = 0
-    with (
-        nullcontext(progress) if progress is not None else tqdm(total=len(labels), desc="sampling", unit="image") as bar
-    ):
-        while start < len(labels):
-            batch = labels[start : start + size]
-            try:
-                made = pipeline(
-                    batch.tolist() if num_classes else None,
-                    num_images_per_label=1 if num_classes else len(batch),
-                    guidance_scale=options.guidance_scale,
-                    temperature=options.temperature,
-                    top_k=options.top_k,
-                    top_p=options.top_p,
-                    min_p=options.min_p,
-                    generator=[image_generator(options.seed, i) for i in numbers[start : start + size]],
-                    output_type="uint8",
-                    guidance_schedule=options.guidance_schedule,
-                    guidance_interval=options.guidance_interval,
-                    dtype=torch.bfloat16 if options.dtype == "bfloat16" else None,
-                )
-            except RuntimeError as error:
-                if len(batch) == 1 or not should_reduce_batch_size(error):
-                    raise
-                size = -(-len(batch) // 2)
-                bar.write(f"too little memory for {len(batch)} images at once; going on with {size}")
-                continue
-            bar.update(len(batch))
-            start += len(batch)
-            yield made.images
-
-
-def image_generator(seed: int, number: int) -> torch.Generator:
-    """The random numbers of image `number` under a seed."""
-    state = np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)
-    return torch.Generator().manual_seed(int(state[0] >> np.uint64(1)))

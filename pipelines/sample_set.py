@@ -6,27 +6,26 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
 from wvq.tokenizer import InputError
-from wvq.tokenizer.collective import this_process
-from wvq.tokenizer.saving import read_json, write_file, write_json
-from wvq.tokenizer.shard_files import CLASS_NAMES_FILE
+from wvq.tokenizer.data.shard_files import CLASS_NAMES_FILE
+from wvq.tokenizer.storage.atomic import write_file, write_json
+from wvq.tokenizer.storage.untrusted import read_json
 
 from .base import to_pil
 from .class_conditional import ClassConditionalPipeline
-
-if TYPE_CHECKING:
-    from .sample import Sampling
+from .generation import Sampling, sample_images
+from .processes import this_process
 
 _RUNNING = ("batch_size", "output_dir", "num_images_per_class")  # options that change no image
 
 
-def sample_set(pipeline: ClassConditionalPipeline, labels: torch.Tensor, config: "Sampling") -> Path:
+def sample_set(pipeline: ClassConditionalPipeline, labels: torch.Tensor, config: Sampling) -> Path:
     """Write the images of labels (N,) that config.output_dir does not have yet; returns the folder.
 
     "folder" has a PNG for each image, "webdataset" tar files of config.part_size images (PNG and class) and the names
@@ -56,11 +55,9 @@ def sample_set(pipeline: ClassConditionalPipeline, labels: torch.Tensor, config:
 
 
 def write_parts(
-    pipeline: ClassConditionalPipeline, labels: torch.Tensor, config: "Sampling", process: int, processes: int
+    pipeline: ClassConditionalPipeline, labels: torch.Tensor, config: Sampling, process: int, processes: int
 ) -> None:
     """Make what is missing of every part whose number is `process` modulo `processes`."""
-    from .sample import sample_images
-
     folder = Path(config.output_dir)
     if (folder / "samples.npz").exists():
         return

@@ -6,7 +6,7 @@ from typing import Any
 from transformers import GPT2LMHeadModel, LlamaForCausalLM, PreTrainedConfig
 
 from wvq.tokenizer.errors import InputError
-from wvq.tokenizer.reading import file_inside, first_line, load_weights, read_json
+from wvq.tokenizer.storage.untrusted import file_inside, first_line, load_weights, read_json
 
 from .model import PRIOR_CLASSES
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from wvq.tokenizer.collective import whole_tensor
+from wvq.tokenizer.distributed import whole_tensor
 
 
 class Muon(torch.optim.Muon):

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from wvq.tokenizer.blocks import default_block_size, padded_blocks
 from wvq.tokenizer.errors import InputError
 
-from .decoding import build_decoder
+from .decoder import build_decoder
 from .guidance import GuidanceSchedule, guidance_scales
 from .truncation import check_truncation, draw_codes
 

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["wvq.pipelines.command_line", "wvq.pipelines.train", "wvq.tokenizer.train"])
+CONTEXT.set_forkserver_preload(
+    ["wvq.pipelines.command_line", "wvq.pipelines.train_prior", "wvq.pipelines.train_tokenizer"]
+)
 
 
 def start(world: int, function: Callable[..., Any], *arguments: Any) -> list[BaseProcess]:

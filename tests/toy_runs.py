@@ -10,11 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from wvq.pipelines.train_prior import PriorTraining, train_prior
+from wvq.pipelines.train_tokenizer import TokenizerTraining, train_tokenizer
 from wvq.prior import PriorSize
-from wvq.prior.train import PriorTraining, train_prior
 from wvq.tokenizer import TokenizerConfig, VQTokenizer
-from wvq.tokenizer.data import DataConfig
-from wvq.tokenizer.train import TokenizerTraining, train_tokenizer
+from wvq.tokenizer.data.config import DataConfig
 
 MODEL = TokenizerConfig(
     channels=1, patch_size=2, base_channels=8, channel_multipliers=(1, 1), num_blocks=1, latent_channels=8,

@@ -1,20 +1,23 @@
 """Stage one: images to a grid of tokens and back."""
 
-from .build import build_quantizer
-from .composite import ProductQuantizer, ResidualQuantizer
-from .discrepancy import maximum_mean_discrepancy
-from .distribution import gaussian_transport_map, gaussian_wasserstein_distance
-from .ema import EMAQuantizer
+from typing import TYPE_CHECKING, Any
+
 from .errors import InputError
-from .linear import LinearQuantizer
-from .mmd import MMDQuantizer
 from .model import TokenizerConfig, VQTokenizer
-from .nearest import nearest_codes
-from .online import OnlineQuantizer
-from .quantizer import QuantizerOutput
-from .usage import CodebookUsage
-from .vanilla import VanillaQuantizer
-from .wasserstein import WassersteinQuantizer
+from .quantizers.base import QuantizerOutput
+from .quantizers.composite import ProductQuantizer, ResidualQuantizer
+from .quantizers.ema import EMAQuantizer
+from .quantizers.gaussian import gaussian_transport_map, gaussian_wasserstein_distance
+from .quantizers.linear import LinearQuantizer
+from .quantizers.mmd import MMDQuantizer, maximum_mean_discrepancy
+from .quantizers.nearest import nearest_codes
+from .quantizers.online import OnlineQuantizer
+from .quantizers.registry import build_quantizer
+from .quantizers.vanilla import VanillaQuantizer
+from .quantizers.wasserstein import WassersteinQuantizer
+
+if TYPE_CHECKING:
+    from .metrics import CodebookUsage
 
 __all__ = [
     "CodebookUsage",
@@ -36,3 +39,12 @@ __all__ = [
     "maximum_mean_discrepancy",
     "nearest_codes",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the metric on first use: torchmetrics brings matplotlib and transformers, which no quantizer needs."""
+    if name != "CodebookUsage":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from .metrics import CodebookUsage
+
+    return CodebookUsage

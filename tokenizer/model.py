@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .autoencoder import Decoder, Encoder
-from .build import build_quantizer
 from .errors import InputError
-from .quantizer import QuantizerOutput
-from .saving import SavedModule, state_sha256
+from .quantizers.base import QuantizerOutput
+from .quantizers.registry import build_quantizer
+from .storage.pretrained import SavedModule, state_sha256
 
 
 @dataclass(frozen=True)

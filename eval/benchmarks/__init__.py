@@ -1,0 +1,1 @@
+"""What things cost, beside named peers; one file a command."""

@@ -1,0 +1,181 @@
+"""`wvq benchmark training`: what the training loops cost beyond the bare step of the same model.
+
+A loop is everything that a run does between two lines of metrics: data, flips or dropped classes, clipping, guards,
+logging, checkpoints; evaluations are left out. The bare step is a forward pass, a backward pass and the optimizer's
+step on batches that are already in memory. Both take turns.
+"""
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from wvq.pipelines.tokenize import Tokenization, tokenize
+from wvq.pipelines.train_prior import PriorTraining, build_optimizers, train_prior
+from wvq.pipelines.train_tokenizer import TokenizerTraining, build_optimizer, train_tokenizer
+from wvq.pipelines.training.run import read_metrics
+from wvq.prior import PriorConfig, PriorSize, build_prior
+from wvq.prior.loss import TokenLoss
+from wvq.tokenizer import InputError, TokenizerConfig, VQTokenizer
+from wvq.tokenizer.data.config import DataConfig
+from wvq.tokenizer.data.dataset import load_splits
+from wvq.tokenizer.data.decoding import to_model
+from wvq.tokenizer.storage.atomic import write_json
+from wvq.tokenizer.tokens import TokenDataset
+
+BATCHES = 8  # in memory, for the bare step
+
+
+@dataclass(frozen=True)
+class TrainingBenchmark:
+    """Short runs of both stages and their bare steps, in turn; the medians of the rounds are reported."""
+
+    output: str = "runs/benchmark-training.json"
+    """File of the measurements."""
+    data: DataConfig = field(default_factory=lambda: DataConfig(channels=1))
+    """The images."""
+    tokenizer: TokenizerConfig = field(
+        default_factory=lambda: TokenizerConfig(
+            channels=1, patch_size=2, base_channels=32, channel_multipliers=(1, 2), num_blocks=1, codebook_size=1024
+        )
+    )
+    """The tokenizer; the default is that of `wvq demo`."""
+    prior: PriorSize = field(default_factory=lambda: PriorSize(hidden_size=128, num_layers=4, num_heads=4))
+    """Size of the prior; the default is that of `wvq demo`."""
+    batch_size: int = 64
+    """Images per step, of both stages."""
+    steps: int = 110
+    """Steps of a round; the first log_every of them are not counted."""
+    log_every: int = 10
+    """Steps between lines of metrics."""
+    checkpoint_every: int = 100
+    """Steps between checkpoints."""
+    rounds: int = 5
+    """Rounds of which the median is taken."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "log_every", "checkpoint_every", "rounds"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.steps % self.log_every or self.steps < 2 * self.log_every:
+            raise InputError(f"steps is {self.steps}; it must be a multiple of log_every, {self.log_every}, from 2 on")
+
+
+def benchmark_training(config: TrainingBenchmark) -> str:
+    """Measure, write the measurements as JSON, and return them as a table.
+
+    Raises:
+        InputError: for data that cannot be read.
+    """
+    rounds: dict[str, list[tuple[float, float]]] = {"tokenizer": [], "prior": []}
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(config.rounds):
+            tokenizer, prior = _trainings(config, Path(folder), number)
+            train_tokenizer(tokenizer)
+            rounds["tokenizer"].append((_loop_seconds(tokenizer), _bare_seconds(_tokenizer_steps(tokenizer), config)))
+            train_prior(prior)
+            rounds["prior"].append((_loop_seconds(prior), _bare_seconds(_prior_steps(prior), config)))
+    rows = []
+    for stage, seconds in rounds.items():
+        loop, bare = (statistics.median(column) for column in zip(*seconds, strict=True))
+        overhead = statistics.median(loop / bare - 1 for loop, bare in seconds)
+        rows.append({"stage": stage, "loop": loop, "bare": bare, "overhead": overhead, "rounds": seconds})
+    about = {"threads": torch.get_num_threads(), "torch": torch.__version__, "seconds": "wall-clock, of a step"}
+    write_json(Path(config.output), {"config": asdict(config), "protocol": about, "rows": rows})
+    lines = [f"{'stage':<12}{'loop s':>10}{'bare s':>10}{'overhead':>10}"]
+    return "\n".join(lines + ["{stage:<12}{loop:>10.4f}{bare:>10.4f}{overhead:>10.1%}".format(**row) for row in rows])
+
+
+def _trainings(config: TrainingBenchmark, folder: Path, number: int) -> tuple[TokenizerTraining, PriorTraining]:
+    common: dict[str, Any] = {
+        "data": config.data,
+        "steps": config.steps,
+        "batch_size": config.batch_size,
+        "warmup_steps": 0,
+        "log_every": config.log_every,
+        "evaluate_every": config.steps,
+        "checkpoint_every": config.checkpoint_every,
+    }
+    tokenizer = TokenizerTraining(
+        f"{folder}/tokenizer-{number}", model=config.tokenizer, evaluation_images=config.batch_size, **common
+    )
+    prior = PriorTraining(
+        f"{folder}/prior-{number}",
+        f"{tokenizer.output_dir}/model",
+        tokens_dir=f"{folder}/tokens",
+        model=config.prior,
+        sample_every=0,
+        **common,
+    )
+    return tokenizer, prior
+
+
+def _loop_seconds(training: TokenizerTraining | PriorTraining) -> float:
+    """Seconds of a step, from the first line of metrics to the last."""
+    lines = [row for row in read_metrics(Path(training.output_dir)) if row["split"] == "train"]
+    return (lines[-1]["seconds"] - lines[0]["seconds"]) / (lines[-1]["step"] - lines[0]["step"])
+
+
+def _bare_seconds(steps: Iterator[Callable[[], Tensor]], config: TrainingBenchmark) -> float:
+    """Seconds of a step, over as many steps as the loop's are taken."""
+    seconds = []
+    for _, step in zip(range(config.steps), steps, strict=False):
+        begun = time.perf_counter()
+        step().item()  # waits for a GPU
+        seconds.append(time.perf_counter() - begun)
+    return statistics.mean(seconds[config.log_every :])
+
+
+def _tokenizer_steps(training: TokenizerTraining) -> Iterator[Callable[[], Tensor]]:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = VQTokenizer(training.model).to(device)
+    optimizer = build_optimizer(model, training)
+    images = load_splits(training.data)[0]
+    size = training.batch_size
+    batches = [to_model(images.__getitems__(chosen)["images"]) for chosen in _chosen(len(images), size)]
+
+    def step(batch: Tensor) -> Tensor:
+        output = model(batch)
+        loss = F.mse_loss(output.reconstructions, batch) + output.quantizer.loss
+        return _update(loss, [optimizer])
+
+    yield from (lambda batch=batch: step(batch) for batch in cycle([batch.to(device) for batch in batches]))
+
+
+def _prior_steps(training: PriorTraining) -> Iterator[Callable[[], Tensor]]:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    tokens = TokenDataset(
+        tokenize(Tokenization(training.tokenizer, training.data, training.tokens_dir, training.crops)), "train"
+    )
+    sizes: dict[str, Any] = {"num_tokens": tokens.num_tokens, "num_classes": len(tokens.class_names)}
+    description = PriorConfig(**asdict(training.model), num_codes=tokens.num_codes, **sizes)
+    model = TokenLoss(build_prior(description), tokens.num_codes).to(device).train()
+    optimizers = build_optimizers(model, training)
+    size = training.batch_size
+    batches = [tokens.__getitems__(chosen) for chosen in _chosen(len(tokens), size)]
+
+    def step(batch: dict[str, Tensor]) -> Tensor:
+        return _update(model(batch["tokens"].to(device), batch["labels"].to(device)), optimizers)
+
+    yield from (lambda batch=batch: step(batch) for batch in cycle(batches))
+
+
+def _chosen(count: int, size: int) -> list[list[int]]:
+    """Indices of a few batches from so many items."""
+    return [[index % count for index in range(n * size, n * size + size)] for n in range(BATCHES)]
+
+
+def _update(loss: Tensor, optimizers: list[torch.optim.Optimizer]) -> Tensor:
+    loss.backward()
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad()
+    return loss.detach()

@@ -1,0 +1,1 @@
+"""Methods, settings and seeds under one budget."""

@@ -1,0 +1,74 @@
+"""Equal budgets: a stage's training in steps, in images, or in seconds of this machine."""
+
+import statistics
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from wvq.pipelines.training.run import read_metrics
+from wvq.tokenizer import InputError
+from wvq.tokenizer.storage.atomic import write_json
+
+PROBE_STEPS, PROBE_EVERY = 40, 10
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What each training of a stage may use, in place of its `steps`: images or seconds, or neither for the steps."""
+
+    images: int | None = None
+    """Images seen; the steps are these over the batch size, rounded down."""
+    seconds: float | None = None
+    """Seconds of optimizer steps on this machine; how many steps that is, is measured once for a method and setting."""
+
+    def __post_init__(self) -> None:
+        if self.images is not None and self.seconds is not None:
+            raise InputError(f"a budget has images = {self.images} and seconds = {self.seconds}; give one of the two")
+        if self.images is not None and self.images < 1:
+            raise InputError(f"a budget has images = {self.images}; it must be at least 1")
+        if self.seconds is not None and not 0 < self.seconds < float("inf"):
+            raise InputError(f"a budget has seconds = {self.seconds}; it must be above 0 and finite")
+
+    @property
+    def given(self) -> bool:
+        return self.images is not None or self.seconds is not None
+
+
+def bought(training: Any, budget: Budget) -> Any:
+    """The training with the steps that a budget of images buys; with any other budget it stays as it is.
+
+    Raises:
+        InputError: if the images do not fill one batch.
+    """
+    if budget.images is None:
+        return training
+    steps = budget.images // training.batch_size
+    if not steps:
+        raise InputError(f"a budget of {budget.images} images buys no step of batch_size {training.batch_size}")
+    return replace(training, steps=steps)
+
+
+def measure_steps(train: Callable[[Any], Any], training: Any, seconds: float, path: Path) -> None:
+    """Train a few steps in a folder that is thrown away, and write to `path` how many take `seconds`.
+
+    The median over spans of steps, the first left out; evaluation and checkpoints are not in it. Nothing is measured
+    if `path` exists, so that a comparison that is resumed goes on with the very same steps.
+
+    Raises:
+        InputError: if the seconds do not suffice for one step.
+    """
+    if path.exists():
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        probe = {"output_dir": folder, "steps": PROBE_STEPS, "warmup_steps": 0, "log_every": PROBE_EVERY}
+        train(replace(training, **probe, evaluate_every=PROBE_STEPS, checkpoint_every=PROBE_STEPS))
+        rows = [row for row in read_metrics(Path(folder)) if row["split"] == "train"]
+    spans = [after["seconds"] - before["seconds"] for before, after in pairwise(rows)]
+    second_per_step = statistics.median(spans) / PROBE_EVERY
+    steps = int(seconds / second_per_step)
+    if not steps:
+        raise InputError(f"a budget of {seconds:g} seconds buys no step; one takes {second_per_step:.3g}")
+    write_json(path, {"steps": steps, "seconds": seconds, "seconds_per_step": second_per_step})

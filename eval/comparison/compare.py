@@ -1,0 +1,203 @@
+"""`wvq compare` and `wvq demo`: methods, settings and seeds under one budget, scored alike, in tables and a report."""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from wvq.pipelines import ClassConditionalPipeline
+from wvq.pipelines.generation import sample_images
+from wvq.pipelines.tokenize import Tokenization, tokenize
+from wvq.pipelines.train_prior import train_pipeline, train_prior
+from wvq.pipelines.train_tokenizer import train_tokenizer
+from wvq.pipelines.training.run import first_difference
+from wvq.tokenizer import InputError, VQTokenizer
+from wvq.tokenizer.data.dataset import ImageDataset, load_splits
+from wvq.tokenizer.storage.atomic import write_json
+from wvq.tokenizer.storage.untrusted import read_json
+
+from ..features.extractor import Extractor
+from ..features.reference import ReferenceStatistics
+from ..features.registry import build_extractor
+from ..report.columns import table_columns
+from ..report.groups import group_rows, statistics_rows
+from ..report.page import write_report
+from ..report.table_files import write_tables
+from ..scores import evaluate_generation, evaluate_reconstruction, reference_statistics
+from .budget import measure_steps
+from .clock import Clock
+from .collect import ablations, commands, load_run, run_report, shared_protocol, table_row
+from .config import Cell, Comparison, Method, Stage
+from .parallel import run_parallel
+
+__all__ = ["Comparison", "Method", "compare"]
+
+
+def compare(config: Comparison) -> Path:
+    """Train, sample and score every method in every setting with every seed; returns report.html.
+
+    A cell that has its scores.json is not computed again; tables and report are written anew each time.
+
+    Raises:
+        InputError: for data, weights or options that cannot be used, or a folder with another comparison.
+    """
+    root = Path(config.output_dir)
+    claim_folder(root, config)
+    _, evaluation_set = load_splits(config.data)
+    unfinished = [cell for cell in config.cells if not (root / cell.folder / "scores.json").exists()]
+    if unfinished:
+        extractor = build_extractor(config.extractor, config.extractor_weights)  # before hours of training, not after
+        for stage in config.stages:
+            train_cells(config, stage, unfinished)
+        score_cells(config, unfinished, evaluation_set, extractor)
+    return write_results(config, evaluation_set)
+
+
+def claim_folder(root: Path, config: Comparison) -> None:
+    """Write recipe.json into the comparison's folder, or check that the one there is of the same comparison.
+
+    Methods, settings and seeds may be added, since they change no other cell.
+
+    Raises:
+        InputError: if the folder holds another comparison.
+    """
+    recipe = _json(config)
+    del recipe["jobs"]  # how many at once changes nothing but the time
+    for stage in ("tokenizer", "prior"):
+        recipe[stage]["data"] = recipe["data"]  # as every run has it
+    path = root / "recipe.json"
+    if path.exists():
+        defaults = _json(Comparison())
+        del defaults["methods"]
+        old, new = _with_defaults(read_json(path), defaults), dict(recipe)
+        new["methods"] = {name: method for name, method in new["methods"].items() if name in old["methods"]}
+        for one in (old, new):
+            for name in ("output_dir", "baseline", "settings", "seeds", "jobs"):
+                one.pop(name, None)
+        difference = first_difference(old, new)
+        if difference:
+            name, before, now = difference
+            raise InputError(
+                f"{root} holds a comparison with {name} = {before}, this one has {now}; give it another --output-dir "
+                f"or remove that folder"
+            )
+    write_json(path, recipe)
+
+
+def train_cells(config: Comparison, stage: Stage, cells: list[Cell]) -> None:
+    """Train one stage of all these cells, each unless that has been done; several at once if there are jobs."""
+    budget = config.budget(stage)
+    if budget.seconds:
+        groups = {cell.group: cell for cell in reversed(cells)}
+        run_parallel(measure_cell, [(config, stage, cell, budget.seconds) for cell in groups.values()], config.jobs)
+    run_parallel(train_cell, [(config, stage, cell) for cell in cells], config.jobs)
+
+
+def train_cell(config: Comparison, stage: Stage, cell: Cell) -> None:
+    """Train a tokenizer, or a prior on its tokens, or finish training it."""
+    training = config.training(stage, cell)
+    if config.budget(stage).seconds:
+        training = replace(training, steps=read_json(measured_path(config, stage, cell))["steps"])
+    if stage == "tokenizer":
+        train_tokenizer(training)
+    else:
+        encode(config, cell)
+        train_pipeline(training)
+
+
+def measure_cell(config: Comparison, stage: Stage, cell: Cell, seconds: float) -> None:
+    """Measure how many steps the budget of seconds buys for the group of a cell, unless that has been done."""
+    training = config.training(stage, cell)
+    if stage == "tokenizer":
+        train, probe = train_tokenizer, replace(training, evaluation_images=2)
+    else:
+        encode(config, cell)
+        train, probe = train_prior, replace(training, sample_every=0)
+    measure_steps(train, probe, seconds, measured_path(config, stage, cell))
+
+
+def measured_path(config: Comparison, stage: Stage, cell: Cell) -> Path:
+    return Path(config.output_dir) / "steps" / f"{cell.group}-{stage}.json"
+
+
+def encode(config: Comparison, cell: Cell) -> None:
+    """Encode the images with a cell's tokenizer, into the token cache of the comparison."""
+    prior = config.training("prior", cell)
+    if not Path(prior.output_dir).exists():
+        with Clock(Path(config.output_dir) / cell.folder / "seconds.json").measure("tokens"):
+            tokenize(Tokenization(prior.tokenizer, prior.data, prior.tokens_dir, prior.crops))
+
+
+def score_cells(config: Comparison, cells: list[Cell], evaluation_set: ImageDataset, extractor: Extractor) -> None:
+    """Write scores.json of these cells, one after the other, all against the same reference."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    extractor = extractor.to(device)
+    reference = reference_statistics(evaluation_set, extractor)
+    for cell in cells:
+        folder = Path(config.output_dir) / cell.folder
+        tokenizer, pipeline = load_run(folder, config.tokenizers_only, device)
+        clock = Clock(folder / "seconds.json")
+        scores = score(config, tokenizer, pipeline, evaluation_set, reference, extractor, clock)
+        write_json(folder / "scores.json", scores)
+
+
+def score(
+    config: Comparison,
+    tokenizer: VQTokenizer,
+    pipeline: ClassConditionalPipeline | None,
+    evaluation_set: ImageDataset,
+    reference: ReferenceStatistics,
+    extractor: Extractor,
+    clock: Clock,
+) -> dict[str, Any]:
+    """All scores of one run, with their protocols and the histogram of its codes."""
+    with clock.measure("evaluation"):
+        reconstruction = evaluate_reconstruction(tokenizer, evaluation_set, extractor, reference)
+    scores: dict[str, Any] = {
+        "reconstruction": reconstruction.as_dict(),
+        "code_histogram": reconstruction.code_histogram.tolist(),
+        "generation": None,
+    }
+    if pipeline is not None:
+        labels = torch.arange(config.num_generated) % max(1, pipeline.prior.config.num_classes)
+        images = sample_images(pipeline, labels, config.sampling)
+        about = {**asdict(config.sampling), "classes": "in equal shares", "tokenizer": tokenizer.fingerprint}
+        generation = evaluate_generation(
+            clock.each("sampling", images), reference, extractor, sampling=about, progress=False
+        )
+        scores["generation"] = generation.as_dict()
+    return scores
+
+
+def write_results(config: Comparison, evaluation_set: ImageDataset) -> Path:
+    """Write comparison.json, the tables and report.html from the folders of finished cells; returns report.html."""
+    root = Path(config.output_dir)
+    rows = [table_row(config, cell) for cell in config.cells]
+    groups, baseline = group_rows(rows), config.baseline or next(iter(config.methods))
+    comparison = {
+        "protocol": shared_protocol(config),
+        "baseline": baseline,
+        "rows": rows,
+        "statistics": statistics_rows(table_columns(rows), groups, baseline),
+    }
+    write_json(root / "comparison.json", comparison)
+    write_tables(root, comparison)
+    runs = [run_report(config, cell, evaluation_set) for cell in config.cells]
+    write_report(root / "report.html", comparison, runs, commands(config), ablations(config))
+    return root / "report.html"
+
+
+def _json(config: Comparison) -> Any:
+    return json.loads(json.dumps(asdict(config)))
+
+
+def _with_defaults(old: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """A recipe with what it does not say filled in, at every depth."""
+    filled = dict(old)
+    for name, default in defaults.items():
+        value = filled.setdefault(name, default)
+        if isinstance(value, dict) and isinstance(default, dict):
+            filled[name] = _with_defaults(value, default)
+    return filled

@@ -1,0 +1,199 @@
+"""What is compared: methods x settings x seeds, everything else the same, under one budget."""
+
+import re
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from wvq.pipelines.generation import SamplingOptions
+from wvq.pipelines.train_prior import PriorTraining
+from wvq.pipelines.train_tokenizer import TokenizerTraining
+from wvq.tokenizer import InputError
+from wvq.tokenizer.data.config import DataConfig
+
+from .budget import Budget, bought
+from .settings import OPTIONS, FieldNames, expand, field_names, option_defaults, value_of, with_values
+
+Stage = Literal["tokenizer", "prior"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """One method of the comparison: a quantizer and its options."""
+
+    quantizer: str
+    """Name of the quantizer."""
+    quantizer_options: dict[str, Any] = field(default_factory=dict)
+    """Its options; those that are not its own should be the same for every method."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run: a method with a seed, and the values (by full field names) in which it departs from the recipe.
+
+    `group` names the method in its setting; the runs of a group differ in their seeds alone.
+    """
+
+    method: str
+    values: dict[str, Any]
+    seed: int
+    group: str
+
+    @property
+    def folder(self) -> str:
+        return f"{self.group}-{self.seed}"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Methods x settings x seeds, everything else the same. The same command goes on where it was stopped."""
+
+    output_dir: str = "runs/comparison"
+    """Folder of all runs, the tables and report.html."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """The images, for every run."""
+    methods: dict[str, Method] = field(
+        default_factory=lambda: {name: Method(name) for name in ("vanilla", "wasserstein")}
+    )
+    """What is compared, by the name it has in the table."""
+    baseline: str | None = None
+    """Method against which the others are tested; by default the first."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """An ablation: {study: {field: value or list of values}}. A study trains every method with all combinations of its
+    values, such as {codebook: {codebook_size: [256, 1024]}}; fields are those of either training and options of the
+    quantizers. What two studies share is trained once, and a method is not varied in an option that it lacks."""
+    seeds: tuple[int, ...] = (0,)
+    """Every method is trained once with each; with the same seed all start from the same weights and codebook."""
+    tokenizer: TokenizerTraining = field(default_factory=TokenizerTraining)
+    """Training of the tokenizers; output_dir, seed and the quantizer are set for each run."""
+    tokenizer_budget: Budget = field(default_factory=Budget)
+    """Images or seconds that each tokenizer is trained on, in place of tokenizer.steps."""
+    prior: PriorTraining = field(default_factory=PriorTraining)
+    """Training of the priors; output_dir, seed and the tokenizer are set for each run."""
+    prior_budget: Budget = field(default_factory=Budget)
+    """Images or seconds that each prior is trained on, in place of prior.steps."""
+    jobs: int = 1
+    """Trainings at once, each with its share of the cores."""
+    tokenizers_only: bool = False
+    """Compare the tokenizers alone, without training priors."""
+    sampling: SamplingOptions = field(default_factory=SamplingOptions)
+    """How images are drawn for the generation score."""
+    num_generated: int = 5_000
+    """Images generated for each score, the classes in equal shares."""
+    extractor: str = "inception"
+    """inception or efficientnet-lite0."""
+    extractor_weights: str | None = None
+    """File with the extractor's weights, where they are not in the usual place."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "seeds", tuple(self.seeds))
+        if not self.methods or not self.seeds:
+            raise InputError(
+                f"methods are {list(self.methods)} and seeds {list(self.seeds)}; give at least one of each"
+            )
+        if len(set(self.seeds)) < len(self.seeds):
+            raise InputError(f"seeds are {list(self.seeds)}; each may be given once")
+        if self.jobs < 1:
+            raise InputError(f"jobs is {self.jobs}; it must be at least 1")
+        if self.num_generated < 2:
+            raise InputError(f"num_generated is {self.num_generated}; it must be at least 2")
+        for name, method in self.methods.items():
+            if not name.replace("-", "").replace("_", "").replace(".", "").isalnum():
+                raise InputError(f"method '{name}' names a folder; use letters, digits, '-', '_' and '.'")
+            replace(self.tokenizer.model, **vars(method))  # checks the quantizer and its options
+        if self.baseline is not None and self.baseline not in self.methods:
+            raise InputError(f"baseline is '{self.baseline}'; valid are the methods {', '.join(self.methods)}")
+        for stage in self.stages:
+            if self.budget(stage).given:
+                self._check_budget(stage)
+            for cell in self.cells:
+                self.training(stage, cell)  # checks the setting
+
+    def _check_budget(self, stage: Stage) -> None:
+        training = getattr(self, stage)
+        steps = training.steps
+        if steps != type(training).steps:  # the default of the class
+            raise InputError(f"{stage}.steps is {steps} and {stage}_budget is given too; give one of the two")
+        if f"{stage}.steps" in self.varied:
+            raise InputError(f"settings vary {stage}.steps, which {stage}_budget sets; give one of the two")
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        return ("tokenizer",) if self.tokenizers_only else ("tokenizer", "prior")
+
+    def budget(self, stage: Stage) -> Budget:
+        return self.tokenizer_budget if stage == "tokenizer" else self.prior_budget
+
+    @cached_property
+    def field_names(self) -> FieldNames:
+        """The fields that settings may change."""
+        quantizers = dict.fromkeys(method.quantizer for method in self.methods.values())
+        return field_names({stage: getattr(self, stage) for stage in self.stages}, quantizers)
+
+    @cached_property
+    def studies(self) -> dict[str, list[dict[str, Any]]]:
+        """The settings of every study, by full field names."""
+        return expand(self.settings, self.field_names)
+
+    @cached_property
+    def varied(self) -> dict[str, str]:
+        """Fields that any study names, full -> short, in their order."""
+        fields = dict.fromkeys(full for settings in self.studies.values() for full in settings[0])
+        return {full: self.field_names.shorten(full) for full in fields}
+
+    @cached_property
+    def cells(self) -> list[Cell]:
+        """All runs: one seed after the other, in each one setting after the other."""
+        settings = [setting for study in self.studies.values() for setting in study] or [{}]
+        cells: dict[str, Cell] = {}
+        for seed in self.seeds:
+            for setting in settings:
+                for method in self.methods:
+                    cell = self.cell(method, setting, seed)
+                    cells.setdefault(cell.folder, cell)
+        return list(cells.values())
+
+    def cell(self, method: str, setting: dict[str, Any], seed: int) -> Cell:
+        """A run; what is so in the recipe already, and options that the method lacks, are left out of the setting."""
+        values, parts = {}, [method]
+        for full, short in self.varied.items():
+            if full in setting and self.has(method, full) and setting[full] != self.value(method, full):
+                values[full] = setting[full]
+                words = re.findall(r"[\w.+-]+", str(setting[full]))
+                parts.append(f"{short}={'-'.join(words)}")
+        return Cell(method, values, seed, "-".join(parts))
+
+    def has(self, method: str, full: str) -> bool:
+        """Whether a method has a field: of an option, whether its quantizer has it."""
+        option = full.removeprefix(f"{OPTIONS}.")
+        return option == full or option in option_defaults(self.methods[method].quantizer)
+
+    def value(self, method: str, full: str) -> Any:
+        """The value of a field that the method has, where no setting changes it."""
+        option = full.removeprefix(f"{OPTIONS}.")
+        own = self.methods[method]
+        options = {**option_defaults(own.quantizer), **own.quantizer_options}
+        return value_of(self, full) if option == full else options[option]
+
+    def setting(self, cell: Cell) -> dict[str, Any]:
+        """The values of all varied fields in a run, by short names; None for an option that its quantizer lacks."""
+        return {
+            short: cell.values.get(full, self.value(cell.method, full)) if self.has(cell.method, full) else None
+            for full, short in self.varied.items()
+        }
+
+    def training(self, stage: Stage, cell: Cell) -> Any:
+        """The training of one stage of a run; with a budget of seconds its steps are still the recipe's."""
+        folder = Path(self.output_dir) / cell.folder
+        own: dict[str, Any] = {"output_dir": str(folder / stage), "data": self.data, "seed": cell.seed}
+        if stage == "tokenizer":
+            method = vars(self.methods[cell.method])
+            recipe = replace(self.tokenizer, model=replace(self.tokenizer.model, **method), **own)
+        else:
+            tokens = str(Path(self.output_dir) / "tokens")
+            recipe = replace(self.prior, tokenizer=str(folder / "tokenizer" / "model"), tokens_dir=tokens, **own)
+        values = {full.removeprefix(f"{stage}."): v for full, v in cell.values.items() if full.startswith(f"{stage}.")}
+        if "model.size" in values:  # a prior of another size has that size's width and depth
+            values = dict.fromkeys(("model.hidden_size", "model.num_layers", "model.num_heads"), 0) | values
+        return bought(with_values(recipe, values), self.budget(stage))

@@ -1,0 +1,109 @@
+"""Passes over images in parts of one size, which processes share and an interruption does not undo.
+
+A part is computed by itself and written whole, and parts are put together in their order: neither how many processes
+there are nor how often they were stopped can change what comes out.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+from tqdm import tqdm
+
+from wvq.pipelines.processes import this_process
+from wvq.tokenizer.errors import InputError
+from wvq.tokenizer.storage.atomic import write_file, write_json
+
+PART_SIZE = 250
+"""Images of a part: what an interruption costs a process at most; two parts of images are in memory at once."""
+
+Work = Callable[[Sequence[range]], Iterable[dict[str, Tensor]]]
+
+
+class Parts:
+    """Where the parts of passes are kept, until `clear`.
+
+    Args:
+        folder: shared by all processes, on several machines too. Without one nothing is kept, and every process does
+            all of the work.
+    """
+
+    def __init__(self, folder: str | Path | None = None):
+        self.folder = None if folder is None else Path(folder)
+        self._used: list[Path] = []
+
+    def run(
+        self, name: str, about: Mapping[str, Any], count: int, work: Work, progress: bool = True
+    ) -> list[dict[str, Tensor]]:
+        """Results of all parts of images 0 to count - 1, in order, the same on every process.
+
+        Each process works on its share of what the folder does not have. A collective call.
+
+        Args:
+            name: of the pass, for its bar and its folder.
+            about: all that the results depend on, JSON-able; results of anything else are never taken for these.
+            count: images.
+            work: from ranges of images to one dictionary of tensors on the CPU for each, in turn.
+            progress: whether to show a bar, on the main process.
+
+        Raises:
+            InputError: for a file in the folder that is damaged.
+        """
+        ranges = [range(start, min(start + PART_SIZE, count)) for start in range(0, count, PART_SIZE)]
+        if self.folder is None:
+            return list(_with_bar(work(ranges), ranges, name, progress))
+        state = this_process()
+        folder = self._claim(name, {**about, "count": count, "part_size": PART_SIZE, "torch": torch.__version__})
+        files = [folder / f"{number:05d}.safetensors" for number in range(len(ranges))]
+        missing = [number for number, file in enumerate(files) if not file.exists()]
+        state.wait_for_everyone()  # nobody writes before everybody has looked
+        mine = missing[state.process_index :: state.num_processes]
+        share = [ranges[number] for number in mine]
+        made = _with_bar(work(share), share, name, progress and state.is_main_process)
+        for number, tensors in zip(mine, made, strict=True):
+            write_file(files[number], save(tensors))
+        state.wait_for_everyone()
+        parts = [_read(file) for file in files]
+        state.wait_for_everyone()  # nobody clears before everybody has read
+        return parts
+
+    def clear(self) -> None:
+        """Remove what this object's passes have kept; for one process, after the last of them."""
+        for folder in self._used:
+            shutil.rmtree(folder)
+        if self.folder is not None and self.folder.is_dir() and not any(self.folder.iterdir()):
+            self.folder.rmdir()
+        self._used = []
+
+    def _claim(self, name: str, about: dict[str, Any]) -> Path:
+        assert self.folder is not None
+        key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+        folder = self.folder / f"{name}-{key[:16]}"
+        if folder not in self._used:
+            self._used.append(folder)
+        if this_process().is_main_process:
+            write_json(folder / "about.json", about)
+        return folder
+
+
+def _with_bar(
+    results: Iterable[dict[str, Tensor]], ranges: Sequence[range], name: str, progress: bool
+) -> Iterator[dict[str, Tensor]]:
+    with tqdm(total=sum(map(len, ranges)), desc=name, unit="image", disable=not progress) as bar:
+        for images, result in zip(ranges, results, strict=True):
+            yield result
+            bar.update(len(images))
+
+
+def _read(file: Path) -> dict[str, Tensor]:
+    try:
+        return load(file.read_bytes())
+    except (SafetensorError, FileNotFoundError) as error:
+        raise InputError(f"{file} is damaged or gone ({error}); remove its folder and start again") from error

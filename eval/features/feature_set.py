@@ -1,0 +1,164 @@
+"""Features of a whole set of images, taken once for any number of scores."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from wvq.tokenizer.errors import InputError
+from wvq.tokenizer.storage.pretrained import state_sha256
+
+from ..metrics.frechet import mean_and_covariance
+from .chunks import PART_SIZE, Parts
+from .reference import ReferenceStatistics
+
+
+class ImageSource(Protocol):
+    """Images to be scored: `wvq.tokenizer.data.ImageDataset`, any class of `wvq.eval.features.image_sources`, or your own.
+
+    Attributes:
+        description: what the images are, JSON-able; `classes` = 0 in it says that the labels mean nothing.
+        num_workers: processes that read images beside the main one, 0 where there is no such attribute.
+    """
+
+    description: dict[str, Any]
+
+    def __len__(self) -> int: ...
+
+    def __getitems__(self, indices: Sequence[int], /) -> dict[str, Tensor]:
+        """These images, read only now: "images" (B, C, H, W) and, if there are classes, "labels" (B,)."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureSet:
+    """What an extractor makes of a set of images.
+
+    Attributes:
+        vectors: (N, d) float32, on the CPU.
+        labels: (N,) int64, or None without classes.
+        logits: class scores (N, classes) of the extractor's own last layer, or None.
+        extractor: its protocol.
+        images: the set's description.
+    """
+
+    vectors: Tensor
+    labels: Tensor | None
+    logits: Tensor | None
+    extractor: Mapping[str, Any]
+    images: Mapping[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def select(self, chosen: Tensor) -> "FeatureSet":
+        """The images at these positions (M,)."""
+        labels, logits = (None if x is None else x[chosen] for x in (self.labels, self.logits))
+        return replace(self, vectors=self.vectors[chosen], labels=labels, logits=logits)
+
+    def statistics(self) -> ReferenceStatistics:
+        """Mean and covariance of the vectors, to be saved and compared with."""
+        mean, covariance = mean_and_covariance(self.vectors)
+        return ReferenceStatistics(len(self), mean, covariance, dict(self.extractor), dict(self.images))
+
+
+@torch.no_grad()
+def extract_features(
+    source: ImageSource,
+    extractor: nn.Module,
+    batch_size: int = PART_SIZE,
+    with_logits: bool = False,
+    progress: bool = True,
+    parts: Parts | None = None,
+) -> FeatureSet:
+    """Put all images through an extractor, part by part; only the features stay in memory.
+
+    Args:
+        source: the images, uint8 or float in [0, 1].
+        extractor: an `Extractor`, or any module from uint8 images to (N, d); it is left in eval mode.
+        batch_size: images at once, at most `PART_SIZE`.
+        with_logits: whether the class scores are wanted as well, for the Inception score.
+        progress: whether to show a bar.
+        parts: where features are kept, for processes to share the work and for another start to go on with it; the
+            source's description must then tell it from any other source.
+
+    Raises:
+        InputError: for no images, images of a wrong range, and features that are not (N, d) and finite.
+    """
+    extractor.eval()
+    parameter = next(extractor.parameters(), torch.empty(0))
+    device, protocol = parameter.device, extractor_protocol(extractor)
+
+    def work(ranges: Sequence[range]) -> Iterator[dict[str, Tensor]]:
+        for batch in read_parts(source, ranges):
+            images = to_eight_bit(batch["images"]).split(batch_size)
+            vectors = torch.cat([finite_features(extractor, some.to(device)) for some in images])
+            yield {"vectors": vectors} | ({"labels": batch["labels"]} if "labels" in batch else {})
+
+    about = {"images": source.description, "extractor": protocol, "batch_size": batch_size, "device": device.type}
+    made = (parts or Parts()).run("features", about, len(source), work, progress)
+    if not made:
+        raise InputError(f"there are no images in {source.description}")
+    vectors = torch.cat([part["vectors"] for part in made])
+    labelled = "labels" in made[0] and source.description.get("classes", 1)
+    return FeatureSet(
+        vectors,
+        torch.cat([part["labels"] for part in made]) if labelled else None,
+        extractor.logits(vectors).cpu() if with_logits else None,  # pyright: ignore[reportCallIssue]
+        protocol | {"dimension": vectors.shape[1]},
+        source.description,
+    )
+
+
+def finite_features(extractor: nn.Module, images: Tensor) -> Tensor:
+    """What an extractor makes of uint8 images (N, C, H, W): (N, d) float32, on the CPU.
+
+    Raises:
+        InputError: if it is of another shape, or not finite.
+    """
+    features = extractor(images).float().cpu()
+    if features.ndim != 2 or len(features) != len(images) or not features.isfinite().all():
+        raise InputError(
+            f"the extractor returned {tuple(features.shape)} for {len(images)} images; it must return finite features "
+            "(N, d)"
+        )
+    return features
+
+
+def extractor_protocol(extractor: nn.Module) -> dict[str, Any]:
+    """An extractor's own protocol; for a module without one its class and the sha256 of its weights."""
+    own = getattr(extractor, "protocol", None)
+    return dict(own) if own else {"name": type(extractor).__name__, "weights_sha256": state_sha256(extractor)}
+
+
+def read_parts(source: ImageSource, ranges: Sequence[range]) -> Iterator[dict[str, Tensor]]:
+    """The images of each range; the source's worker processes, if it has any, read ahead."""
+    if ranges:
+        images: Any = source  # a data set, though not a torch.utils.data.Dataset
+        batches = [list(numbers) for numbers in ranges]
+        workers = getattr(source, "num_workers", 0)
+        own = torch.Generator()  # leaves the global one
+        yield from DataLoader(images, batch_sampler=batches, collate_fn=dict, num_workers=workers, generator=own)
+
+
+def to_eight_bit(images: Tensor) -> Tensor:
+    """uint8 images as they are; float ones in [0, 1] clamped, rounded, then cast.
+
+    A decoder overshoots a little; a cast that does not clamp would wrap 1.01 to black.
+
+    Raises:
+        InputError: for another dtype, NaN, or values that belong to another range, such as [-1, 1] or [0, 255].
+    """
+    if images.dtype == torch.uint8:
+        return images
+    if not images.is_floating_point():
+        raise InputError(f"images are {images.dtype}; valid are torch.uint8 and floating point in [0, 1]")
+    low, high = (float(x) for x in images.aminmax()) if images.numel() else (0.0, 0.0)
+    if not (low >= -0.5 and high <= 1.5):
+        raise InputError(
+            f"float images are in [{low:.3g}, {high:.3g}]; they must be in [0, 1], slightly outside at most"
+        )
+    return (images.float().clamp(0, 1) * 255).round().to(torch.uint8)

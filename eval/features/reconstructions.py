@@ -1,0 +1,113 @@
+"""What a tokenizer makes of a data set, in one pass: all that the scores of its reconstructions are computed from."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from wvq.tokenizer.data.dataset import ImageDataset
+from wvq.tokenizer.data.decoding import to_model, to_uint8
+from wvq.tokenizer.metrics import ReconstructionQuality
+from wvq.tokenizer.model import VQTokenizer
+
+from ..metrics.image_quality import MS_SSIM_ABOVE, PerceptualSimilarity, multiscale_ssim, psnr_luma
+from .chunks import Parts
+from .extractor import Extractor
+from .feature_set import FeatureSet, finite_features, read_parts
+
+
+@dataclass(frozen=True, eq=False)
+class Reconstructions:
+    """Of a whole data set.
+
+    Attributes:
+        features: of the reconstructions.
+        quality: the states of `wvq.tokenizer.metrics.ReconstructionQuality`, over all images.
+        measures: by name a value for each image, (N,) float64: psnr_luma, above 160 pixels ms_ssim, and lpips if there
+            is a network for it.
+    """
+
+    features: FeatureSet
+    quality: dict[str, Tensor]
+    measures: dict[str, Tensor]
+
+
+@torch.no_grad()
+def measure_reconstructions(
+    tokenizer: VQTokenizer,
+    dataset: ImageDataset,
+    extractor: Extractor,
+    batch_size: int = 64,
+    progress: bool = True,
+    perceptual: PerceptualSimilarity | None = None,
+    parts: Parts | None = None,
+) -> Reconstructions:
+    """Encode and decode all images, where the tokenizer and the extractor are.
+
+    Args:
+        tokenizer: left in the mode in which it came.
+        dataset: the images.
+        extractor: of features.
+        batch_size: images at once; on a CPU more of them are slower.
+        progress: whether to show a bar.
+        perceptual: network of LPIPS.
+        parts: where results are kept, for processes to share the work and for another start to go on with it.
+
+    Raises:
+        InputError: if the images do not fit the tokenizer.
+    """
+    codebook = tokenizer.quantizer.codebook
+    per_image: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"psnr_luma": psnr_luma}
+    if min(dataset[0]["images"].shape[-2:]) > MS_SSIM_ABOVE:
+        per_image["ms_ssim"] = multiscale_ssim
+    if perceptual is not None:
+        per_image["lpips"] = perceptual
+
+    def work(ranges: Sequence[range]) -> Iterator[dict[str, Tensor]]:
+        for batch in read_parts(dataset, ranges):
+            quality = ReconstructionQuality(*codebook.shape).to(codebook.device)
+            rows: dict[str, list[Tensor]] = {name: [] for name in ("vectors", *per_image)}
+            for images in batch["images"].split(batch_size):
+                originals = images.to(codebook.device)
+                features = tokenizer.features(to_model(originals))
+                indices = tokenizer.quantizer(features).indices
+                reconstructions = to_uint8(tokenizer.decode(indices))
+                quality.update(originals, reconstructions, features, indices, codebook)
+                rows["vectors"].append(finite_features(extractor, reconstructions))
+                for name, measure in per_image.items():
+                    rows[name].append(measure(originals, reconstructions).double().cpu())
+            states: dict[str, Any] = quality.metric_state
+            measured = {name: torch.cat(values) for name, values in rows.items()} | {"labels": batch["labels"]}
+            yield measured | {name: state.cpu() for name, state in states.items()}
+
+    about = {
+        "images": dataset.description,
+        "tokenizer": tokenizer.fingerprint,
+        "extractor": extractor.protocol,
+        "lpips": None if perceptual is None else perceptual.protocol,
+        "batch_size": batch_size,
+        "device": codebook.device.type,
+    }
+    with _evaluating(tokenizer):
+        made = (parts or Parts()).run("reconstructions", about, len(dataset), work, progress)
+    rows = {name: torch.cat([part[name] for part in made]) for name in ("vectors", "labels", *per_image)}
+    quality = {name: torch.stack([part[name] for part in made]).sum(dim=0) for name in made[0].keys() - rows.keys()}
+    labels = rows.pop("labels")
+    labels = labels if dataset.class_names else None
+    features = FeatureSet(rows.pop("vectors"), labels, None, extractor.protocol, {"source": "reconstructions"})
+    return Reconstructions(features, quality, rows)
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Eval mode inside; afterwards every part is in the mode it was in."""
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes.items():
+            part.training = training

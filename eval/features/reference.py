@@ -1,0 +1,129 @@
+"""Reference statistics: computed once, saved as safetensors and JSON, and refused where the protocol is another."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from wvq.tokenizer.errors import InputError
+from wvq.tokenizer.storage.atomic import write_json, written_whole
+from wvq.tokenizer.storage.untrusted import file_inside, read_json
+
+from .archives import read_array, read_headers
+
+MAX_DIMENSION = 2**14  # a covariance of 2 GiB
+_WEIGHTS, _PROTOCOL = "statistics.safetensors", "protocol.json"
+
+
+@dataclass(frozen=True, eq=False)
+class ReferenceStatistics:
+    """Feature statistics of a reference set: computed once, used for any number of distances to it.
+
+    Attributes:
+        count: images, N; None where a published file does not say.
+        mean: (d,) float64.
+        covariance: (d, d) float64, unbiased.
+        extractor: the extractor's protocol; {} where a published file does not say.
+        dataset: the reference set's description, with its fingerprint.
+    """
+
+    count: int | None
+    mean: Tensor
+    covariance: Tensor
+    extractor: dict[str, Any]
+    dataset: dict[str, Any]
+
+    def save(self, folder: str | Path) -> None:
+        """Write statistics.safetensors and protocol.json into folder, whole or not at all.
+
+        Raises:
+            InputError: if the folder holds anything else.
+        """
+        with written_whole(Path(folder)) as partial:
+            tensors = {"mean": self.mean, "covariance": self.covariance}
+            save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, partial / _WEIGHTS)
+            protocol = {"count": self.count, "extractor": self.extractor, "dataset": self.dataset}
+            write_json(partial / _PROTOCOL, protocol)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """A folder written by `save`, or a published .npz with arrays `mu` (d,) and `sigma` (d, d).
+
+        Raises:
+            InputError: for a path that is neither, and files that do not hold what they should.
+        """
+        path = Path(path)
+        if path.suffix == ".npz":
+            return cls._load_published(path)
+        protocol = read_json(path / _PROTOCOL)
+        try:
+            tensors = load_file(file_inside(path, _WEIGHTS))
+            return cls(
+                protocol["count"], tensors["mean"], tensors["covariance"], protocol["extractor"], protocol["dataset"]
+            )
+        except (SafetensorError, KeyError, TypeError) as error:
+            raise InputError(f"{path} does not hold reference statistics: {error}") from error
+
+    @classmethod
+    def _load_published(cls, path: Path) -> Self:
+        headers = read_headers(path)
+        if not {"mu", "sigma"} <= headers.keys():
+            raise InputError(f"{path} holds the arrays {', '.join(headers)}; published statistics are mu and sigma")
+        mu, sigma = headers["mu"], headers["sigma"]
+        d = math.prod(mu.shape)
+        if max(mu.shape, default=1) != d or sigma.shape != (d, d) or {mu.dtype.kind, sigma.dtype.kind} != {"f"}:
+            raise InputError(
+                f"{path} has mu {mu.shape} and sigma {sigma.shape}; they must be floating-point, (d,) and (d, d)"
+            )
+        if not 1 <= d <= MAX_DIMENSION:
+            raise InputError(f"{path} has statistics of {d:,} dimensions; valid are 1 to {MAX_DIMENSION:,}")
+        mean, covariance = read_array(path, "mu").reshape(d), read_array(path, "sigma")
+        dataset = {
+            "source": path.name,
+            "origin": "published statistics, of images and a count that the file does not name",
+        }
+        return cls(None, torch.from_numpy(mean.astype("f8")), torch.from_numpy(covariance.astype("f8")), {}, dataset)
+
+    def check_extractor(self, protocol: dict[str, Any]) -> None:
+        """Refuse features of another extractor; published statistics name none, so only their dimension is compared.
+
+        Raises:
+            InputError: that shows each difference.
+        """
+        if not self.extractor:
+            if protocol.get("dimension", len(self.mean)) != len(self.mean):
+                raise InputError(
+                    f"the reference statistics have {len(self.mean)} dimensions, the extractor {protocol['dimension']}"
+                )
+            return
+        different = differences(self.extractor, protocol)
+        if different:
+            raise InputError(f"the reference statistics are of another extractor: {different}")
+
+
+def check_same_images(there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    """Refuse images made by another protocol than the reference's: crop, resize, size or channels, where both say.
+
+    Args:
+        there: description of the reference.
+        here: description of the images to be scored.
+
+    Raises:
+        InputError: that shows each difference.
+    """
+    keys = [key for key in ("crop", "resize", "image_size", "channels") if key in there and key in here]
+    different = differences({key: there[key] for key in keys}, {key: here[key] for key in keys})
+    if different:
+        raise InputError(f"the reference is of another protocol than the images: {different}")
+
+
+def differences(there: dict[str, Any], here: dict[str, Any]) -> str:
+    """What differs between a protocol there and one here, in words; "" for nothing."""
+    different = [key for key in {**there, **here} if there.get(key) != here.get(key)]
+    return "; ".join(f"{key} is {there.get(key)!r} there and {here.get(key)!r} here" for key in different)

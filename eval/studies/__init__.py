@@ -1,0 +1,1 @@
+"""The paper's controlled studies of codebooks."""

@@ -1,0 +1,183 @@
+"""`wvq tokenize`: a data set as tokens, kept as Arrow on disk under a key of all that could change them."""
+
+import dataclasses
+import hashlib
+import itertools
+import json
+import math
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from datasets import Dataset, Features, List, Value, concatenate_datasets
+from einops import rearrange
+from torch import Tensor
+from tqdm import tqdm
+
+from wvq.pipelines.processes import this_process
+from wvq.tokenizer.data.bad_images import FILE_NAME
+from wvq.tokenizer.data.config import DataConfig
+from wvq.tokenizer.data.dataset import ImageDataset, load_splits, report_bad_images
+from wvq.tokenizer.data.decoding import to_model
+from wvq.tokenizer.distributed import on_first_process
+from wvq.tokenizer.errors import InputError
+from wvq.tokenizer.model import VQTokenizer
+from wvq.tokenizer.storage.atomic import remove_unfinished, write_json, written_whole
+from wvq.tokenizer.storage.lock import Lock
+from wvq.tokenizer.tokens import PART_IMAGES
+
+LARGER = 1.1  # than a crop is the image it is taken from, as in LlamaGen (arXiv 2406.06525)
+
+
+_FORMAT = 1  # part of the key: raise it when what is written changes
+
+
+@dataclass(frozen=True)
+class Tokenization:
+    """Encoding of a data set with a trained tokenizer."""
+
+    tokenizer: str = "runs/tokenizer/model"
+    """Folder or hub repository of the tokenizer."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """The images; with horizontal_flip each training image is encoded mirrored as well."""
+    output_dir: str = "runs/tokens"
+    """Folder of the token cache; each data set lies in a folder of its own, named by its key."""
+    crops: int = 0
+    """Crops of each training image that are encoded beside it, at drawn places of the image made a tenth larger."""
+    batch_size: int = 256
+    """Images encoded at once."""
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise InputError(f"batch_size is {self.batch_size}; it must be at least 1")
+        if self.crops < 0:
+            raise InputError(f"crops is {self.crops}; it must be at least 0")
+
+
+def tokenize(config: Tokenization) -> Path:
+    """Encode both splits, unless that has been done; returns the folder with train/, evaluation/ and tokens.json.
+
+    The key is a hash of the tokenizer's weights and configuration, of the images and their crop and resize, and of
+    flips and drawn crops, so that tokens of a changed tokenizer or data set are never mixed with old ones. The images
+    are encoded in parts, which the processes share and a later call need not make again. A collective call.
+
+    Raises:
+        InputError: if the tokenizer or the images cannot be read.
+    """
+    # No second Accelerator: it would undo the gradient accumulation of the training loop's.
+    processes = this_process()
+    tokenizer = VQTokenizer.from_pretrained(config.tokenizer).to(processes.device)
+    train, evaluation = load_splits(config.data)
+    identity = {
+        "format": _FORMAT,
+        "tokenizer_fingerprint": tokenizer.fingerprint,
+        "images": {"train": train.fingerprint, "evaluation": evaluation.fingerprint},
+        "horizontal_flip": config.data.horizontal_flip,
+        "crops": config.crops,
+    }
+    key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    folder = Path(config.output_dir) / key
+    flips = (False, True) if config.data.horizontal_flip else (False,)
+    parts = [*_parts(folder, train, flips), *_parts(folder, evaluation, flips=(False,))]
+    if config.crops:
+        larger = dataclasses.replace(config.data, image_size=math.ceil(LARGER * config.data.image_size))
+        parts += _parts(folder, load_splits(larger)[0], flips, range(1, config.crops + 1))
+    locks: list[Lock] = []
+
+    def claim() -> bool:
+        locks.append(Lock(folder.with_name(f".{key}.lock"), wait=True))  # of two runs that need the same one makes them
+        remove_unfinished(folder.parent, f"{key}-*")
+        remove_unfinished(_room(folder))
+        done = (folder / "tokens.json").exists()
+        if done:
+            shutil.rmtree(_room(folder), ignore_errors=True)  # a killed process had no time to
+        return done
+
+    def join() -> None:
+        with written_whole(folder) as partial:
+            for split in ("train", "evaluation"):
+                own = [Dataset.load_from_disk(str(part.path)) for part in parts if part.split == split]
+                concatenate_datasets(own).save_to_disk(str(partial / split))
+            if (report := _room(folder) / FILE_NAME).exists():
+                shutil.copy(report, partial)
+            about = {
+                "num_codes": tokenizer.config.codebook_size,
+                "grid_size": tokenizer.config.grid_size,
+                "class_names": list(train.class_names),
+            }
+            write_json(partial / "tokens.json", about | identity)
+        shutil.rmtree(_room(folder))
+
+    try:
+        if not on_first_process(claim):
+            if config.data.streaming:  # only now its bad images are met
+                report_bad_images(_room(folder), train, evaluation, writes=False)
+            for part in parts[processes.process_index :: processes.num_processes]:
+                if not part.path.exists():
+                    with written_whole(part.path) as partial:
+                        _encode(tokenizer, part, config.batch_size).save_to_disk(str(partial))
+            processes.wait_for_everyone()
+            on_first_process(join)
+    finally:
+        for lock in locks:
+            lock.release()
+    report_bad_images(folder, train, evaluation, processes.is_main_process)
+    return folder
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Images that are encoded and written at once: mirrored or not, whole (crop 0) or the crop of that number."""
+
+    path: Path
+    images: ImageDataset
+    split: str
+    indices: range
+    flip: bool
+    crop: int
+
+
+def _room(folder: Path) -> Path:
+    """Where the parts of a token cache are until they are all there."""
+    return folder.with_name(f"{folder.name}.parts")
+
+
+def _parts(folder: Path, images: ImageDataset, flips: tuple[bool, ...], crops: Iterable[int] = (0,)) -> Iterator[_Part]:
+    """Parts of a split in order: all of its images, then in each other way all of them again."""
+    split = images.description["split"]
+    for crop, flip in itertools.product(crops, flips):
+        for first in range(0, len(images), PART_IMAGES):
+            indices = range(first, min(first + PART_IMAGES, len(images)))
+            yield _Part(_room(folder) / f"{split}-{crop}-{flip:d}-{first}", images, split, indices, flip, crop)
+
+
+def _encode(tokenizer: VQTokenizer, part: _Part, batch_size: int) -> Dataset:
+    device = tokenizer.quantizer.codebook.device
+    tokens, labels = [], []
+    size = tokenizer.config.image_size
+    # The same places whatever the batches: two numbers an image, drawn from the number of the crop and of the part.
+    draws = np.random.default_rng([part.crop, part.flip, part.indices.start]).random((len(part.indices), 2))
+    places = iter(draws)
+    batches = part.images.batches(batch_size, part.indices)
+    shown = {"desc": part.path.name, "unit": "batch", "disable": not this_process().is_main_process}
+    for batch in tqdm(batches, total=-(-len(part.indices) // batch_size), **shown):
+        images = batch["images"]
+        if part.crop:
+            images = torch.stack([_cropped(image, size, *next(places)) for image in images])
+        pictures = to_model(images.to(device))
+        indices = tokenizer.encode(pictures.flip(-1) if part.flip else pictures)
+        tokens.append(rearrange(indices, "b h w -> b (h w)").to("cpu", torch.int32))
+        labels.append(batch["labels"])
+    length = tokenizer.config.grid_size**2
+    features = Features({"tokens": List(Value("int32"), length=length), "label": Value("int64")})
+    columns = {"tokens": torch.cat(tokens).numpy(), "label": torch.cat(labels).numpy()}
+    return Dataset.from_dict(columns, features=features)
+
+
+def _cropped(image: Tensor, size: int, down: float, right: float) -> Tensor:
+    """(C, size, size) of an image (C, H, W), as far down and to the right as these shares of what it leaves."""
+    top, left = (int(share * (side - size + 1)) for share, side in zip((down, right), image.shape[1:], strict=True))
+    return image[:, top : top + size, left : left + size]

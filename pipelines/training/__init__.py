@@ -1,0 +1,1 @@
+"""What every training loop shares: processes, the run's folder, checkpoints, guards, signals, memory."""

@@ -1,0 +1,80 @@
+"""Which of Accelerate's engines trains, and how."""
+
+import os
+from typing import Protocol
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import (
+    DataLoaderConfiguration,
+    DistributedType,
+    FullyShardedDataParallelPlugin,
+    parse_flag_from_env,
+)
+from torch.distributed.fsdp import MixedPrecisionPolicy
+
+from wvq.tokenizer.errors import InputError
+
+from ..processes import this_process
+
+
+class EngineConfig(Protocol):
+    """The fields of a training configuration that shape its engine."""
+
+    @property
+    def output_dir(self) -> str: ...
+    @property
+    def mixed_precision(self) -> str: ...
+    @property
+    def gradient_accumulation_steps(self) -> int: ...
+    @property
+    def log_with(self) -> tuple[str, ...]: ...
+
+
+def build_accelerator(config: EngineConfig, may_shard: bool = False) -> Accelerator:
+    """The engine that `accelerate launch` or `torchrun` asks for: one process, DDP or FSDP2.
+
+    Accelerate leaves FSDP to GPUs and would train with DDP on CPUs without a word; here CPUs shard as well.
+
+    Args:
+        config: of the training.
+        may_shard: whether this training can have its weights sharded.
+
+    Raises:
+        InputError: for an engine that cannot do this training; the message says which can.
+    """
+    sharded = parse_flag_from_env("ACCELERATE_USE_FSDP")
+    if parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
+        raise InputError(
+            "accelerate launch asks for DeepSpeed, which takes a single optimizer and makes its step before gradients "
+            "can be checked; valid are FSDP2 (launch/fsdp.yaml), which shards weights, gradients and optimizers as "
+            "ZeRO-3 does, and DDP (launch/ddp.yaml)"
+        )
+    if sharded and not may_shard:
+        raise InputError("accelerate launch asks for FSDP; a tokenizer is small, and trains with DDP (launch/ddp.yaml)")
+    if sharded and (version := os.environ.get("FSDP_VERSION", "1")) != "2":
+        raise InputError(f"accelerate launch asks for fsdp_version {version}; it must be 2, as in launch/fsdp.yaml")
+    this_process()  # finds the processes on CPUs as well
+    plugin = _sharding(config.mixed_precision) if sharded else None
+    accelerator = Accelerator(
+        mixed_precision=config.mixed_precision,
+        gradient_accumulation_steps=config.gradient_accumulation_steps or 1,  # 0: to be found
+        dataloader_config=DataLoaderConfiguration(split_batches=True),
+        fsdp_plugin=plugin,
+        log_with=list(config.log_with) or None,
+        project_dir=config.output_dir,
+    )
+    if plugin and accelerator.distributed_type == DistributedType.MULTI_CPU:
+        AcceleratorState._shared_state["fsdp_plugin"] = plugin
+        for state in (AcceleratorState, PartialState):  # which all Accelerators share; there is no other way in
+            state._shared_state["distributed_type"] = DistributedType.FSDP
+    return accelerator
+
+
+def _sharding(mixed_precision: str) -> FullyShardedDataParallelPlugin:
+    """As the environment says; with bfloat16, gradients are still summed, and the loss returned, in float32."""
+    if mixed_precision == "no":
+        return FullyShardedDataParallelPlugin()
+    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    return FullyShardedDataParallelPlugin(mixed_precision_policy=policy)

@@ -1,0 +1,34 @@
+"""Whether a codebook is collapsing, told while it is trained."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from wvq.tokenizer.model import TokenizerConfig
+
+LOW = 0.25  # of the utilization that codes drawn at random would reach
+FALLEN = 0.5  # of the best utilization so far
+
+
+def collapse_warning(metrics: Sequence[dict[str, Any]], model: TokenizerConfig, images: int) -> str | None:
+    """What to tell the user after the last evaluation, or None.
+
+    Args:
+        metrics: the run's lines of metrics, oldest first.
+        model: whose codebook it is.
+        images: that an evaluation counts; N draws from K codes reach a share 1 - exp(-N / K) of them.
+    """
+    evaluations = [row for row in metrics if "utilization" in row]
+    last, best = evaluations[-1], max(evaluations, key=lambda row: row["utilization"])
+    attainable = 1 - math.exp(-images * model.grid_size**2 / model.codebook_size)
+    if last["utilization"] < FALLEN * best["utilization"]:
+        what = f"fell from {best['utilization']:.3f} at step {best['step']} to {last['utilization']:.3f}"
+    elif last["utilization"] < LOW * attainable:
+        what = f"is {last['utilization']:.3f}, where codes drawn at random would reach {attainable:.3f}"
+    else:
+        return None
+    return (
+        f"step {last['step']}: the codebook is collapsing: utilization {what} (perplexity {last['perplexity']:.0f} of "
+        f"{model.codebook_size}); try --model.quantizer wasserstein, a higher wasserstein_weight, "
+        f"initialization data, or a smaller --model.codebook-size"
+    )

@@ -1,0 +1,198 @@
+"""The folder of a training run: one configuration, one writer, whole checkpoints, metrics that fit them."""
+
+import dataclasses
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any, Self
+
+from accelerate import Accelerator
+
+from wvq.tokenizer.distributed import on_first_process
+from wvq.tokenizer.errors import InputError
+from wvq.tokenizer.storage.atomic import (
+    remove_unfinished,
+    remove_whole,
+    synchronize,
+    write_file,
+    write_json,
+    written_whole,
+)
+from wvq.tokenizer.storage.lock import Lock
+from wvq.tokenizer.storage.manifest import find_damage, write_manifest
+from wvq.tokenizer.storage.untrusted import read_json
+
+from .state import TrainingState, write_state
+
+
+class Run:
+    """run.json, metrics.jsonl, images/, checkpoints/ and, at the end, model/.
+
+    A run that is not finished is locked for this program from here on; leave it as a context manager to release it.
+
+    Args:
+        folder: where the run lives; made if need be.
+        config: the run's configuration, a dataclass; a folder that holds a run of another configuration is refused.
+        accelerator: its first process writes.
+
+    Raises:
+        InputError: if the folder holds a run of another configuration; the message names the first difference. If
+            another process works on it.
+    """
+
+    def __init__(self, folder: str | Path, config: Any, accelerator: Accelerator):
+        self.folder, self.config, self.accelerator = Path(folder), config, accelerator
+        self._lock: Lock | None = None
+        on_first_process(self._open)
+
+    def _open(self) -> None:
+        description = json.loads(json.dumps(dataclasses.asdict(self.config)))
+        description.pop("output_dir", None)
+        path = self.folder / "run.json"
+        if path.exists() and (difference := first_difference(read_json(path), description)):
+            name, old, new = difference
+            raise InputError(
+                f"{self.folder} holds a run with {name} = {old}, this one has {new}; "
+                f"give it another --output-dir or remove that folder"
+            )
+        if self.finished:
+            return
+        self._lock = Lock(self.folder / ".lock")
+        for folder in (self.folder, self.folder / "images", self.folder / "checkpoints"):
+            remove_unfinished(folder)
+        if not path.exists():
+            write_json(path, description)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._lock:
+            self._lock.release()
+
+    @property
+    def finished(self) -> bool:
+        return (self.folder / "model").is_dir()
+
+    def checkpoints(self) -> list[Path]:
+        """Complete checkpoints, oldest first."""
+        return sorted((self.folder / "checkpoints").glob("step-*"))
+
+    def resume(self, state: TrainingState) -> int:
+        """Load the newest checkpoint that is undamaged into `state`; returns the steps done (0 if there never was one).
+
+        Raises:
+            InputError: if there were checkpoints and none of them can be used.
+        """
+        if step := on_first_process(self._choose_checkpoint):
+            state.load(self._checkpoint(step))
+        return step
+
+    def _choose_checkpoint(self) -> int:
+        damaged: dict[Path, str] = {}
+        for path in reversed(self.checkpoints()):
+            if not (damage := find_damage(path)):
+                break
+            damaged[path] = damage
+            print(f"{path} is damaged: {damage}", file=sys.stderr)
+        else:
+            if damaged:
+                listed = "; ".join(f"{path.name}: {damage}" for path, damage in damaged.items())
+                raise InputError(
+                    f"every checkpoint of {self.folder} is damaged ({listed}); remove the folder to begin anew"
+                )
+            if rows := [row for row in self.metrics() if row["step"] > self.config.checkpoint_every]:
+                raise InputError(
+                    f"{self.folder} was at step {rows[-1]['step']}, and its checkpoints are gone; "
+                    "remove the folder to begin anew"
+                )
+            self._forget_metrics_after(0)
+            return 0
+        if damaged:
+            print(f"going on from {path.name} instead; set aside: {path.parent}/damaged-*", file=sys.stderr)
+        for other in damaged:
+            aside = other.with_name(f"damaged-{other.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            other.rename(aside)
+        self._remove_old_checkpoints()  # a killed process may have been about to
+        step = int(path.name.removeprefix("step-"))
+        self._forget_metrics_after(step)
+        return step
+
+    def save_checkpoint(self, step: int, state: TrainingState) -> None:
+        """Write the checkpoint of `step` whole, then remove all but the newest `config.keep_checkpoints`.
+
+        Raises:
+            OSError: on all processes, if it cannot be written; the older ones are still there.
+        """
+        tensors, counts = state.gather()
+
+        def write() -> None:
+            # What the checkpoint is the continuation of must be on the disk before it.
+            synchronize(*self.folder.glob("metrics.jsonl"), *(self.folder / "images").glob("*"))
+            with written_whole(self._checkpoint(step)) as partial:
+                write_state(partial, tensors, counts)
+                write_manifest(partial)
+            self._remove_old_checkpoints()
+
+        on_first_process(write)
+
+    def _remove_old_checkpoints(self) -> None:
+        for old in self.checkpoints()[: -self.config.keep_checkpoints]:
+            remove_whole(old)
+
+    def _checkpoint(self, step: int) -> Path:
+        return self.folder / "checkpoints" / f"step-{step:08d}"
+
+    def save_model(self, model: Any) -> Path:
+        """Write `model`, which has `save_pretrained`, into the folder model/, which makes the run a finished one."""
+
+        def write() -> None:
+            with written_whole(self.folder / "model") as partial:
+                model.save_pretrained(partial)
+
+        on_first_process(write)
+        for tracker in self.accelerator.trackers:  # not end_training: it would leave the next run without processes
+            tracker.finish()
+        return self.folder / "model"
+
+    def log(self, step: int, split: str, values: dict[str, float]) -> None:
+        """Append one line to metrics.jsonl and tell the trackers."""
+        if self.accelerator.is_main_process:
+            with (self.folder / "metrics.jsonl").open("a") as file:
+                file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
+        self.accelerator.log({f"{split}/{name}": value for name, value in values.items()}, step=step)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """See `read_metrics`."""
+        return read_metrics(self.folder)
+
+    def _forget_metrics_after(self, step: int) -> None:
+        kept = [row for row in self.metrics() if row["step"] <= step]
+        write_file(self.folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in kept).encode())
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """All lines of a run's metrics.jsonl.
+
+    Raises:
+        InputError: for a line that is no JSON.
+    """
+    path = folder / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    try:
+        return [json.loads(line) for line in lines if line.endswith("\n")]  # a last line cut off by a crash is none
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path} holds a line that is not valid JSON: {error}") from error
+
+
+def first_difference(old: Any, new: Any, name: str = "") -> tuple[str, Any, Any] | None:
+    """Dotted name, old and new value of the first difference between two JSON values, or None."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted(old.keys() | new.keys()):
+            found = first_difference(old.get(key), new.get(key), f"{name}.{key}" if name else key)
+            if found:
+                return found
+        return None
+    return None if old == new else (name, old, new)

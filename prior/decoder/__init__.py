@@ -1,0 +1,5 @@
+"""One step of decoding: the next code's logits from the newest tokens and a cache of all before them."""
+
+from .build import build_decoder
+
+__all__ = ["build_decoder"]

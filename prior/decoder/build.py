@@ -1,0 +1,37 @@
+"""One step of decoding: the next code's logits from the newest tokens and a cache of all before them."""
+
+import torch
+from transformers import GPT2LMHeadModel, LlamaForCausalLM, PreTrainedModel
+
+from wvq.tokenizer.errors import InputError
+
+from .any_model import Decoder, ModelDecoder
+from .gpt2 import _GPT2_PARTS, GPT2Decoder
+from .llama import _LLAMA_PARTS, LlamaDecoder
+
+
+def build_decoder(model: PreTrainedModel, num_codes: int, rows: int, dtype: torch.dtype | None = None) -> Decoder:
+    """The fastest decoder that computes what the model's own forward does.
+
+    Args:
+        model: a causal language model of transformers. One that was wrapped, hooked, quantized or given adapters is
+            called, not read.
+        num_codes: K; logits of the ids from K on are left out.
+        rows: sequences at once for which it should be fastest.
+        dtype: of matrices and cache, such as torch.bfloat16; the model's by default. torch.int8 is of the matrices
+            alone, a scale for each output channel, beside bfloat16. Norms and residuals stay float32.
+
+    Raises:
+        InputError: for a dtype where the model has to be called.
+    """
+    parts = {type(module) for module in model.modules()}
+    hooked = any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    if not hooked and isinstance(model, LlamaForCausalLM) and parts <= _LLAMA_PARTS:
+        grouped = model.config.num_key_value_heads != model.config.num_attention_heads
+        if not grouped and not model.config.attention_bias and not model.config.mlp_bias:
+            return LlamaDecoder(model, num_codes, rows, dtype or model.dtype)
+    if not hooked and isinstance(model, GPT2LMHeadModel) and parts <= _GPT2_PARTS:
+        return GPT2Decoder(model, num_codes, rows, dtype or model.dtype)
+    if dtype not in (None, model.dtype):
+        raise InputError(f"dtype is {dtype}; only a plain Llama or GPT-2 can be sampled in another than its own")
+    return ModelDecoder(model, num_codes)

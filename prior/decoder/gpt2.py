@@ -1,0 +1,61 @@
+"""A plain GPT-2 of transformers, read as a list of matrices."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import GPT2LMHeadModel
+from transformers.activations import NewGELUActivation
+from transformers.models.gpt2 import modeling_gpt2 as gpt2
+from transformers.pytorch_utils import Conv1D
+
+from .cache import FixedPointCache, KeyValueCache, empty_cache
+from .packed_linear import PackedLinear, packed_linear
+
+_GPT2_PARTS = {
+    GPT2LMHeadModel, gpt2.GPT2Model, gpt2.GPT2Block, gpt2.GPT2Attention, gpt2.GPT2MLP, Conv1D, nn.LayerNorm, nn.Dropout,
+    nn.Linear, nn.Embedding, nn.ModuleList, NewGELUActivation,
+}  # fmt: skip
+
+
+class GPT2Decoder:
+    """A plain `GPT2LMHeadModel`, whose matrices are stored input first."""
+
+    def __init__(self, model: GPT2LMHeadModel, num_codes: int, rows: int, dtype: torch.dtype):
+        body: Any = model.transformer
+        self.config, self.dtype = model.config, torch.bfloat16 if dtype == torch.int8 else dtype
+        self.embedding, self.positions, self.norm = body.wte.weight, body.wpe.weight, body.ln_f
+
+        def product(part: Conv1D) -> PackedLinear:
+            return packed_linear(part.weight.mT, part.bias, rows, dtype)
+
+        self.output = packed_linear(model.lm_head.weight[:num_codes], None, rows, dtype)
+        self.layers: list[Any] = [
+            (
+                block.ln_1,
+                product(block.attn.c_attn),
+                block.attn.scaling,
+                product(block.attn.c_proj),
+                block.ln_2,
+                product(block.mlp.c_fc),
+                product(block.mlp.c_proj),
+            )
+            for block in body.h
+        ]
+
+    def new_cache(self, rows: int, length: int) -> FixedPointCache | KeyValueCache:
+        return empty_cache(self.config, rows, length, self.embedding.new_empty(0, dtype=self.dtype))
+
+    def __call__(self, tokens: Tensor, cache: FixedPointCache | KeyValueCache) -> Tensor:
+        rows, n = tokens.shape
+        places = cache.reserve(n)
+        x = (F.embedding(tokens, self.embedding) + self.positions[places]).float().flatten(0, 1)  # (R * n, C)
+        for index, (norm1, qkv, scale, project, norm2, up, down) in enumerate(self.layers):
+            heads = qkv(self._normed(x, norm1)).view(rows, n, 3, cache.heads, -1)
+            x = project.plus(cache.attend(index, heads, scale), x)
+            x = down.plus(up.activated(self._normed(x, norm2), "gelu_tanh"), x)
+        return self.output(self._normed(x.view(rows, n, -1)[:, -1], self.norm)).float()
+
+    def _normed(self, x: Tensor, norm: nn.LayerNorm) -> Tensor:
+        return F.layer_norm(x, norm.normalized_shape, norm.weight.float(), norm.bias.float(), norm.eps).to(self.dtype)

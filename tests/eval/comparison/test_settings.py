@@ -1,0 +1,168 @@
+"""Settings of a comparison: which fields there are, how grids expand into cells, what each cell is trained with."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wvq.eval.comparison.budget import Budget, bought, measure_steps
+from wvq.eval.comparison.config import Comparison, Method
+from wvq.pipelines.train_prior import PriorTraining
+from wvq.pipelines.train_tokenizer import TokenizerTraining
+from wvq.prior import PriorSize
+from wvq.tokenizer import InputError, TokenizerConfig
+
+OPTIONS = "tokenizer.model.quantizer_options"
+
+
+def comparison(**changes: Any) -> Comparison:
+    methods = {"plain": Method("vanilla", {"commitment_weight": 0.1}), "matched": Method("wasserstein")}
+    tokenizer = TokenizerTraining(model=TokenizerConfig(codebook_size=1024, codebook_dim=8))
+    return Comparison(**{"methods": methods, "tokenizer": tokenizer} | changes)
+
+
+def groups(config: Comparison) -> list[str]:
+    return [cell.group for cell in config.cells]
+
+
+def test_without_settings_a_cell_is_a_method_with_a_seed() -> None:
+    config = comparison(seeds=(0, 3))
+    assert [cell.folder for cell in config.cells] == ["plain-0", "matched-0", "plain-3", "matched-3"]
+    assert all(config.setting(cell) == {} for cell in config.cells)
+
+
+def test_a_grid_has_every_combination_once() -> None:
+    config = comparison(settings={"all": {"codebook_size": [256, 4096], "codebook_dim": [4, 8]}}, seeds=(0, 1))
+    combinations = [(256, 4), (256, 8), (4096, 4), (4096, 8)]
+    expected = [(m, size, dim, seed) for seed in (0, 1) for size, dim in combinations for m in ("plain", "matched")]
+    found = []
+    for cell in config.cells:
+        model = config.training("tokenizer", cell).model
+        found.append((cell.method, model.codebook_size, model.codebook_dim, cell.seed))
+        assert config.setting(cell) == {"codebook_size": model.codebook_size, "codebook_dim": model.codebook_dim}
+    assert found == expected
+    assert config.cells[0].folder == "plain-codebook_size=256-codebook_dim=4-0"
+    assert config.cells[2].folder == "plain-codebook_size=256-0"  # 8 is the recipe's own dimension
+
+
+def test_studies_share_what_they_have_in_common() -> None:
+    config = comparison(
+        methods={"matched": Method("wasserstein")},
+        settings={"size": {"codebook_size": [256, 1024]}, "dim": {"codebook_dim": [4, 8]}, "one": {"codebook_dim": 4}},
+    )
+    assert groups(config) == ["matched-codebook_size=256", "matched", "matched-codebook_dim=4"]
+
+
+def test_a_method_is_not_varied_in_an_option_that_it_lacks() -> None:
+    config = comparison(settings={"gamma": {"wasserstein_weight": [0, 0.5, 2.0]}})
+    assert groups(config) == ["plain", "matched-wasserstein_weight=0.0", "matched", "matched-wasserstein_weight=2.0"]
+    assert [config.setting(cell)["wasserstein_weight"] for cell in config.cells] == [None, 0.0, 0.5, 2.0]
+    options = [config.training("tokenizer", cell).model.quantizer_options for cell in config.cells]
+    weights = [{"wasserstein_weight": 0.0}, {}, {"wasserstein_weight": 2.0}]
+    assert options == [{"commitment_weight": 0.1}, *weights]
+
+
+def test_fields_of_both_stages() -> None:
+    config = comparison(
+        settings={"rates": {"tokenizer.learning_rate": "1e-3", "prior.learning_rate": [0.01], "num_layers": 2}},
+        methods={"plain": Method("vanilla")},
+    )
+    (cell,) = config.cells
+    assert cell.folder == "plain-tokenizer.learning_rate=0.001-prior.learning_rate=0.01-num_layers=2-0"
+    assert config.training("tokenizer", cell).learning_rate == 1e-3
+    prior = config.training("prior", cell)
+    assert (prior.learning_rate, prior.model.num_layers) == (0.01, 2)
+    assert prior.tokenizer == f"runs/comparison/{cell.folder}/tokenizer/model"
+
+
+def test_a_prior_of_another_size_has_its_width_and_depth() -> None:
+    config = comparison(
+        settings={"prior": {"size": ["XS", "S"], "num_heads": [2]}},
+        methods={"a": Method("vanilla")},
+        prior=PriorTraining(model=PriorSize(hidden_size=64, num_layers=1, num_heads=4)),
+    )
+    models = [config.training("prior", cell).model for cell in config.cells]
+    assert models == [PriorSize(size="XS", num_heads=2), PriorSize(size="S", num_heads=2)]
+
+
+def test_a_field_that_is_a_list_takes_a_list_of_lists() -> None:
+    config = comparison(settings={"width": {"channel_multipliers": [[1, 2], [1, 1]]}})
+    models = [config.training("tokenizer", cell).model for cell in config.cells]
+    assert [model.channel_multipliers for model in models] == [(1, 2), (1, 2), (1, 1), (1, 1)]
+    assert config.cells[0].folder == "plain-channel_multipliers=1-2-0"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"settings": {"a": {"codebook_sise": [1]}}}, r"unknown field 'codebook_sise' \(did you mean 'codebook_size'"),
+        ({"settings": {"a": {"mmd_weight": [1]}}}, "unknown field 'mmd_weight'"),  # no method is of that quantizer
+        ({"settings": {"a": {"learning_rate": [1]}}}, "may be tokenizer.learning_rate or prior.learning_rate"),
+        ({"settings": {"a": {"seed": [1]}}}, "unknown field 'seed'"),
+        ({"settings": {"a": {"quantizer": ["mmd"]}}}, "unknown field 'quantizer'"),
+        ({"settings": {"a": {"codebook_size": []}}}, "settings.a.codebook_size has no values"),
+        ({"settings": {"a": {"codebook_size": ["big"]}}}, "settings.a.codebook_size has the value 'big', .* no int"),
+        ({"settings": {"a": {"channel_multipliers": [1, 2]}}}, "needs a list of lists"),
+        ({"settings": {"a": [1]}}, r"settings.a is \[1\]; give"),
+        ({"settings": {"a": {"codebook_size": [0]}}}, "codebook_size is 0"),
+        ({"settings": {"a": {"num_layers": [2]}}, "tokenizers_only": True}, "unknown field 'num_layers'"),
+        ({"baseline": "plane"}, "baseline is 'plane'; valid are the methods plain, matched"),
+        ({"seeds": (0, 0)}, r"seeds are \[0, 0\]; each may be given once"),
+        ({"tokenizer_budget": Budget(images=63)}, "a budget of 63 images buys no step of batch_size 64"),
+        ({"tokenizer": TokenizerTraining(steps=7, warmup_steps=0), "tokenizer_budget": Budget(images=640)},
+         "tokenizer.steps is 7 and tokenizer_budget is given too"),
+        ({"settings": {"a": {"tokenizer.steps": [500]}}, "tokenizer_budget": Budget(seconds=9)},
+         "settings vary tokenizer.steps, which tokenizer_budget sets"),
+    ],
+)  # fmt: skip
+def test_bad_settings_and_budgets(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        comparison(**changes)
+
+
+@pytest.mark.parametrize(
+    ("budget", "message"),
+    [
+        ({"images": 1, "seconds": 1.0}, "images = 1 and seconds = 1.0; give one of the two"),
+        ({"images": 0}, "images = 0; it must be at least 1"),
+        ({"seconds": 0.0}, "seconds = 0.0; it must be above 0"),
+        ({"seconds": float("nan")}, "seconds = nan; it must be above 0"),
+    ],
+)
+def test_a_budget_is_one_thing(budget: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Budget(**budget)
+
+
+def test_images_buy_steps() -> None:
+    config = comparison(settings={"batch": {"tokenizer.batch_size": [32, 100]}}, tokenizer_budget=Budget(images=64_099))
+    trainings = [config.training("tokenizer", cell) for cell in config.cells]
+    assert [(one.batch_size, one.steps) for one in trainings] == [(32, 2003), (32, 2003), (100, 640), (100, 640)]
+    assert config.training("prior", config.cells[0]).steps == PriorTraining().steps
+    assert bought(PriorTraining(batch_size=128), Budget()) == PriorTraining()
+
+
+def test_seconds_buy_as_many_steps_as_were_measured(tmp_path: Path) -> None:
+    probes = []
+
+    def train(training: TokenizerTraining) -> None:  # 0.5 seconds a step, after a slow start
+        probes.append(training)
+        rows = [{"step": s, "split": "train", "seconds": 60 + s / 2} for s in range(10, training.steps + 1, 10)]
+        rows[1]["seconds"] += 40  # something else ran
+        lines = [json.dumps(row) for row in [*rows, {"step": training.steps, "split": "evaluation"}]]
+        Path(training.output_dir, "metrics.jsonl").write_text("\n".join(lines) + "\n")
+
+    path = tmp_path / "steps" / "plain-tokenizer.json"
+    measure_steps(train, TokenizerTraining(), 33.3, path)
+    measured = json.loads(path.read_text())
+    assert measured == {"steps": 66, "seconds": 33.3, "seconds_per_step": 0.5}
+    measure_steps(train, TokenizerTraining(), 33.3, path)
+    assert len(probes) == 1  # the second time it was read
+    assert dataclasses.replace(probes[0], output_dir="") == TokenizerTraining(
+        output_dir="", steps=40, warmup_steps=0, log_every=10, evaluate_every=40, checkpoint_every=40
+    )
+    with pytest.raises(InputError, match=r"a budget of 0.4 seconds buys no step; one takes 0.5"):
+        measure_steps(train, TokenizerTraining(), 0.4, tmp_path / "other.json")
+    assert not (tmp_path / "other.json").exists()

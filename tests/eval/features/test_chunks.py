@@ -1,0 +1,98 @@
+"""Passes in parts: what is kept, what is computed again, and whose results are never taken for another's."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from wvq.eval.features import chunks as module
+from wvq.eval.features.chunks import Parts
+from wvq.tokenizer import InputError
+
+ABOUT = {"images": "squares"}
+
+
+class Squares:
+    """The square of each image's number; stops after some parts, if it is told to."""
+
+    def __init__(self, stop_after: int | None = None):
+        self.seen: list[range] = []
+        self.stop_after = stop_after
+
+    def __call__(self, ranges: Sequence[range]) -> Iterator[dict[str, Tensor]]:
+        for numbers in ranges:
+            if len(self.seen) == self.stop_after:
+                raise RuntimeError("pulled the plug")
+            self.seen.append(numbers)
+            yield {"squares": torch.tensor(list(numbers)) ** 2}
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PART_SIZE", 4)
+
+
+def run(work: Squares, folder: Path | None, count: int = 10, **about: str) -> Tensor:
+    parts = Parts(folder).run("squares", ABOUT | about, count, work, progress=False)
+    return torch.cat([part["squares"] for part in parts])
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_all_parts_come_in_order(keep: bool, tmp_path: Path) -> None:
+    work = Squares()
+    assert run(work, tmp_path / "kept" if keep else None).tolist() == [i**2 for i in range(10)]
+    assert work.seen == [range(4), range(4, 8), range(8, 10)]
+    assert (tmp_path / "kept").exists() == keep
+    assert Parts(tmp_path / "kept").run("squares", ABOUT, 0, work) == []
+
+
+def test_an_interruption_costs_the_part_it_fell_into(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="pulled the plug"):
+        run(Squares(stop_after=2), tmp_path)
+    again = Squares()
+    assert run(again, tmp_path).tolist() == [i**2 for i in range(10)]
+    assert again.seen == [range(8, 10)]
+    nothing = Squares()
+    assert run(nothing, tmp_path).tolist() == [i**2 for i in range(10)]
+    assert nothing.seen == []
+
+
+def test_results_of_another_pass_are_never_taken(tmp_path: Path) -> None:
+    run(Squares(), tmp_path)
+    for count, about in ((11, {}), (10, {"images": "cubes"}), (10, {"device": "cuda"})):
+        other = Squares()
+        assert len(run(other, tmp_path, count, **about)) == count
+        assert len(other.seen) == 3
+    about = [json.loads(path.read_text()) for path in tmp_path.glob("*/about.json")]
+    assert sorted((x["images"], x["count"]) for x in about) == [
+        ("cubes", 10), ("squares", 10), ("squares", 10), ("squares", 11)
+    ]  # fmt: skip
+
+
+def test_only_what_was_used_is_cleared(tmp_path: Path) -> None:
+    mine, other = Parts(tmp_path / "kept"), Parts(tmp_path / "kept")
+    mine.run("squares", ABOUT, 10, Squares(), progress=False)
+    other.run("squares", {"images": "others"}, 10, Squares(), progress=False)
+    mine.clear()
+    assert [json.loads(path.read_text())["images"] for path in tmp_path.glob("kept/*/about.json")] == ["others"]
+    other.clear()
+    assert not (tmp_path / "kept").exists()
+    Parts(None).clear()
+
+
+def test_a_damaged_part_is_named(tmp_path: Path) -> None:
+    run(Squares(), tmp_path)
+    file = next(tmp_path.glob("*/00001.safetensors"))
+    file.write_bytes(file.read_bytes()[:-3])
+    with pytest.raises(
+        InputError, match=r"00001\.safetensors is damaged or gone .*; remove its folder and start again"
+    ):
+        run(Squares(), tmp_path)
+
+
+def test_the_bar_counts_images(capsys: pytest.CaptureFixture[str]) -> None:
+    Parts().run("squares", ABOUT, 10, Squares())
+    assert "squares: 100%" in capsys.readouterr().err

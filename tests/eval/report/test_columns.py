@@ -1,0 +1,94 @@
+"""The table of the report in numbers and in words: ranking, digits, the summary."""
+
+import copy
+import math
+
+import pytest
+from report_rows import VANILLA, row, summarize
+
+from wvq.eval.report.columns import Column, table_columns
+
+VANILLA |= {"reconstruction_frechet_distance": 575.0, "generation_frechet_distance": 666.0}
+
+
+@pytest.mark.parametrize("change", [{"extractor": "inception"}, {"num_reference": 500}])
+def test_distances_of_different_protocols_are_not_ranked_together(change: dict) -> None:
+    columns = table_columns([row("vanilla", 0, **change), row("wasserstein", 0), row("mmd", 0)])
+    reconstruction = [column for column in columns if column.name.startswith("rF")]
+    assert [column.measured() for column in reconstruction] == [[0], [1, 2]]
+    assert reconstruction[0].leaders() == []
+
+
+def test_what_was_not_measured_is_a_dash_and_never_best() -> None:
+    untrained = row("vanilla", 0, generation_frechet_distance=None, num_generated=None, seconds={"tokenizer": 1.0})
+    columns = {
+        column.name: column for column in table_columns([untrained, row("mmd", 0), row("ema", 0, ssim=math.nan)])
+    }
+    assert columns["FD [efficientnet-lite0]"].text(0) == "\N{EN DASH}"
+    assert columns["FD [efficientnet-lite0]"].leaders() == [1, 2]
+    assert columns["prior training"].text(0) == "\N{EN DASH}"
+    assert columns["SSIM"].leaders() == [0, 1]
+    assert all(not column.name.startswith("FD") for column in table_columns([untrained]))
+
+
+@pytest.mark.parametrize(
+    ("values", "texts"),
+    [
+        ([55839.2, 5112.7], ["55,839", "5,113"]),
+        ([475.31, 83.118], ["475.31", "83.12"]),
+        ([0.0, 0.0471], ["0.00000", "0.04710"]),
+        ([0.0], ["0.000"]),
+        ([-2.5, math.nan], ["-2.500", "\N{EN DASH}"]),
+    ],
+)
+def test_a_column_shows_four_digits_of_its_smallest_value(values: list[float], texts: list[str]) -> None:
+    column = Column("x", values)
+    assert [column.text(index) for index in range(len(values))] == texts
+
+
+def test_summary_says_who_is_ahead_and_follows_the_numbers() -> None:
+    rows = [row("vanilla", 0, **VANILLA), row("wasserstein", 0)]
+    text = summarize(rows)
+    assert text == (
+        "2 runs: vanilla with 1 seed and wasserstein with 1 seed. "
+        "wasserstein is ahead in utilization (95.4 % against 36.0 % for vanilla), perplexity (575.2 against 184.5 for "
+        "vanilla), relative quantization error (0.04710 against 0.06020 for vanilla) and rFD [efficientnet-lite0] "
+        "(525.3 against 575.0 for vanilla). "
+        "vanilla is ahead in PSNR (23.50 dB against 23.33 dB for wasserstein) and FD [efficientnet-lite0] "
+        "(666.0 against 667.4 for wasserstein). "
+        "At the digits shown, those measured are level in SSIM (0.8123). "
+        "Where there is one seed, how much a number varies between seeds is not known."
+    )
+    swapped = copy.deepcopy(rows)
+    swapped[0]["quantizer"], swapped[1]["quantizer"] = "wasserstein", "vanilla"
+    assert "vanilla is ahead in utilization (95.4 % against 36.0 % for wasserstein)" in summarize(swapped)
+
+
+def test_summary_of_leads_that_may_be_chance() -> None:
+    distances = {("vanilla", 0): 500.0, ("vanilla", 1): 520.0, ("mmd", 0): 505.0, ("mmd", 1): 535.0}
+    rows = [
+        row(name, seed, reconstruction_frechet_distance=distance, psnr=20.0 + (1 + seed / 1000) * (name == "mmd"))
+        for (name, seed), distance in distances.items()
+    ]
+    text = summarize(rows)
+    assert "Means over seeds" not in text
+    assert "The numbers in this paragraph are means over seeds." in text
+    assert "vanilla is ahead in rFD [efficientnet-lite0] (510.0 against 520.0 for mmd)." in text
+    assert "mmd is ahead in PSNR (21.00 dB against 20.00 dB for vanilla)" in text
+    assert (
+        "In rFD [efficientnet-lite0] the lead over the second may be chance: the 95\N{NO-BREAK SPACE}% interval" in text
+    )
+    assert "is not known" not in text
+
+
+def test_summary_of_a_tie_in_front() -> None:
+    text = summarize([row("vanilla", 0, psnr=22.0), row("mmd", 0, psnr=23.001), row("ema", 0, psnr=22.999)])
+    assert "mmd and ema are level with each other and ahead of the rest in PSNR (23.00 dB against 22.00 dB for" in text
+
+
+def test_summary_of_one_quantizer() -> None:
+    text = summarize([row("mmd", 0, generation_frechet_distance=None)])
+    assert text.startswith("1 run: mmd with 1 seed. Utilization 95.4 %, perplexity 575.2, relative quantization")
+    assert "PSNR 23.33 dB" in text
+    assert "ahead" not in text
+    assert text.endswith("There is nothing to compare it with.")

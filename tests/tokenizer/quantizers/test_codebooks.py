@@ -1,0 +1,213 @@
+"""Where codes start, how they follow their vectors, and how gradients pass them."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from wvq.tokenizer import (
+    EMAQuantizer,
+    InputError,
+    OnlineQuantizer,
+    VanillaQuantizer,
+    WassersteinQuantizer,
+    build_quantizer,
+    gaussian_wasserstein_distance,
+    nearest_codes,
+)
+from wvq.tokenizer.quantizers.gaussian import mean_and_covariance
+from wvq.tokenizer.quantizers.gradient import rotation_trick, straight_through
+from wvq.tokenizer.quantizers.online import nearest_vectors
+from wvq.tokenizer.quantizers.registry import QUANTIZERS
+
+NAMES = tuple(QUANTIZERS)
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+# Initialisation
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("initialization", ["data", "kmeans++"])
+def test_codes_are_drawn_from_the_first_training_batch(name: str, initialization: str):
+    quantizer = build_quantizer(name, 16, 4, initialization=initialization)
+    vectors = torch.randn(40, 4) + 7
+    quantizer.eval()(vectors)
+    assert not quantizer.initialized
+    quantizer.train()
+    quantizer._initialize(vectors)  # what the first training forward does, before it moves anything
+    distances = torch.cdist(quantizer.codebook.detach().double(), vectors.double())
+    torch.testing.assert_close(distances.amin(dim=1), torch.zeros(16).double(), atol=1e-6, rtol=0)
+    assert len(distances.argmin(dim=1).unique()) == 16  # sixteen different vectors
+    assert quantizer.initialized
+
+
+def test_first_forward_initialises_once():
+    quantizer = VanillaQuantizer(16, 4, initialization="data")
+    quantizer(torch.randn(40, 4))
+    codes = quantizer.codebook.detach().clone()
+    quantizer(torch.randn(40, 4))
+    assert torch.equal(quantizer.codebook, codes)
+
+
+def test_a_saved_codebook_is_not_drawn_again():
+    quantizer, loaded = (VanillaQuantizer(16, 4, initialization="kmeans++") for _ in range(2))
+    quantizer(torch.randn(40, 4))
+    loaded.load_state_dict(quantizer.state_dict())
+    loaded(torch.randn(40, 4) + 3)
+    assert torch.equal(loaded.codebook, quantizer.codebook)
+
+
+def test_kmeans_plus_plus_finds_every_far_apart_group():
+    centres = torch.randn(8, 4) * 100
+    quantizer = VanillaQuantizer(8, 4, initialization="kmeans++")
+    output = quantizer(centres.repeat(50, 1) + torch.randn(400, 4) * 0.01)
+    assert len(output.indices.unique()) == 8
+
+
+def test_kmeans_plus_plus_of_few_different_vectors_repeats_them():
+    quantizer = VanillaQuantizer(8, 2, initialization="kmeans++")
+    quantizer(torch.tensor([[1.0, 0.0], [0.0, 1.0]]).repeat(10, 1))
+    assert {tuple(code) for code in quantizer.codebook.tolist()} == {(1.0, 0.0), (0.0, 1.0)}
+
+
+def test_too_few_vectors_to_draw_codes_from():
+    with pytest.raises(InputError, match="has 15 vectors in the first batch for 16 codes"):
+        VanillaQuantizer(16, 4, initialization="data")(torch.randn(15, 4))
+
+
+def test_uniform_codes_lie_within_one_over_their_number():
+    codes = VanillaQuantizer(100, 4, initialization="uniform").codebook
+    assert 0.009 < codes.abs().max() <= 0.01
+
+
+# Moving averages
+
+
+def test_moving_averages_are_those_of_the_paper():
+    """e = m / N with N and m averaged from 0 on, for a code that is used."""
+    quantizer = EMAQuantizer(2, 1, init_std=1.0, decay=0.9)
+    quantizer.weight.data = torch.tensor([[0.0], [100.0]])
+    counts, sums = torch.zeros(2), torch.zeros(2)
+    for _ in range(20):
+        z = torch.cat([torch.randn(5), torch.randn(3) + 100])
+        quantizer(z[:, None])
+        counts = 0.9 * counts + 0.1 * torch.tensor([5.0, 3.0])
+        sums = 0.9 * sums + 0.1 * torch.tensor([z[:5].sum(), z[5:].sum()])
+        torch.testing.assert_close(quantizer.codebook[:, 0], sums / counts)
+
+
+def test_unused_codes_stay_where_they_are():
+    quantizer = EMAQuantizer(3, 2, decay=0.5)
+    quantizer.weight.data = torch.tensor([[0.0, 0.0], [50.0, 0.0], [0.0, 50.0]])
+    for _ in range(2000):  # long enough that a moving average of counts underflows
+        quantizer(torch.randn(4, 2))
+    assert torch.equal(quantizer.codebook[1:], torch.tensor([[50.0, 0.0], [0.0, 50.0]]))
+    quantizer(torch.tensor([[49.0, 1.0], [49.0, 1.0]]))
+    torch.testing.assert_close(quantizer.codebook[1], torch.tensor([49.0, 1.0]))
+
+
+def test_decay_zero_is_a_step_of_k_means():
+    quantizer = EMAQuantizer(8, 2, init_std=1.0, decay=0)
+    z = torch.randn(100, 2)
+    indices = nearest_codes(z, quantizer.codebook)
+    expected = torch.stack([z[indices == k].mean(dim=0) for k in indices.unique()])
+    quantizer(z)
+    torch.testing.assert_close(quantizer.codebook[indices.unique()], expected)
+
+
+# Online clustering
+
+
+def test_dead_codes_jump_to_their_nearest_vector():
+    quantizer = OnlineQuantizer(3, 1, decay=0.9)
+    quantizer.weight.data = torch.tensor([[0.0], [50.0], [-9.0]])
+    quantizer(torch.tensor([[0.1], [-0.2], [0.4]]))
+    # Code 0 has every vector and stays; the others go to the vector nearest to each, not the farthest.
+    torch.testing.assert_close(quantizer.codebook[:, 0], torch.tensor([0.0, 0.4, -0.2]), atol=0.06, rtol=0)
+    assert quantizer.codebook[0, 0] == 0
+
+
+def test_nearest_vectors_equal_brute_force():
+    codes, vectors = torch.randn(30, 4), torch.randn(200, 4)
+    assert torch.equal(nearest_vectors(codes, vectors), vectors[torch.cdist(codes, vectors).argmin(dim=1)])
+
+
+# Transport
+
+
+@pytest.mark.parametrize("decay", [None, 0.9])
+def test_first_step_carries_the_codes_all_the_way(decay: float | None):
+    quantizer = WassersteinQuantizer(64, 4, alignment="transport", decay=decay)
+    z = torch.randn(500, 4) @ torch.randn(4, 4) + 10
+    output = quantizer(z)
+    reached = gaussian_wasserstein_distance(*mean_and_covariance(quantizer.codebook), *mean_and_covariance(z))
+    assert reached < 1e-4
+    assert output.terms["wasserstein_distance"] < 1e-4
+
+
+def test_later_steps_go_a_part_of_the_way():
+    quantizer = WassersteinQuantizer(64, 4, alignment="transport", transport_step=0.25, statistics_window=1)
+    quantizer(torch.randn(500, 4))
+    before, z = quantizer.codebook.detach().clone(), torch.randn(500, 4) + 8
+    quantizer(z)
+    whole = z.mean(dim=0) - before.mean(dim=0)
+    torch.testing.assert_close(quantizer.codebook.mean(dim=0) - before.mean(dim=0), whole / 4, atol=1e-4, rtol=0)
+
+
+def test_transport_follows_by_gradient_or_by_averages():
+    assert WassersteinQuantizer(64, 4, alignment="transport").weight.requires_grad
+    assert not WassersteinQuantizer(64, 4, alignment="transport", decay=0.9).weight.requires_grad
+
+
+# Gradient estimators
+
+
+def vectors_and_codes(seed: int, dim: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    z, q = (torch.randn(20, dim, generator=generator, dtype=torch.float64) for _ in range(2))
+    return z.requires_grad_(), q
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 1000), dim=st.integers(2, 16))
+def test_rotation_keeps_angles_and_scales_lengths(seed: int, dim: int):
+    """The gradient is |q| / |z| R^T g: its angle to z is that of g to q, its length |q| / |z| times that of g."""
+    z, q = vectors_and_codes(seed, dim)
+    g = torch.randn(20, dim, generator=torch.Generator().manual_seed(seed + 1), dtype=torch.float64)
+    output = rotation_trick(z, q)
+    torch.testing.assert_close(output, q, atol=1e-15, rtol=1e-15)
+    (passed,) = torch.autograd.grad((output * g).sum(), z)
+    ratio = q.norm(dim=1) / z.norm(dim=1)
+    torch.testing.assert_close(passed.norm(dim=1), ratio * g.norm(dim=1))
+    cosine = torch.nn.functional.cosine_similarity
+    torch.testing.assert_close(cosine(passed, z, dim=1), cosine(g, q, dim=1))
+
+
+def test_rotation_of_zero_vectors_is_finite():
+    z = torch.zeros(3, 4, requires_grad=True)
+    rotation_trick(z, torch.randn(3, 4)).sum().backward()
+    assert z.grad is not None
+    assert z.grad.isfinite().all()
+
+
+def test_straight_through_is_the_identity_for_the_gradient():
+    z, q = vectors_and_codes(0, 4)
+    (passed,) = torch.autograd.grad(straight_through(z, q).square().sum(), z)
+    torch.testing.assert_close(passed, 2 * q)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_quantizer_takes_the_rotation(name: str):
+    quantizer = build_quantizer(name, 16, 4, init_std=1.0, gradient_estimator="rotation").eval()
+    z = torch.randn(10, 4, requires_grad=True)
+    output = quantizer(z)
+    torch.testing.assert_close(output.quantized, quantizer.lookup(output.indices))
+    expected = rotation_trick(z, quantizer.lookup(output.indices).detach())
+    (passed,) = torch.autograd.grad(output.quantized.pow(3).sum(), z, retain_graph=True)
+    torch.testing.assert_close(passed, torch.autograd.grad(expected.pow(3).sum(), z)[0])

@@ -1,0 +1,58 @@
+"""A run folder without a training: what `Run` needs of a configuration and of processes."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from wvq.pipelines.training.run import Run
+from wvq.pipelines.training.state import TrainingState
+from wvq.pipelines.training.step_record import StepRecord
+from wvq.tokenizer import TokenizerConfig
+
+
+@dataclass(frozen=True)
+class Training:
+    output_dir: str
+    model: TokenizerConfig = field(default_factory=TokenizerConfig)
+    steps: int = 10
+    checkpoint_every: int = 3
+    keep_checkpoints: int = 2
+    rates: tuple[float, ...] = (0.1, 0.2)
+
+
+class Process:
+    """A run with a prepared model, optimizer and record, as a new process would make them."""
+
+    def __init__(self, config: Training):
+        self.accelerator = Accelerator(cpu=True)
+        model = nn.Sequential(nn.Linear(3, 2), nn.Dropout())
+        self.model, self.optimizer = self.accelerator.prepare(model, torch.optim.AdamW(model.parameters(), lr=0.1))
+        self.record = StepRecord(self.accelerator, self.model, limit=1)
+        self.state = TrainingState(self.accelerator, self.model, [self.optimizer], self.record)
+        self.run = Run(config.output_dir, config, self.accelerator)
+        self.folder = self.run.folder / "checkpoints"
+
+    def train(self, steps: int) -> None:
+        for _ in range(steps):
+            loss = self.model(torch.randn(4, 3)).square().sum()
+            loss.backward()
+            self.record.add({"loss": loss})
+            self.record.check()
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+
+    def save(self, step: int) -> None:
+        self.run.save_checkpoint(step, self.state)
+
+    def resume(self) -> int:
+        return self.run.resume(self.state)
+
+    def weights(self) -> list[torch.Tensor]:
+        return [parameter.detach().clone() for parameter in self.model.parameters()]
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())

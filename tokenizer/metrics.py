@@ -1,0 +1,155 @@
+"""How much of a codebook is used, and how good reconstructions and their codes are, over a whole evaluation set."""
+
+import torch
+from einops import rearrange, reduce
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.functional.image import structural_similarity_index_measure
+
+from .errors import InputError
+
+
+def utilization(histogram: Tensor) -> Tensor:
+    """Share of the codes with at least one count in histogram (K,); in [1/K, 1]. U of arXiv 2506.15078."""
+    return (histogram > 0).double().mean()
+
+
+def perplexity(histogram: Tensor) -> Tensor:
+    """exp of the entropy of histogram (K,); in [1, K]. C of arXiv 2506.15078, without its 1e-10 in the logarithm."""
+    shares = histogram.double() / histogram.sum()
+    return torch.special.entr(shares).sum().exp()
+
+
+class CodebookUsage(Metric):
+    """Utilization and perplexity of a codebook, counted over everything given until `compute`, on all processes.
+
+    Both depend on how much is counted, so they are never averaged over batches.
+
+    Args:
+        codebook_size: K.
+    """
+
+    full_state_update = False
+    histogram: Tensor
+
+    def __init__(self, codebook_size: int):
+        super().__init__()
+        self.codebook_size = codebook_size
+        self.add_state("histogram", torch.zeros(codebook_size, dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, indices: Tensor) -> None:
+        """Count indices, int64 of any shape, in [0, K).
+
+        Raises:
+            InputError: if an index is out of range.
+        """
+        if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < self.codebook_size:
+            raise InputError(
+                f"indices reach from {int(indices.min())} to {int(indices.max())}; "
+                f"valid are 0 to {self.codebook_size - 1}"
+            )
+        self.histogram += torch.bincount(indices.flatten(), minlength=self.codebook_size)
+
+    def compute(self) -> dict[str, Tensor]:
+        """{"utilization": in [1/K, 1], "perplexity": in [1, K]}, float64 scalars.
+
+        Raises:
+            InputError: before the first update.
+        """
+        if not self.histogram.any():
+            raise InputError("no indices were counted; call update before compute")
+        return {"utilization": utilization(self.histogram), "perplexity": perplexity(self.histogram)}
+
+
+QUALITY_PROTOCOL = {
+    "psnr": "mean over images of the PSNR of all channels as they are, 8-bit images, range 255; "
+    "an exact image counts as one with a single value off by one",
+    "ssim": "mean over images, Gaussian window 11 with sigma 1.5, reflected borders, 8-bit images, range 255",
+    "utilization, perplexity": "counted over the whole evaluation set",
+    "quantization_error": "squared distance of a feature to its code, summed over channels, mean over all features",
+    "relative_quantization_error": "quantization_error over the trace of the features' covariance",
+}
+
+
+class ReconstructionQuality(Metric):
+    """PSNR, SSIM, reconstruction loss, code usage and quantization error; every state is a sum, so any split of the
+    images over batches and processes gives the same result.
+
+    Args:
+        codebook_size: K.
+        codebook_dim: D.
+    """
+
+    full_state_update = False
+    sums: Tensor
+    histogram: Tensor
+    feature_sum: Tensor
+    feature_squares: Tensor
+
+    def __init__(self, codebook_size: int, codebook_dim: int):
+        super().__init__()
+        self.add_state("sums", torch.zeros(6, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("histogram", torch.zeros(codebook_size, dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("feature_sum", torch.zeros(codebook_dim, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("feature_squares", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(
+        self, originals: Tensor, reconstructions: Tensor, features: Tensor, indices: Tensor, codebook: Tensor
+    ) -> None:
+        """Count a batch.
+
+        Args:
+            originals, reconstructions: uint8 (B, C, H, W).
+            features: (B, D, h, w), before quantization.
+            indices: int64 (B, h, w).
+            codebook: (K, D).
+        """
+        difference = (originals.double() - reconstructions.double()) / 255
+        error = reduce(difference.square(), "b c h w -> b", "mean")
+        smallest = 1 / (255**2 * originals[0].numel())  # or a single exact image would make the mean infinite
+        ssim = structural_similarity_index_measure(
+            reconstructions.float(), originals.float(), data_range=255.0, reduction="none"
+        )
+        assert isinstance(ssim, Tensor)
+        vectors = rearrange(features, "b d h w -> (b h w) d").double()
+        distances = (vectors - codebook.double()[indices.flatten()]).square().sum(dim=1)
+        self.sums += torch.stack(
+            [
+                error.new_tensor(len(originals)),
+                error.sum(),
+                (-10 * error.clamp(min=smallest).log10()).sum(),
+                ssim.double().sum(),
+                error.new_tensor(len(vectors)),
+                distances.sum(),
+            ]
+        )
+        self.histogram += torch.bincount(indices.flatten(), minlength=len(self.histogram))
+        self.feature_sum += vectors.sum(dim=0)
+        self.feature_squares += vectors.square().sum()
+
+    def compute(self) -> dict[str, float]:
+        """The scores of all that was counted, by `reconstruction_quality`."""
+        return reconstruction_quality(self.sums, self.histogram, self.feature_sum, self.feature_squares)
+
+
+def reconstruction_quality(
+    sums: Tensor, histogram: Tensor, feature_sum: Tensor, feature_squares: Tensor
+) -> dict[str, float]:
+    """What the states of a `ReconstructionQuality`, or sums of several such states, amount to.
+
+    Returns:
+        reconstruction_loss (mean squared error on the [-1, 1] scale), psnr (dB), ssim, utilization, perplexity,
+        quantization_error and relative_quantization_error, as plain numbers.
+    """
+    images, error, psnr, ssim, vectors, distance = sums.unbind()
+    variance = feature_squares / vectors - (feature_sum / vectors).square().sum()
+    scores = {
+        "reconstruction_loss": 4 * error / images,
+        "psnr": psnr / images,
+        "ssim": ssim / images,
+        "utilization": utilization(histogram),
+        "perplexity": perplexity(histogram),
+        "quantization_error": distance / vectors,
+        "relative_quantization_error": distance / vectors / variance,
+    }
+    return {name: float(value) for name, value in scores.items()}

@@ -1,0 +1,1 @@
+"""Vector quantizers: from features to codes, and how codes follow the features."""

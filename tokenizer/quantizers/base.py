@@ -1,0 +1,187 @@
+"""What all quantizers share: nearest code, gradient estimator, the shape of the output.
+
+Legend of the shape letters in this package:
+    B batch, C colour channels, H, W image height and width, h, w grid of tokens, T = h * w tokens of an image,
+    N vectors (all positions of a batch), K codes (codebook_size), D dimension of a code (codebook_dim).
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from ..distributed import minimum_over_processes, rows_of_all_processes
+from ..errors import InputError, NonFiniteError
+from .gradient import GradientEstimator, check_gradient_estimator, rotation_trick, straight_through
+from .initialization import Initialization, check_initialization, codes_from_data, draw_codebook
+from .nearest import nearest_codes
+
+
+@dataclass
+class QuantizerOutput:
+    """What a quantizer returns.
+
+    Attributes:
+        quantized: the codes, shaped and typed like the input, with the gradient of the estimator.
+        indices: int64 in [0, K), the input's shape without the channel axis.
+        loss: scalar to add to the reconstruction loss.
+        terms: each loss term by name, detached and without its weight.
+    """
+
+    quantized: Tensor
+    indices: Tensor
+    loss: Tensor
+    terms: dict[str, Tensor]
+
+
+class Quantizer(nn.Module):
+    """Base of the quantizers: a codebook (K, D) and the way from vectors to codes and back.
+
+    Always computed in float32, whatever autocast says: half precision merges neighbouring codes. In training mode each
+    forward belongs to an optimizer step; where gradients are accumulated, set `accumulation_steps` to the forwards of
+    a step, and codes and statistics move once, with all its vectors. Every statistic is that of all processes.
+
+    Args:
+        codebook_size: K >= 2.
+        codebook_dim: D >= 1.
+        init_std: standard deviation of the normal distribution from which the codes are drawn; 0.01 is the paper's.
+        initialization: "normal", "uniform" (between -1/K and 1/K), or, in the first training forward, "data" (vectors
+            of that batch) or "kmeans++" (vectors of it that are spread out).
+        gradient_estimator: "straight-through" or "rotation".
+
+    Raises:
+        InputError: for an argument outside these bounds.
+    """
+
+    initialized: Tensor
+
+    def __init__(
+        self,
+        codebook_size: int,
+        codebook_dim: int,
+        init_std: float = 0.01,
+        initialization: Initialization = "normal",
+        gradient_estimator: GradientEstimator = "straight-through",
+    ):
+        super().__init__()
+        if codebook_size < 2:
+            raise InputError(f"codebook_size is {codebook_size}; a codebook needs at least 2 codes")
+        if codebook_dim < 1:
+            raise InputError(f"codebook_dim is {codebook_dim}; it must be at least 1")
+        if init_std <= 0:
+            raise InputError(f"init_std is {init_std}; it must be above 0")
+        check_initialization(initialization)
+        check_gradient_estimator(gradient_estimator)
+        self.codebook_size, self.codebook_dim = codebook_size, codebook_dim
+        self.initialization: Initialization = initialization
+        self.gradient_estimator: GradientEstimator = gradient_estimator
+        self.accumulation_steps = 1
+        self._parts: list[tuple[Tensor, Tensor]] = []
+        self.weight = nn.Parameter(draw_codebook(initialization, codebook_size, codebook_dim, init_std))
+        self.register_buffer("initialized", torch.tensor(initialization in ("normal", "uniform")))
+
+    @property
+    def codebook(self) -> Tensor:
+        """The codes, (K, D)."""
+        return self.weight
+
+    def lookup(self, indices: Tensor) -> Tensor:
+        """Codes of indices (...) in [0, K), as (..., D)."""
+        return F.embedding(indices, self.codebook)
+
+    def objective(self, vectors: Tensor, quantized: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss (a scalar) and its terms for vectors (N, D) and their codes (N, D), both attached to the graph."""
+        raise NotImplementedError(f"{type(self).__name__} defines no objective")  # what each quantizer is
+
+    def codebook_step(self, vectors: Tensor, indices: Tensor) -> tuple[Tensor | None, dict[str, Tensor]]:
+        """Once per optimizer step in training: move codes and statistics; a loss on the codebook as a whole, or None.
+
+        Called with this process's vectors (N, D) of the step, detached, and their indices (N,), after the codes of the
+        forward have been looked up.
+        """
+        return None, {}
+
+    def set_codes(self, codes: Tensor) -> None:
+        """Replace the codebook by codes (K, D)."""
+        self.weight.data.copy_(codes)
+
+    def abandon_step(self) -> None:
+        """Forget the forwards of an optimizer step that will not be made."""
+        self._parts = []
+
+    def forward(self, z: Tensor) -> QuantizerOutput:
+        """Quantize z, (B, D, *spatial) or (N, D), of a floating-point type.
+
+        Raises:
+            InputError: if z is empty, not floating-point, or its axis 1 is not D; if the codes are to be drawn from
+                the first batch and it has fewer than K vectors.
+            NonFiniteError: if z is not finite; in training on all processes if it is so on one.
+        """
+        check_input(z, self.codebook_dim, self.training)
+        with torch.autocast(z.device.type, enabled=False):
+            vectors = rearrange(z.float(), "b d ... -> (b ...) d")
+            if self.training and not self.initialized:
+                self._initialize(vectors.detach())
+            indices = nearest_codes(vectors.detach(), self.codebook.detach())
+            quantized = self.lookup(indices)
+            loss, terms = self.objective(vectors, quantized)
+            if self.training:
+                self._parts.append((vectors.detach(), indices))
+                if len(self._parts) >= self.accumulation_steps:
+                    parts, self._parts = self._parts, []
+                    extra, extra_terms = self.codebook_step(*(torch.cat(column) for column in zip(*parts, strict=True)))
+                    # The loop divides each forward's loss by their number; this one is computed in the last alone.
+                    terms |= {name: term * len(parts) for name, term in extra_terms.items()}
+                    if extra is not None:
+                        loss = loss + extra * len(parts)
+            estimate = rotation_trick if self.gradient_estimator == "rotation" else straight_through
+            passed = estimate(vectors, quantized)
+        grid = rearrange(passed, "(b n) d -> b d n", b=len(z)).reshape(z.shape)
+        return QuantizerOutput(
+            quantized=grid.to(z.dtype),
+            indices=indices.reshape(z.shape[0], *z.shape[2:]),
+            loss=loss,
+            terms={name: term.detach() for name, term in terms.items()},
+        )
+
+    @torch.no_grad()
+    def _initialize(self, vectors: Tensor) -> None:
+        assert self.initialization in ("data", "kmeans++")
+        self.set_codes(codes_from_data(self.initialization, rows_of_all_processes(vectors), self.codebook_size))
+        self.initialized.fill_(True)
+
+    def extra_repr(self) -> str:
+        return f"codebook_size={self.codebook_size}, codebook_dim={self.codebook_dim}"
+
+
+def check_input(z: Tensor, dim: int, on_all_processes: bool) -> None:
+    """Check what is to be quantized; whether it is finite, on all processes if so asked: a collective call then.
+
+    Raises:
+        InputError: naming what is wrong with z.
+        NonFiniteError: if z is not finite.
+    """
+    if not z.is_floating_point():
+        raise InputError(f"z has dtype {z.dtype}; it must be floating-point")
+    if z.ndim < 2 or z.shape[1] != dim:
+        raise InputError(f"z has shape {tuple(z.shape)}; axis 1 must be codebook_dim, {dim}")
+    if z.numel() == 0:
+        raise InputError(f"z has shape {tuple(z.shape)}; it holds no vector")
+    finite = z.isfinite().all()
+    if not (minimum_over_processes(finite.int()) if on_all_processes else finite):
+        nan, infinite = int(z.isnan().sum()), int(z.isinf().sum())
+        place = ", and that of another process is not finite" if finite else ""
+        raise NonFiniteError(
+            f"z holds {nan} NaN and {infinite} infinite values of {z.numel()}{place}; every feature must be finite "
+            f"(a lower learning rate or clipped gradients keep an encoder from running away)"
+        )
+
+
+def commitment_and_codebook_loss(vectors: Tensor, quantized: Tensor) -> tuple[Tensor, Tensor]:
+    """The two halves of the VQ-VAE loss (arXiv 1711.00937, equation 3), as means over all N*D elements.
+
+    The first moves the vectors to their codes, the second the codes to their vectors.
+    """
+    return F.mse_loss(vectors, quantized.detach()), F.mse_loss(quantized, vectors.detach())

@@ -1,0 +1,147 @@
+"""Optimal transport between Gaussians: the distance, its gradient, and the map.
+
+Between N(m1, S1) and N(m2, S2) the squared 2-Wasserstein distance is (arXiv 2506.15078, the distribution-matching loss)
+
+    W2^2 = ||m1 - m2||^2 + tr(S1) + tr(S2) - 2 tr((S1^1/2 S2 S1^1/2)^1/2),
+
+and the trace on the right is the nuclear norm of S1^1/2 S2^1/2. That form is used here: it takes no root of a product,
+so directions without variance cost no digits, and equal inputs give zero to rounding. Everything is float64.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from ..distributed import sum_over_processes
+
+
+def _symmetric_root(covariance: Tensor) -> Tensor:
+    """Symmetric square root of a positive semi-definite (D, D) matrix; eigenvalues within rounding of 0 count as 0."""
+    eigenvalues, vectors = torch.linalg.eigh((covariance + covariance.mT) / 2)
+    rounding = eigenvalues[-1] * len(eigenvalues) * torch.finfo(eigenvalues.dtype).eps
+    return (vectors * torch.where(eigenvalues > rounding, eigenvalues.clamp(min=0).sqrt(), 0.0)) @ vectors.mT
+
+
+def _transport_matrix(root_a: Tensor, root_b: Tensor) -> Tensor:
+    """The symmetric A with A S_a A = S_b, from S_a^1/2 and S_b^1/2, each (D, D).
+
+    A = S_b^1/2 (S_b^1/2 S_a S_b^1/2)^-1/2 S_b^1/2. Directions in which either side has no variance at all (singular
+    values below the rounding of the largest) are left out: the map is then the one between what is left.
+    """
+    left, singular, _ = torch.linalg.svd(root_b @ root_a)
+    floor = singular.max() * singular.numel() * torch.finfo(singular.dtype).eps
+    inverse = torch.where(singular > floor, 1 / singular.clamp(min=torch.finfo(singular.dtype).tiny), 0.0)
+    half = root_b @ left
+    return (half * inverse) @ half.mT
+
+
+class _GaussianWasserstein(torch.autograd.Function):
+    """W2 with the gradient written out, because the one through eigenvectors is infinite where it need not be.
+
+    d(W2^2)/dm1 = 2 (m1 - m2) and d(W2^2)/dS1 = I - A, with A the transport matrix from 1 to 2. Taken to the points
+    behind S1 it is the displacement x - T(x) of optimal transport, whose root mean square is W2 itself: divided by W2
+    it stays bounded, however small the distance or the spread. At W2 = 0 (to rounding) the subgradient 0 is taken.
+    """
+
+    @staticmethod
+    def forward(ctx, mean_a: Tensor, covariance_a: Tensor, mean_b: Tensor, covariance_b: Tensor) -> Tensor:
+        root_a, root_b = _symmetric_root(covariance_a), _symmetric_root(covariance_b)
+        traces = covariance_a.trace() + covariance_b.trace()
+        difference = mean_a - mean_b
+        squared = difference.square().sum() + traces - 2 * torch.linalg.svdvals(root_a @ root_b).sum()
+        rounding = 8 * traces * mean_a.numel() * torch.finfo(torch.float64).eps  # 2.5, not 8, is the most seen
+        distance = torch.where(squared > rounding, squared.clamp(min=0), 0.0).sqrt()
+        ctx.save_for_backward(difference, root_a, root_b, distance)
+        return distance
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *grad_outputs: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        difference, root_a, root_b, distance = ctx.saved_tensors
+        scale = torch.where(distance > 0, grad_outputs[0] / distance.clamp(min=torch.finfo(distance.dtype).tiny), 0.0)
+        identity = torch.eye(difference.numel(), dtype=difference.dtype, device=difference.device)
+        gradient_a = scale / 2 * (identity - _transport_matrix(root_a, root_b))
+        gradient_b = scale / 2 * (identity - _transport_matrix(root_b, root_a))
+        return scale * difference, gradient_a, -scale * difference, gradient_b
+
+
+def gaussian_wasserstein_distance(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tensor) -> Tensor:
+    """2-Wasserstein distance (not squared) between N(mean_a, cov_a) and N(mean_b, cov_b).
+
+    Args:
+        mean_a, mean_b: (D,) means.
+        cov_a, cov_b: (D, D) covariances, symmetric positive semi-definite; any rank.
+
+    Returns:
+        A float64 scalar >= 0. Its gradient is finite for collapsed and for identical distributions.
+    """
+    return _GaussianWasserstein.apply(*(x.to(torch.float64) for x in (mean_a, cov_a, mean_b, cov_b)))  # pyright: ignore[reportReturnType]
+
+
+def gaussian_transport_map(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tensor) -> tuple[Tensor, Tensor]:
+    """The optimal map x -> A x + b that moves N(mean_a, cov_a) onto N(mean_b, cov_b).
+
+    Args:
+        mean_a, mean_b: (D,) means.
+        cov_a, cov_b: (D, D) covariances, symmetric positive semi-definite. No map makes variance where cov_a has none:
+            such directions are left out, and only then does the result fall short of cov_b.
+
+    Returns:
+        (A, b) in float64: A (D, D) symmetric, b (D,).
+    """
+    mean_a, cov_a, mean_b, cov_b = (x.to(torch.float64) for x in (mean_a, cov_a, mean_b, cov_b))
+    matrix = _transport_matrix(_symmetric_root(cov_a), _symmetric_root(cov_b))
+    return matrix, mean_b - matrix @ mean_a
+
+
+def mean_and_covariance(vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean (D,) and unbiased covariance (D, D) of the rows of vectors (N, D), N >= 2, in float64; differentiable."""
+    vectors = vectors.to(torch.float64)
+    mean = vectors.mean(dim=0)
+    centred = vectors - mean
+    return mean, centred.mT @ centred / (len(vectors) - 1)
+
+
+class MomentWindow(nn.Module):
+    """A ring of per-step moments (count, sum, outer product) in float64.
+
+    The paper keeps 65,536 past features in a queue per process, which starts as noise. The moments give the same mean
+    and covariance from D*D numbers a batch, for any batch size, with nothing random at the start; one small all-reduce
+    makes them those of all processes.
+
+    Args:
+        dim: D.
+        window: steps remembered, the current one included.
+    """
+
+    counts: Tensor
+    sums: Tensor
+    outers: Tensor
+    position: Tensor
+
+    def __init__(self, dim: int, window: int):
+        super().__init__()
+        self.register_buffer("counts", torch.zeros(window, dtype=torch.float64))
+        self.register_buffer("sums", torch.zeros(window, dim, dtype=torch.float64))
+        self.register_buffer("outers", torch.zeros(window, dim, dim, dtype=torch.float64))
+        self.register_buffer("position", torch.zeros((), dtype=torch.int64))
+
+    @torch.no_grad()
+    def push(self, vectors: Tensor) -> None:
+        """Remember a batch of vectors (N, D), forget the oldest; a collective call if there are several processes."""
+        vectors = vectors.to(torch.float64)
+        count = vectors.new_tensor([len(vectors)])
+        packed = sum_over_processes(torch.cat([count, vectors.sum(dim=0), (vectors.mT @ vectors).flatten()]))
+        dim = vectors.shape[1]
+        slot = int(self.position) % len(self.counts)
+        self.counts[slot] = packed[0]
+        self.sums[slot] = packed[1 : 1 + dim]
+        self.outers[slot] = packed[1 + dim :].view(dim, dim)
+        self.position += 1
+
+    def mean_and_covariance(self) -> tuple[Tensor, Tensor]:
+        """Mean (D,) and unbiased covariance (D, D) of all remembered vectors, float64."""
+        count = self.counts.sum()
+        mean = self.sums.sum(dim=0) / count
+        covariance = (self.outers.sum(dim=0) - count * torch.outer(mean, mean)) / (count - 1).clamp(min=1)
+        return mean, covariance

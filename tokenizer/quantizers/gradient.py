@@ -1,0 +1,45 @@
+"""How the gradient of the codes reaches the vectors that were rounded to them."""
+
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..errors import InputError
+
+GradientEstimator = Literal["straight-through", "rotation"]
+
+
+def check_gradient_estimator(name: str) -> None:
+    """Check the name of a gradient estimator.
+
+    Raises:
+        InputError: if it is unknown.
+    """
+    if name not in get_args(GradientEstimator):
+        raise InputError(f"gradient_estimator is '{name}'; valid are {', '.join(get_args(GradientEstimator))}")
+
+
+def straight_through(vectors: Tensor, codes: Tensor) -> Tensor:
+    """The codes (N, D) with the gradient of the vectors (N, D): dL/dz = dL/dq (arXiv 1308.3432)."""
+    return vectors + (codes - vectors).detach()
+
+
+def rotation_trick(vectors: Tensor, codes: Tensor) -> Tensor:
+    """The codes (N, D), reached from the vectors by a rotation and a scaling that are held constant (arXiv 2410.06424).
+
+    q = |q| / |z| R z with R = I - 2 r r^T + 2 q^ z^^T, r = (z^ + q^) / |z^ + q^|, ^ for unit length. The gradient is
+    turned and scaled with it, so that vectors of one cell get gradients of different directions.
+    """
+    z, q = vectors.detach(), codes.detach()
+    unit_z, unit_q = F.normalize(z, dim=1), F.normalize(q, dim=1)
+    between = F.normalize(unit_z + unit_q, dim=1)
+    scale = q.norm(dim=1, keepdim=True) / z.norm(dim=1, keepdim=True).clamp(min=torch.finfo(z.dtype).tiny)
+    turned = (
+        vectors
+        - 2 * (vectors * between).sum(dim=1, keepdim=True) * between
+        + 2 * (vectors * unit_z).sum(dim=1, keepdim=True) * unit_q
+    )
+    moved = scale * turned
+    return moved + (q - moved).detach()  # the value is the code itself, free of rounding

@@ -1,0 +1,46 @@
+"""A list of a folder's files with their hashes, written last: what shows that a checkpoint is whole."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from .atomic import write_json
+from .untrusted import read_json
+
+MANIFEST = "manifest.json"
+
+
+def write_manifest(folder: Path) -> None:
+    """Write manifest.json: bytes and sha256 of every other file of the folder."""
+    files = sorted(path for path in folder.iterdir() if path.name != MANIFEST)
+    write_json(folder / MANIFEST, {"files": {path.name: _describe(path) for path in files}})
+
+
+def find_damage(folder: Path) -> str | None:
+    """What differs between a folder and its manifest.json, in a few words, or None if nothing does."""
+    try:
+        manifest = read_json(folder / MANIFEST)
+        for name, expected in manifest["files"].items():
+            if Path(name).name != name:
+                return f"{MANIFEST} names a file outside of the folder"
+            if not (folder / name).is_file():
+                return f"{name} is missing"
+            found = _describe(folder / name)
+            if found["bytes"] != expected["bytes"]:
+                return f"{name} has {found['bytes']} bytes instead of {expected['bytes']}"
+            if found != expected:
+                return f"{name} has another sha256"
+    except InputError as error:
+        return str(error).removeprefix(f"{folder}/")
+    except OSError as error:
+        return f"{Path(error.filename or folder).name} cannot be read: {error.strerror}"
+    except (AttributeError, KeyError, TypeError):
+        return f"{MANIFEST} is no list of files"
+    return None
+
+
+def _describe(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
+    return {"bytes": path.stat().st_size, "sha256": digest.hexdigest()}
