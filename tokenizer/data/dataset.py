@@ -4,23 +4,23 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
-from .bad_images import BadImageReport, shown
+
 from ..errors import InputError
+from .bad_images import BadImageReport, shown
+from .config import DataConfig
 from .decoding import CROP, RESIZE, BadImage, square_pixels
 from .records import Records
 from .shards import ShardRecords
-from .sources import FASHION_MNIST, find_source
-from .config import DataConfig
-
+from .sources import find_source
 
 IN_MEMORY_BYTES = 2 * 2**30  # a split that takes more as uint8 is decoded each time it is read
 
@@ -64,8 +64,8 @@ class ImageDataset(torch.utils.data.Dataset):
         self.bad_images = dict(records.bad)
         if self.bad_images and not config.skip_bad_images:
             raise _refusal(*next(iter(self.bad_images.items())))
-        room = IN_MEMORY_BYTES if in_memory_bytes is None else in_memory_bytes
-        fits = len(records) * config.channels * config.image_size**2 <= room
+        limit = IN_MEMORY_BYTES if in_memory_bytes is None else in_memory_bytes
+        fits = len(records) * config.channels * config.image_size**2 <= limit
         if isinstance(records, Records) and (fits or config.skip_bad_images):
             pixels, good, bad = _decode_all(records, config, split, keep=fits)
             self.bad_images |= bad

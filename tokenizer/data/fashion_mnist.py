@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
-from .folders import read_regular_file
 from .decoding import BadImage, square_pixels
+from .folders import read_regular_file
 from .records import PixelArray, Records, Source
 from .tables import image_table, load_from_hub
 

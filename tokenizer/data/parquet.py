@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import InputError
-from .decoding import BadImage
 from ..storage.untrusted import first_line
+from .decoding import BadImage
 from .tables import check_images, listed_classes
 
 MAX_ROW_GROUP_BYTES = 2**28  # `POOL_SHARDS` of them are in the memory of each process that decodes

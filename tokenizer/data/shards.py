@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from .batches import POOL_SHARDS
 from ..errors import InputError
+from .batches import POOL_SHARDS
 from .decoding import BadImage
 
 Label = int | str | None  # as stored, before it is a class

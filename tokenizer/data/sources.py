@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 
 from ..errors import InputError
+from .decoding import SUFFIXES
 from .fashion_mnist import read_fashion_mnist
 from .folders import ImageFiles, images_under
-from .decoding import SUFFIXES
 from .records import EVALUATION_NAMES, Records, Source
 from .shard_files import find_shards, read_webdataset, stream_parquet
 from .tables import load_from_hub, read_parquet, read_tables

@@ -15,9 +15,9 @@ from datasets.exceptions import DatasetsError
 from huggingface_hub import constants
 
 from ..errors import InputError
-from .folders import read_regular_file
-from .decoding import BadImage
 from ..storage.untrusted import first_line
+from .decoding import BadImage
+from .folders import read_regular_file
 from .records import EVALUATION_NAMES, Records, Source
 
 _NO_CLASSES = "; to train without classes name a label_column that is absent"

@@ -22,8 +22,8 @@ import datasets.config
 import pyarrow as pa
 
 from ..errors import InputError
-from .folders import MAX_FILE_BYTES
 from .decoding import SUFFIXES, BadImage
+from .folders import MAX_FILE_BYTES
 
 MAX_FIELD_BYTES = 2**20  # of a label, of JSON, and of a header: their sizes are claims of the archive
 _FORMAT = 1  # of the index: raise it when what it holds changes
