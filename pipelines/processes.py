@@ -11,3 +11,8 @@ def this_process() -> PartialState:
     Accelerate finds processes on CPUs only if it is told to look there.
     """
     return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
+
+
+def this_device() -> torch.device:
+    """The device of this process: its accelerator, or the CPU."""
+    return torch.device(this_process().device or "cpu")

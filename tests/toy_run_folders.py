@@ -36,13 +36,14 @@ class Process:
         self.folder = self.run.folder / "checkpoints"
 
     def train(self, steps: int) -> None:
-        for _ in range(steps):
-            loss = self.model(torch.randn(4, 3)).square().sum()
-            loss.backward()
-            self.record.add({"loss": loss})
-            self.record.check()
-            self.optimizer.step()
-            self.optimizer.zero_grad()
+        for step in range(1, steps + 1):
+            with self.record.guard(step, step):
+                loss = self.model(torch.randn(4, 3)).square().sum()
+                loss.backward()
+                self.record.add({"loss": loss})
+                self.record.check()
+                self.optimizer.step()
+                self.optimizer.zero_grad()
 
     def save(self, step: int) -> None:
         self.run.save_checkpoint(step, self.state)

@@ -31,14 +31,14 @@ def toy_stage(name: str, source: Path, folder: Path) -> tuple[Callable[[Any], Pa
     schedule: dict[str, Any] = {"steps": 8, "batch_size": 20, "warmup_steps": 2}
     schedule |= {"log_every": 1, "evaluate_every": 4, "checkpoint_every": 3}
     if name == "tokenizer":
-        run = TokenizerTraining(str(folder / name), data, MODEL, learning_rate=3e-3, **schedule)
+        run = TokenizerTraining(output_dir=str(folder / name), data=data, model=MODEL, learning_rate=3e-3, **schedule)
         return train_tokenizer, run
     run = PriorTraining(
-        str(folder / name),
-        untrained_tokenizer(folder / "untrained"),
-        data,
-        str(folder / "tokens"),
-        PriorSize(hidden_size=16, num_layers=1, num_heads=2),
+        output_dir=str(folder / name),
+        tokenizer=untrained_tokenizer(folder / "untrained"),
+        data=data,
+        tokens_dir=str(folder / "tokens"),
+        model=PriorSize(hidden_size=16, num_layers=1, num_heads=2),
         learning_rate=1e-2,
         sample_every=8,
         **schedule,

@@ -1,7 +1,6 @@
 """Which of Accelerate's engines trains, and how."""
 
 import os
-from typing import Protocol
 
 import torch
 from accelerate import Accelerator
@@ -17,22 +16,10 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 from wvq.tokenizer.errors import InputError
 
 from ..processes import this_process
+from .config import TrainingConfig
 
 
-class EngineConfig(Protocol):
-    """The fields of a training configuration that shape its engine."""
-
-    @property
-    def output_dir(self) -> str: ...
-    @property
-    def mixed_precision(self) -> str: ...
-    @property
-    def gradient_accumulation_steps(self) -> int: ...
-    @property
-    def log_with(self) -> tuple[str, ...]: ...
-
-
-def build_accelerator(config: EngineConfig, may_shard: bool = False) -> Accelerator:
+def build_accelerator(config: TrainingConfig, may_shard: bool = False) -> Accelerator:
     """The engine that `accelerate launch` or `torchrun` asks for: one process, DDP or FSDP2.
 
     Accelerate leaves FSDP to GPUs and would train with DDP on CPUs without a word; here CPUs shard as well.
@@ -42,7 +29,8 @@ def build_accelerator(config: EngineConfig, may_shard: bool = False) -> Accelera
         may_shard: whether this training can have its weights sharded.
 
     Raises:
-        InputError: for an engine that cannot do this training; the message says which can.
+        InputError: for an engine that cannot do this training (the message says which can), or a batch that the
+            processes cannot share out evenly.
     """
     sharded = parse_flag_from_env("ACCELERATE_USE_FSDP")
     if parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
@@ -69,6 +57,7 @@ def build_accelerator(config: EngineConfig, may_shard: bool = False) -> Accelera
         AcceleratorState._shared_state["fsdp_plugin"] = plugin
         for state in (AcceleratorState, PartialState):  # which all Accelerators share; there is no other way in
             state._shared_state["distributed_type"] = DistributedType.FSDP
+    config.check_processes(accelerator.num_processes)
     return accelerator
 
 

@@ -16,7 +16,8 @@ def collapse_warning(metrics: Sequence[dict[str, Any]], model: TokenizerConfig, 
     Args:
         metrics: the run's lines of metrics, oldest first.
         model: whose codebook it is.
-        images: that an evaluation counts; N draws from K codes reach a share 1 - exp(-N / K) of them.
+        images: that an evaluation counts; N draws from K codes reach a share 1 - exp(-N / K) of them, with each of
+            several sub-quantizers.
     """
     evaluations = [row for row in metrics if "utilization" in row]
     last, best = evaluations[-1], max(evaluations, key=lambda row: row["utilization"])
@@ -29,6 +30,6 @@ def collapse_warning(metrics: Sequence[dict[str, Any]], model: TokenizerConfig, 
         return None
     return (
         f"step {last['step']}: the codebook is collapsing: utilization {what} (perplexity {last['perplexity']:.0f} of "
-        f"{model.codebook_size}); try --model.quantizer wasserstein, a higher wasserstein_weight, "
+        f"{model.num_codes}); try --model.quantizer wasserstein, a higher wasserstein_weight, "
         f"initialization data, or a smaller --model.codebook-size"
     )

@@ -1,4 +1,4 @@
-"""Into how few parts a batch must be cut to fit into memory, found by trying."""
+"""How few micro-batches of a step fit into memory, found by trying."""
 
 from pathlib import Path
 
@@ -19,9 +19,9 @@ _STATE_BYTES = 12  # of a parameter, which the trial does not have yet: two mome
 def accumulation_steps(
     folder: Path, model: TokenLoss, batch_size: int, num_tokens: int, accelerator: Accelerator
 ) -> int:
-    """Parts of a batch for a run: those noted in its folder or, the first time, found by `fitting_parts` and noted.
+    """Micro-batches of a step of a run: those noted in its folder or, the first time, the fewest that fit.
 
-    A run that goes on elsewhere goes on with the same parts, since its last bits depend on them. A collective call.
+    A run that is resumed elsewhere keeps their number, since its last bits depend on them. A collective call.
 
     Raises:
         InputError: if nothing fits, or for a prior that is sharded.
@@ -33,14 +33,14 @@ def accumulation_steps(
         raise InputError(
             "gradient_accumulation_steps is 0, which tries what fits; a sharded prior cannot be tried, give a number"
         )
-    parts = fitting_parts(model, batch_size, num_tokens, accelerator)
-    on_first_process(lambda: write_json(path, {"gradient_accumulation_steps": parts}))
-    accelerator.print(f"gradient_accumulation_steps {parts}: {batch_size // parts} images at once")
-    return parts
+    found = fewest_micro_batches(model, batch_size, num_tokens, accelerator)
+    on_first_process(lambda: write_json(path, {"gradient_accumulation_steps": found}))
+    accelerator.print(f"gradient_accumulation_steps {found}: {batch_size // found} images at once")
+    return found
 
 
-def fitting_parts(model: TokenLoss, batch_size: int, num_tokens: int, accelerator: Accelerator) -> int:
-    """The fewest parts of a batch whose forward and backward passes fit into the memory of every process.
+def fewest_micro_batches(model: TokenLoss, batch_size: int, num_tokens: int, accelerator: Accelerator) -> int:
+    """The fewest micro-batches of a step whose forward and backward passes fit into the memory of every process.
 
     Args:
         model: not prepared yet; moved to the accelerator's device. Its weights, its gradients and the random numbers
@@ -52,7 +52,7 @@ def fitting_parts(model: TokenLoss, batch_size: int, num_tokens: int, accelerato
         InputError: if a single image on each process does not fit.
     """
     processes = accelerator.num_processes
-    sizes = [batch_size // parts for parts in range(1, batch_size + 1) if batch_size % (parts * processes) == 0]
+    sizes = [batch_size // n for n in range(1, batch_size + 1) if batch_size % (n * processes) == 0]
     if not sizes:
         raise InputError(f"batch_size is {batch_size}; it must divide by the {processes} processes")
     smaller = iter(sizes[1:])

@@ -1,6 +1,5 @@
 """The folder of a training run: one configuration, one writer, whole checkpoints, metrics that fit them."""
 
-import dataclasses
 import json
 import shutil
 import sys
@@ -23,6 +22,7 @@ from wvq.tokenizer.storage.lock import Lock
 from wvq.tokenizer.storage.manifest import find_damage, write_manifest
 from wvq.tokenizer.storage.untrusted import read_json
 
+from .saved_config import MAY_CHANGE, as_json, first_difference, read_config
 from .state import TrainingState, write_state
 
 
@@ -31,38 +31,53 @@ class Run:
 
     A run that is not finished is locked for this program from here on; leave it as a context manager to release it.
 
+    A run of an older version, whose run.json lacks fields that have defaults since then, resumes with these. run.json
+    says what the newest checkpoint was written with: where it said less, or fields that may change have changed, it is
+    written anew after the first checkpoint.
+
     Args:
         folder: where the run lives; made if need be.
-        config: the run's configuration, a dataclass; a folder that holds a run of another configuration is refused.
+        config: the run's configuration, a dataclass; a folder that holds a run of another configuration, except for the
+            fields in `MAY_CHANGE`, is refused.
         accelerator: its first process writes.
 
     Raises:
         InputError: if the folder holds a run of another configuration; the message names the first difference. If
-            another process works on it.
+            run.json cannot be read, or another process works on the run.
     """
 
     def __init__(self, folder: str | Path, config: Any, accelerator: Accelerator):
         self.folder, self.config, self.accelerator = Path(folder), config, accelerator
         self._lock: Lock | None = None
+        self._checkpoint_every = config.checkpoint_every  # of those that the metrics in the folder belong to
         on_first_process(self._open)
 
     def _open(self) -> None:
-        description = json.loads(json.dumps(dataclasses.asdict(self.config)))
-        description.pop("output_dir", None)
-        path = self.folder / "run.json"
-        if path.exists() and (difference := first_difference(read_json(path), description)):
-            name, old, new = difference
-            raise InputError(
-                f"{self.folder} holds a run with {name} = {old}, this one has {new}; "
-                f"give it another --output-dir or remove that folder"
-            )
+        path, config = self.folder / "run.json", as_json(self.config)
+        folder = {"output_dir": config["output_dir"]} if "output_dir" in config else {}  # not written: it may be moved
+        if path.exists():
+            recorded = read_config(path, type(self.config), **folder)
+            if difference := first_difference(as_json(recorded), config, MAY_CHANGE | folder.keys()):
+                name, old, new = difference
+                raise InputError(
+                    f"{self.folder} holds a run with {name} = {old}, this one has {new}; "
+                    f"give it another --output-dir or remove that folder"
+                )
+            self._checkpoint_every = recorded.checkpoint_every
         if self.finished:
             return
         self._lock = Lock(self.folder / ".lock")
-        for folder in (self.folder, self.folder / "images", self.folder / "checkpoints"):
-            remove_unfinished(folder)
+        for written_to in (self.folder, self.folder / "images", self.folder / "checkpoints"):
+            remove_unfinished(written_to)
         if not path.exists():
-            write_json(path, description)
+            self._write_config()
+
+    def _write_config(self) -> None:
+        """Write run.json, if it does not say so already."""
+        path, config = self.folder / "run.json", as_json(self.config)
+        config.pop("output_dir", None)
+        if not path.exists() or read_json(path) != config:
+            write_json(path, config)
 
     def __enter__(self) -> Self:
         return self
@@ -102,7 +117,7 @@ class Run:
                 raise InputError(
                     f"every checkpoint of {self.folder} is damaged ({listed}); remove the folder to begin anew"
                 )
-            if rows := [row for row in self.metrics() if row["step"] > self.config.checkpoint_every]:
+            if rows := [row for row in self.metrics() if row["step"] > self._checkpoint_every]:
                 raise InputError(
                     f"{self.folder} was at step {rows[-1]['step']}, and its checkpoints are gone; "
                     "remove the folder to begin anew"
@@ -134,6 +149,7 @@ class Run:
             with written_whole(self._checkpoint(step)) as partial:
                 write_state(partial, tensors, counts)
                 write_manifest(partial)
+            self._write_config()
             self._remove_old_checkpoints()
 
         on_first_process(write)
@@ -185,14 +201,3 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in lines if line.endswith("\n")]  # a last line cut off by a crash is none
     except json.JSONDecodeError as error:
         raise InputError(f"{path} holds a line that is not valid JSON: {error}") from error
-
-
-def first_difference(old: Any, new: Any, name: str = "") -> tuple[str, Any, Any] | None:
-    """Dotted name, old and new value of the first difference between two JSON values, or None."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in sorted(old.keys() | new.keys()):
-            found = first_difference(old.get(key), new.get(key), f"{name}.{key}" if name else key)
-            if found:
-                return found
-        return None
-    return None if old == new else (name, old, new)

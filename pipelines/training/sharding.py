@@ -2,6 +2,7 @@
 
 from accelerate import Accelerator, init_empty_weights
 from accelerate.utils import fsdp2_prepare_model
+from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -10,7 +11,7 @@ from wvq.prior.model import PRIOR_CLASSES
 from wvq.tokenizer.distributed import whole_tensor
 
 
-def weight_average(model: TokenLoss, decay: float, accelerator: Accelerator) -> AveragedModel:
+def weight_average(model: nn.Module, decay: float, accelerator: Accelerator) -> AveragedModel:
     """Exponential moving average of the weights of a model that is not prepared yet, since shards cannot be copied.
 
     Under FSDP2 it is sharded as the model will be.

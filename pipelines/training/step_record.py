@@ -16,9 +16,9 @@ from wvq.tokenizer.quantizers.base import Quantizer
 class StepRecord:
     """Means of the loss terms over the steps made, and the number of steps skipped.
 
-    A step is skipped, on all processes alike, if any term or gradient norm of any of its parts on any process is NaN or
-    infinite, or a quantizer was given such features: its gradients are dropped, so that the optimizer changes nothing.
-    Codes that move without gradients follow the features that they have seen, which were finite.
+    A step is skipped, on all processes alike, if any term or gradient norm of any of its micro-batches on any process
+    is NaN or infinite, or a quantizer was given such features: its gradients are dropped, so that the optimizer changes
+    nothing. Codes that move without gradients follow the features that they have seen, which were finite.
 
     Args:
         accelerator: whose processes these are.
@@ -29,20 +29,23 @@ class StepRecord:
     def __init__(self, accelerator: Accelerator, model: nn.Module, limit: int):
         self.accelerator, self.model, self.limit = accelerator, model, limit
         self.sums: dict[str, Tensor] = {}
-        self.parts = 0
+        self.micro_batches = 0
         self.skipped = self.skipped_in_a_row = 0
         self._pending: list[dict[str, Tensor]] = []
         self._problem = ""
 
     @contextmanager
     def guard(self, step: int, batch: int) -> Iterator[None]:
-        """Around a batch: one part of step number `step`, from the forward pass to the optimizer.
+        """Around a micro-batch of step number `step`, from the forward pass to the optimizer.
 
         Raises:
             InputError: at the limit; the message says which values were not finite.
         """
+        self._pending.append({})
         try:
             yield
+            if self.accelerator.sync_gradients:
+                self._count()
         except NonFiniteError as error:
             self._problem = self._problem or f"batch {batch}: {error}"
             self.model.zero_grad()
@@ -53,11 +56,11 @@ class StepRecord:
                 self._skip(step)
 
     def add(self, terms: dict[str, Tensor]) -> None:
-        """Take note of the loss terms, scalars, of one part of a step."""
-        self._pending.append({name: term.detach().double() for name, term in terms.items()})
+        """Take note of loss terms, scalars, of the micro-batch."""
+        self._pending[-1] |= {name: term.detach().double() for name, term in terms.items()}
 
     def check(self, **norms: Tensor | None) -> None:
-        """The end of a step, before the optimizer: count its terms if they and the gradient norms are finite.
+        """Before the optimizer's step: whether all terms and these gradient norms are finite.
 
         A norm is None where an engine clips by itself.
 
@@ -71,25 +74,27 @@ class StepRecord:
         values = torch.stack([value for terms in seen for value in terms.values()])
         if self._problem or not minimum_over_processes(values.isfinite().all().int()):
             raise NonFiniteError(self._diagnosis([name for terms in seen for name in terms], values))
+
+    def _count(self) -> None:
         for terms in self._pending:
             self.sums = self.sums | {name: self.sums.get(name, 0) + value for name, value in terms.items()}
-        self.parts += len(self._pending)
+        self.micro_batches += len(self._pending)
         self._pending, self.skipped_in_a_row = [], 0
 
     def means(self) -> dict[str, float]:
         """Means of the terms over all processes since the last call, and all steps skipped; a collective call."""
-        means = {name: total / self.parts for name, total in self.sums.items()}
-        self.sums, self.parts = {}, 0
+        means = {name: total / self.micro_batches for name, total in self.sums.items()}
+        self.sums, self.micro_batches = {}, 0
         reduced: Any = self.accelerator.reduce(means, "mean")
         return {**{name: float(value) for name, value in reduced.items()}, "skipped_steps": self.skipped}
 
     def counts(self) -> dict[str, int]:
         """The state, the same on all processes; `sums`, which differ, are the rest of it."""
-        return {"parts": self.parts, "skipped": self.skipped, "skipped_in_a_row": self.skipped_in_a_row}
+        return {"parts": self.micro_batches, "skipped": self.skipped, "skipped_in_a_row": self.skipped_in_a_row}
 
     def load(self, sums: dict[str, Tensor], counts: dict[str, int]) -> None:
-        """Go on from a state."""
-        self.sums, self.parts = sums, counts["parts"]
+        """Resume from a state."""
+        self.sums, self.micro_batches = sums, counts["parts"]
         self.skipped, self.skipped_in_a_row = counts["skipped"], counts["skipped_in_a_row"]
 
     def _skip(self, step: int) -> None:

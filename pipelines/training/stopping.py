@@ -15,23 +15,23 @@ SAME_SIGNAL_SECONDS = 2.0  # a launcher passes on to its processes what they hav
 
 
 class StopRequest:
-    """Set by the first of `SIGNALS` at any process; the loop saves after the step it is in, then calls `leave`."""
+    """Set by the first of `SIGNALS` at any process; the loop saves after the step it is in, then calls `exit`."""
 
     def __init__(self, accelerator: Accelerator):
         self.accelerator = accelerator
         self.signal_number = 0
 
-    def asked(self) -> bool:
+    def requested(self) -> bool:
         """Whether to stop, the same answer on every process: one that stopped alone would leave the others waiting."""
         if self.accelerator.num_processes > 1:
             numbers = torch.tensor([self.signal_number], device=self.accelerator.device)
             self.signal_number = int(self.accelerator.gather(numbers).max())  # pyright: ignore[reportAttributeAccessIssue]
         return self.signal_number > 0
 
-    def leave(self, step: int) -> NoReturn:
-        """Leave the program with the signal's exit code (128 + its number)."""
+    def exit(self, step: int) -> NoReturn:
+        """End the program with the signal's exit code (128 + its number)."""
         if self.accelerator.is_main_process:
-            print(f"stopped after step {step}; the same command goes on from there", file=sys.stderr)
+            print(f"stopped after step {step}; the same command resumes from there", file=sys.stderr)
         raise SystemExit(128 + self.signal_number)
 
 

@@ -1,7 +1,6 @@
-"""A run's folder: one configuration, one writer, whole checkpoints that are checked, metrics that fit them."""
+"""A run's folder: one writer, whole checkpoints that are checked, metrics that fit them."""
 
 import contextlib
-import json
 import os
 import pickle
 import shutil
@@ -16,9 +15,9 @@ import torch
 from torch import nn
 from toy_run_folders import Process, Training, names
 
-from wvq.pipelines.training.run import Run, first_difference
+from wvq.pipelines.training.run import Run
 from wvq.pipelines.training.state import TrainingState
-from wvq.tokenizer import InputError, TokenizerConfig
+from wvq.tokenizer import InputError
 from wvq.tokenizer.storage import atomic as saving
 from wvq.tokenizer.storage.lock import Lock
 from wvq.tokenizer.storage.manifest import write_manifest
@@ -27,48 +26,6 @@ from wvq.tokenizer.storage.manifest import write_manifest
 @pytest.fixture
 def config(tmp_path: Path) -> Training:
     return Training(output_dir=str(tmp_path / "run"))
-
-
-# The configuration
-
-
-def test_same_configuration_goes_on(config: Training):
-    Process(config)
-    run = Process(config).run
-    assert not run.finished
-    assert "output_dir" not in json.loads((run.folder / "run.json").read_text())
-
-
-def test_folder_may_be_moved(config: Training, tmp_path: Path):
-    Process(config)
-    (tmp_path / "run").rename(tmp_path / "moved")
-    Process(replace(config, output_dir=str(tmp_path / "moved")))
-
-
-def test_other_configuration_is_refused_by_the_name_of_its_field(config: Training):
-    Process(config)
-    before = (Path(config.output_dir) / "run.json").read_text()
-    with pytest.raises(InputError, match=r"holds a run with steps = 10, this one has 20; give it another --output-dir"):
-        Process(replace(config, steps=20))
-    with pytest.raises(InputError, match=r"model\.codebook_size = 16384, this one has 8192"):
-        Process(replace(config, model=TokenizerConfig(codebook_size=8192)))
-    with pytest.raises(InputError, match=r"model\.quantizer_options\.commitment_weight = None, this one has 1\.0"):
-        Process(replace(config, model=TokenizerConfig(quantizer_options={"commitment_weight": 1.0})))
-    with pytest.raises(InputError, match=r"rates = \[0\.1, 0\.2\], this one has \[0\.1\]"):
-        Process(replace(config, rates=(0.1,)))
-    assert (Path(config.output_dir) / "run.json").read_text() == before
-
-
-def test_first_difference():
-    assert first_difference({}, {}) is None
-    assert first_difference({"a": {"b": 1}, "c": [1]}, {"c": [1], "a": {"b": 1}}) is None
-    assert first_difference({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}}) == ("a.c", 2, 3)
-    assert first_difference({"a": 1}, {}) == ("a", 1, None)
-    assert first_difference({"a": {"x": 1}}, {"a": 5}) == ("a", {"x": 1}, 5)
-    assert first_difference({"b": 1, "a": 1}, {"b": 2, "a": 2}) == ("a", 1, 2)
-
-
-# Checkpoints
 
 
 def test_resuming_equals_going_on(config: Training):
@@ -84,7 +41,7 @@ def test_resuming_equals_going_on(config: Training):
     assert second.resume() == 3
     second.train(4)
     assert all(torch.equal(p, q) for p, q in zip(first.weights(), second.weights(), strict=True))
-    assert first.record.parts == second.record.parts == 7
+    assert first.record.micro_batches == second.record.micro_batches == 7
     assert first.record.means() == second.record.means()
 
 
@@ -192,6 +149,34 @@ def test_a_run_whose_checkpoints_are_gone_does_not_begin_anew(config: Training):
     with pytest.raises(InputError, match="was at step 5, and its checkpoints are gone"):
         Process(config).resume()
     assert len(process.run.metrics()) == 5
+
+
+def log(process: Process, steps: range) -> None:
+    for step in steps:
+        process.run.log(step, "train", {"loss": 1.0})
+
+
+def test_a_run_that_had_no_checkpoint_yet_begins_anew_with_more_of_them(config: Training):
+    rare, often = replace(config, checkpoint_every=8), replace(config, checkpoint_every=3)
+    log(Process(rare), range(1, 6))
+    Process(often)  # killed before it resumed
+    process = Process(often)
+    assert process.resume() == 0
+    log(process, range(1, 3))
+    assert Process(often).resume() == 0
+
+
+def test_a_run_whose_checkpoints_are_gone_does_not_begin_anew_with_fewer_of_them(config: Training):
+    first = Process(config)
+    log(first, range(1, 4))
+    first.save(3)
+    rare = replace(config, checkpoint_every=8)
+    second = Process(rare)
+    assert second.resume() == 3
+    log(second, range(4, 6))
+    shutil.rmtree(second.folder)
+    with pytest.raises(InputError, match="was at step 5, and its checkpoints are gone"):
+        Process(rare).resume()
 
 
 def test_a_checkpoint_of_another_model_is_refused(config: Training):

@@ -119,7 +119,8 @@ def test_a_skipped_step_changes_no_weight_and_no_moment_of_the_optimizer():
 def test_running_out_of_memory_names_the_batch_and_what_would_need_less(stage_one, monkeypatch):
     monkeypatch.setattr(VQTokenizer, "forward", lambda model, images: torch.empty(2**60))
     said = (
-        r"out of memory: .* tried to allocate \d+ bytes.*\nbatch_size 20 in 1 part\(s\) on 1 process\(es\) is 20 images"
+        r"out of memory: .* tried to allocate \d+ bytes.*\n"
+        r"batch_size 20 in 1 micro-batch\(es\) on 1 process\(es\) is 20 images"
     )
     with pytest.raises(InputError, match=said) as stopped:
         train_tokenizer(stage_one)

@@ -79,7 +79,7 @@ def test_a_run_that_goes_on_does_not_try_again(stage_two, room_for, monkeypatch)
         patch.setattr(Run, "log", lambda run, step, *rest: (log(run, step, *rest), fail(run, step, *rest)))
         with pytest.raises(InterruptedError):
             train_prior(config)
-    monkeypatch.setattr(micro_batches, "fitting_parts", never)
+    monkeypatch.setattr(micro_batches, "fewest_micro_batches", never)
     train_prior(config)
     assert_equal_runs(whole, config)
     given = changed(config, "given", gradient_accumulation_steps=2)

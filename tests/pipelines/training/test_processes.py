@@ -122,9 +122,9 @@ def skip_two_steps(accelerator: Accelerator, model: nn.Module) -> list[int]:
 def pass_on_signal(accelerator: Accelerator) -> int:
     """The signal that every process stops for when the last alone has received it."""
     request = StopRequest(accelerator)
-    assert not request.asked()
+    assert not request.requested()
     request.signal_number = signal.SIGUSR1 if accelerator.is_last_process else 0
-    assert request.asked()
+    assert request.requested()
     return request.signal_number
 
 

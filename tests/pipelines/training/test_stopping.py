@@ -15,10 +15,10 @@ from wvq.pipelines.training.stopping import SIGNALS, stop_request
 def test_signal_asks_to_stop_and_leaves_with_its_code(number: signal.Signals, capsys: pytest.CaptureFixture[str]):
     before = signal.getsignal(number)
     with pytest.raises(SystemExit) as leaving, stop_request(Accelerator()) as stop:  # noqa: PT012 (the signal must come inside)
-        assert not stop.asked()
+        assert not stop.requested()
         os.kill(os.getpid(), number)
-        assert stop.asked()
-        stop.leave(2)
+        assert stop.requested()
+        stop.exit(2)
     assert leaving.value.code == 128 + number
     assert "stopped after step 2" in capsys.readouterr().err
     assert signal.getsignal(number) == before
@@ -47,4 +47,4 @@ def test_one_signal_that_comes_twice_is_one():
     with stop_request(Accelerator()) as stop:
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
-        assert stop.asked()
+        assert stop.requested()
