@@ -1,0 +1,103 @@
+"""Every Python block of the README, the guides and the results runs as it is printed, on toys."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from doc_pages import PAGES, blocks, name_of
+from PIL import Image
+from tiny_pipelines import NAMES, tiny_pipeline, tiny_prior, tiny_tokenizer
+
+import wvq.tokenizer.data
+from wvq.pipelines import ClassConditionalPipeline
+
+BLOCKS = [(name_of(page), code) for page in PAGES for code in blocks(page, "python")]
+RUN_HERE: list[str] = []
+
+PIPELINE = "runs/demo/wasserstein-0/prior/pipeline"
+
+
+def snippet(containing: str) -> pytest.MarkDecorator:
+    """Give a test the one block with this text."""
+    RUN_HERE.append(containing)
+    found = [code for _, code in BLOCKS if containing in code]
+    assert len(found) == 1, f"{len(found)} Python blocks contain {containing!r}; a test runs one"
+    return pytest.mark.parametrize("code", [pytest.param(found[0], id=containing)])
+
+
+@pytest.mark.parametrize(("page", "code"), BLOCKS, ids=[page for page, _ in BLOCKS])
+def test_every_block_is_run(page, code):
+    tests = [containing for containing in RUN_HERE if containing in code]
+    assert len(tests) == 1, f"{page} has a Python block that no test here runs:\n{code}"
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """Where the block runs."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@snippet("reconstruction_loss")
+def test_a_quantizer_in_somebody_elses_autoencoder(code):
+    torch.manual_seed(0)
+    encoder, decoder = torch.nn.Conv2d(3, 8, 4, stride=4), torch.nn.ConvTranspose2d(8, 3, 4, stride=4)
+    images = torch.rand(2, 3, 64, 64)
+    z = encoder(images)
+    names = {"z": z, "decoder": decoder, "reconstruction_loss": lambda x: (x - images).square().mean()}
+    exec(code, names)
+    names["loss"].backward()
+    assert names["quantizer"].weight.grad is not None
+    assert encoder.weight.grad is not None
+    assert encoder.weight.grad.abs().sum() > 0
+    assert names["output"].indices.shape == (2, 16, 16)
+    assert {"commitment_loss", "codebook_loss", "wasserstein_distance"} == names["output"].terms.keys()
+
+
+@snippet("ResidualQuantizer")
+def test_quantizers_combine(code):
+    names: dict = {"z": torch.randn(2, 8, 4, 4)}
+    exec(code, names)
+    assert names["output"].indices.shape == (2, 4, 4, 4)
+
+
+@snippet("num_images_per_label")
+def test_a_pipeline_draws_images(code, folder):
+    tiny_pipeline().save_pretrained(folder / PIPELINE)
+    names: dict = {}
+    exec(code, names)
+    assert {"Sneaker", "Bag"} < set(NAMES)
+    assert [type(image) for image in names["images"]] == 8 * [Image.Image]
+
+
+@snippet("train.take")
+def test_images_are_taken_by_index(code, folder, fashion_folder):
+    (folder / "photos").symlink_to(fashion_folder)
+    names: dict = {}
+    exec(code, names)
+    assert (names["batch"]["images"].dtype, names["batch"]["images"].shape) == (torch.uint8, (2, 3, 64, 64))
+    assert (names["batch"]["labels"].dtype, names["batch"]["labels"].shape) == (torch.int64, (2,))
+    assert names["names"] == ["Ankle boot", "Ankle boot"]
+
+
+@snippet("pipeline.inpaint")
+def test_images_are_completed_and_inpainted(code, folder, fashion_folder, monkeypatch):
+    tokenizer, prior = tiny_tokenizer(image_size=28, channels=1), tiny_prior(num_classes=10, num_tokens=49)
+    prior.config.tokenizer_fingerprint = tokenizer.fingerprint
+    ClassConditionalPipeline(tokenizer, prior).save_pretrained(folder / PIPELINE)
+    load_splits = wvq.tokenizer.data.load_splits
+    monkeypatch.setattr(
+        wvq.tokenizer.data,
+        "load_splits",
+        lambda config: load_splits(dataclasses.replace(config, source=str(fashion_folder))),
+    )
+    names: dict = {}
+    exec(code, names)
+    kept, completed, inpainted = names["rows"][0], names["rows"][2], names["rows"][6]
+    assert [rows.shape for rows in names["rows"]] == 9 * [(10, 1, 28, 28)]
+    assert names["hole"].sum() == 144
+    assert not torch.equal(completed, kept)
+    assert not torch.equal(inpainted, kept)
+    with Image.open("edits.png") as picture:
+        assert picture.width > picture.height > 0
