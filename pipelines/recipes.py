@@ -1,11 +1,20 @@
-"""Recipes: YAML of plain values. They cannot name code to run, nor write outside the folder a command is started in."""
+"""Recipes: YAML of plain values. They cannot name code to run, and whose they are says where they may write.
 
-from collections.abc import Collection, Sequence
+A recipe is one's own if it is given as `--config` and was not downloaded from the hub; it may name any folder to write
+into, as the command line may. Downloaded are files in the hub's cache, and those that `hf download --local-dir` keeps a
+note of. They, and recipes that another recipe names, stay in the folder that the command is started in.
+"""
+
+import os
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
-from pathlib import PurePath
+from itertools import pairwise
+from pathlib import Path, PurePath
 from typing import Any
 
 import yaml
+from huggingface_hub import constants
 from jsonargparse import get_loader, set_loader
 
 from wvq.tokenizer.errors import InputError
@@ -19,20 +28,23 @@ def allow_recipes(arguments: Sequence[str]) -> str:
     """Make `load_recipe` known to jsonargparse, for a command line (underscores in its options); returns the
     `parser_mode` of the parser that is to use it."""
     given = {argument.removeprefix("--").partition("=")[0] for argument in arguments if argument.startswith("--")}
-    set_loader("recipe", partial(load_recipe, given=given), (yaml.YAMLError,))
+    own = set(_own_texts(arguments))
+    set_loader("recipe", partial(load_recipe, given=given, own=own), (yaml.YAMLError,))
     return "recipe"
 
 
-def load_recipe(text: str, given: Collection[str] = ()) -> Any:
+def load_recipe(text: str, given: Collection[str] = (), own: Collection[str] = ()) -> Any:
     """The values in a recipe, or in one option of the command line: what jsonargparse's own loader makes of them.
 
     Args:
         text: YAML.
         given: options of the command line, which replace the recipe's.
+        own: texts that may name any folder to write into.
 
     Raises:
-        InputError: for the name of a class, a folder to write into that is absolute or leaves the working folder and
-            is not among `given`, and references that unfold to more than `MAX_VALUES` values.
+        InputError: for the name of a class, a folder to write into that is not among `given` and starts with "~" or, of
+            a text that is not among `own`, leaves the working folder, and references that unfold to more than
+            `MAX_VALUES` values.
     """
     content = get_loader("yaml")(text)
     pending, count = [("", content)], 0
@@ -42,21 +54,46 @@ def load_recipe(text: str, given: Collection[str] = ()) -> Any:
         if count > MAX_VALUES:
             raise InputError(f"the recipe unfolds to more than {MAX_VALUES:,} values")
         if isinstance(value, dict):
-            _check(value, prefix, given)
+            _check(value, prefix, given, text in own)
             pending.extend((f"{prefix}{key}.", item) for key, item in value.items())
         elif isinstance(value, list):
             pending.extend((prefix, item) for item in value)
     return content
 
 
-def _check(options: dict[Any, Any], prefix: str, given: Collection[str]) -> None:
+def is_downloaded(file: Path) -> bool:
+    """Whether a file, links resolved, is one of the hub's: in its cache, or where `hf download --local-dir` put it."""
+    file = Path(os.path.realpath(file))
+    notes = (
+        folder / ".cache" / "huggingface" / "download" / f"{file.relative_to(folder)}.metadata"
+        for folder in file.parents
+    )
+    return file.is_relative_to(os.path.realpath(constants.HF_HUB_CACHE)) or any(note.exists() for note in notes)
+
+
+def _own_texts(arguments: Sequence[str]) -> Iterator[str]:
+    """What the user has typed, and the recipes among it that nobody downloaded."""
+    for before, argument in pairwise(["", *arguments]):
+        option, _, value = argument.partition("=") if argument.startswith("--") else (before, "", argument)
+        yield value
+        if option == "--config":
+            with suppress(OSError, ValueError, RuntimeError):  # of what is no such file; jsonargparse says so
+                file = Path(value).expanduser()
+                if not is_downloaded(file):
+                    yield file.read_text()
+
+
+def _check(options: dict[Any, Any], prefix: str, given: Collection[str], own: bool) -> None:
     for key, value in options.items():
         name = str(key).rpartition(".")[2]
         if name in _CODE:
             raise InputError(f"the recipe has the key '{key}', which names code to run; valid are a command's options")
         if name in _WRITTEN and isinstance(value, str) and f"{prefix}{key}" not in given:
             path = PurePath(value)
-            if path.is_absolute() or ".." in path.parts or value.startswith("~"):
+            if value.startswith("~"):
+                raise InputError(f"the recipe has {key} = {value}; '~' stands for no folder there, give its whole name")
+            if not own and (path.is_absolute() or ".." in path.parts):
                 raise InputError(
-                    f"the recipe has {key} = {value}, outside the working folder; say that on the command line"
+                    f"the recipe has {key} = {value}, outside the working folder, where only a recipe of your own may "
+                    "write (this one was downloaded, or is named in another); say that on the command line"
                 )

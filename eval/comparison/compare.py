@@ -1,18 +1,18 @@
 """`wvq compare` and `wvq demo`: methods, settings and seeds under one budget, scored alike, in tables and a report."""
 
-import json
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
 from wvq.pipelines import ClassConditionalPipeline
 from wvq.pipelines.generation import sample_images
+from wvq.pipelines.processes import this_device
 from wvq.pipelines.tokenize import Tokenization, tokenize
 from wvq.pipelines.train_prior import train_pipeline, train_prior
 from wvq.pipelines.train_tokenizer import train_tokenizer
-from wvq.pipelines.training.run import first_difference
+from wvq.pipelines.training.saved_config import MAY_CHANGE, as_json, first_difference, read_config
 from wvq.tokenizer import InputError, VQTokenizer
 from wvq.tokenizer.data.dataset import ImageDataset, load_splits
 from wvq.tokenizer.storage.atomic import write_json
@@ -33,6 +33,12 @@ from .config import Cell, Comparison, Method, Stage
 from .parallel import run_parallel
 
 __all__ = ["Comparison", "Method", "compare"]
+
+_STAGES = get_args(Stage)
+_MAY_CHANGE = {
+    *("output_dir", "baseline", "settings", "seeds", "jobs", "data.num_workers"),
+    *(f"{stage}.{name}" for stage in _STAGES for name in MAY_CHANGE),
+}
 
 
 def compare(config: Comparison) -> Path:
@@ -58,25 +64,21 @@ def compare(config: Comparison) -> Path:
 def claim_folder(root: Path, config: Comparison) -> None:
     """Write recipe.json into the comparison's folder, or check that the one there is of the same comparison.
 
-    Methods, settings and seeds may be added, since they change no other cell.
+    Methods, settings and seeds may be added, since they change no other cell, and what may change when a run resumes
+    may change here. What the recipe of an older version lacks has its default.
 
     Raises:
         InputError: if the folder holds another comparison.
     """
-    recipe = _json(config)
+    recipe = as_json(config)
     del recipe["jobs"]  # how many at once changes nothing but the time
-    for stage in ("tokenizer", "prior"):
+    for stage in _STAGES:
         recipe[stage]["data"] = recipe["data"]  # as every run has it
     path = root / "recipe.json"
     if path.exists():
-        defaults = _json(Comparison())
-        del defaults["methods"]
-        old, new = _with_defaults(read_json(path), defaults), dict(recipe)
-        new["methods"] = {name: method for name, method in new["methods"].items() if name in old["methods"]}
-        for one in (old, new):
-            for name in ("output_dir", "baseline", "settings", "seeds", "jobs"):
-                one.pop(name, None)
-        difference = first_difference(old, new)
+        old = as_json(read_config(path, Comparison))
+        new = recipe | {"methods": {n: method for n, method in recipe["methods"].items() if n in old["methods"]}}
+        difference = first_difference(old, new, _MAY_CHANGE)
         if difference:
             name, before, now = difference
             raise InputError(
@@ -132,7 +134,7 @@ def encode(config: Comparison, cell: Cell) -> None:
 
 def score_cells(config: Comparison, cells: list[Cell], evaluation_set: ImageDataset, extractor: Extractor) -> None:
     """Write scores.json of these cells, one after the other, all against the same reference."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = this_device()
     extractor = extractor.to(device)
     reference = reference_statistics(evaluation_set, extractor)
     for cell in cells:
@@ -187,17 +189,3 @@ def write_results(config: Comparison, evaluation_set: ImageDataset) -> Path:
     runs = [run_report(config, cell, evaluation_set) for cell in config.cells]
     write_report(root / "report.html", comparison, runs, commands(config), ablations(config))
     return root / "report.html"
-
-
-def _json(config: Comparison) -> Any:
-    return json.loads(json.dumps(asdict(config)))
-
-
-def _with_defaults(old: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-    """A recipe with what it does not say filled in, at every depth."""
-    filled = dict(old)
-    for name, default in defaults.items():
-        value = filled.setdefault(name, default)
-        if isinstance(value, dict) and isinstance(default, dict):
-            filled[name] = _with_defaults(value, default)
-    return filled

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import torch
 from huggingface_hub import constants
@@ -65,8 +65,13 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path} is not valid JSON: {error}") from error
 
 
-def check_types(values: Mapping[str, Any], config_class: type) -> None:
+def check_types(values: Mapping[str, Any], config_class: type, prefix: str = "") -> None:
     """Check JSON values against the fields of a configuration class; lists stand for tuples.
+
+    Args:
+        values: by the name of their field; those of nested classes are built already.
+        config_class: a dataclass.
+        prefix: what a message has before the name of a field.
 
     Raises:
         InputError: naming the first value of another type.
@@ -74,13 +79,16 @@ def check_types(values: Mapping[str, Any], config_class: type) -> None:
     hints = get_type_hints(config_class)
     for name, value in values.items():
         if not _is_of(value, hints[name]):
-            raise InputError(f"{name} is {_short(value)}; it must be of type {hints[name]}")
+            wanted = hints[name].__name__ if isinstance(hints[name], type) else hints[name]
+            raise InputError(f"{prefix}{name} is {_short(value)}; it must be of type {wanted}")
 
 
 def _is_of(value: Any, hint: Any) -> bool:
     origin, inner = get_origin(hint), get_args(hint)
-    if origin is UnionType:
+    if origin in (UnionType, Union):
         return any(_is_of(value, one) for one in inner)
+    if origin is Literal:
+        return value in inner
     if origin is tuple:
         return isinstance(value, list | tuple) and all(_is_of(item, inner[0]) for item in value)
     if hint is float:

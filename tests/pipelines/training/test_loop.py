@@ -55,7 +55,7 @@ def train(config: TrainingConfig, spoil: int = 0) -> Loop:
                 loss = F.mse_loss(made, images) - 0.1 * loop.model(made, "discriminator").mean()
                 loop.backward(loss)
                 loop.update(generator, generator=model.generator.parameters())
-                generator_weights = model.generator[0].weight.detach().clone()
+                generator_weights = model.generator.get_parameter("0.weight").detach().clone()
 
                 scores = loop.model(torch.cat([images, made.detach()]), "discriminator").chunk(2)
                 hinge = F.relu(1 - scores[0]).mean() + F.relu(1 + scores[1]).mean()
@@ -63,7 +63,9 @@ def train(config: TrainingConfig, spoil: int = 0) -> Loop:
                     hinge = hinge * float("nan")
                 loop.backward(hinge, {"hinge": hinge})
                 loop.update(discriminator, discriminator=model.discriminator.parameters())
-            assert torch.equal(model.generator[0].weight, generator_weights), "only its own optimizer moves it"
+            assert torch.equal(model.generator.get_parameter("0.weight"), generator_weights), (
+                "only its own optimizer moves it"
+            )
             if loop.due(config.log_every):
                 loop.log("images", config.batch_size)
             if loop.due(config.evaluate_every):

@@ -1,6 +1,7 @@
 """Runs that are stopped and go on, and runs over several processes: both are the same run."""
 
 import dataclasses
+import json
 import os
 import signal
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from toy_runs import STAGES, assert_equal_runs, changed, toy_stage
+from toy_runs import STAGES, assert_equal_runs, changed, rows, toy_stage, weights
 
 from wvq.pipelines.train_prior import train_prior
 from wvq.pipelines.train_tokenizer import train_tokenizer
@@ -61,6 +62,40 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_by_bit(stage, how, fashion_s
     torch.manual_seed(12345)  # a new process has other random numbers
     train(config)
     assert_equal_runs(config, straight)
+
+
+def test_what_changes_no_result_may_change_between_stop_and_resume(stage, fashion_shards, monkeypatch):
+    """No step is lost of the means: with those of every line, over the steps between lines, they are the same."""
+    train, config = stage
+    config = changed(config, data=dataclasses.replace(config.data, source=str(fashion_shards), streaming=True))
+    straight = changed(config, "straight")
+    train(straight)
+
+    log = Run.log
+
+    def log_and_break(run: Run, step: int, split: str, values: dict[str, float]) -> None:
+        log(run, step, split, values)
+        if step == 6:  # the checkpoint of step 3 has the sums of that step
+            raise Interruption
+
+    before = changed(config, log_every=2, keep_checkpoints=1)
+    monkeypatch.setattr(Run, "log", log_and_break)
+    with pytest.raises(Interruption):
+        train(before)
+    monkeypatch.undo()
+    data = dataclasses.replace(before.data, num_workers=2)
+    after = changed(before, data=data, log_every=3, checkpoint_every=4, keep_checkpoints=3, log_with=("tensorboard",))
+    train(after)
+    expected, found = weights(straight), weights(after)
+    assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
+    assert rows(after, "evaluation") == rows(straight, "evaluation")
+    losses = {int(row["step"]): row["loss"] for row in rows(straight, "train")}
+    lines = [int(row["step"]) for row in rows(after, "train")]
+    assert lines == [2, 6, 8]
+    for first, last, row in zip([0, *lines], lines, rows(after, "train"), strict=False):
+        mean = sum(losses[step] for step in range(first + 1, last + 1)) / (last - first)
+        assert row["loss"] == pytest.approx(mean, rel=1e-6)
+    assert json.loads((Path(after.output_dir) / "run.json").read_text())["data"]["num_workers"] == 2
 
 
 def test_a_run_that_stopped_between_its_last_step_and_its_model_only_writes_the_model(stage, monkeypatch):

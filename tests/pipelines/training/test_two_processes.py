@@ -18,7 +18,7 @@ Runs = dict[str, tuple[Callable[[Any], Path], Any]]
 STEPS = 30
 QUANTIZERS: dict[str, dict[str, Any]] = {
     "vanilla": {}, "ema": {}, "online": {}, "linear": {}, "wasserstein": {}, "mmd": {},
-    "wasserstein, transport": {"alignment": "transport"},
+    "transport": {}, "product": {"quantizer": "ema"}, "residual": {"quantizers": 3},
 }  # fmt: skip
 
 
