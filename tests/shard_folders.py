@@ -20,6 +20,11 @@ def png(image: torch.Tensor) -> bytes:
     return buffer.getvalue()
 
 
+def small(number: int) -> bytes:
+    """A grey image (1, 8, 8) of one value as PNG."""
+    return png(torch.full((1, 8, 8), number, dtype=torch.uint8))
+
+
 def write_tar(path: Path, members: Iterable[tuple[str, bytes]]) -> Path:
     """An archive of these members, by name."""
     path.parent.mkdir(parents=True, exist_ok=True)

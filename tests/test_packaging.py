@@ -1,75 +1,77 @@
-"""What is on disk, what is installed and what the README says are the same."""
+"""What is on disk is what pyproject.toml names, and every folder and file is of a size to read."""
 
 import re
 import tomllib
 from pathlib import Path
-from typing import Any
 
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.utils import DistributedType
-from setuptools import Distribution
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 PACKAGES = ("tokenizer", "prior", "pipelines", "eval")
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+MAX_FILES = 16
+MAX_LINES = 300
 
 
-def source_files(package: str) -> set[str]:
-    files = {path.name for path in (ROOT / package).iterdir() if path.is_file() and path.suffix != ".so"}
-    return files - {"__init__.py"}
+def python_folders() -> set[Path]:
+    """The folders of the four packages that hold Python files, relative to the root."""
+    return {file.parent.relative_to(ROOT) for package in PACKAGES for file in (ROOT / package).rglob("*.py")}
 
 
-def test_only_wvq_is_installed() -> None:
+def test_every_folder_of_code_is_installed_as_a_package_of_wvq() -> None:
     setuptools = PYPROJECT["tool"]["setuptools"]
-    assert setuptools["packages"] == [f"wvq.{name}" for name in PACKAGES]
+    packages = setuptools["packages"]
+    assert len(packages) == len(set(packages))
+    assert set(packages) == {".".join(("wvq", *folder.parts)) for folder in python_folders()}
     assert setuptools["package-dir"] == {f"wvq.{name}": name for name in PACKAGES}
-    for name in PACKAGES:
-        folders = [path for path in (ROOT / name).iterdir() if path.is_dir() and any(path.glob("*.py"))]
-        assert not folders, "a sub-package would be missing from the wheel"
+    assert all((ROOT / folder / "__init__.py").is_file() for folder in python_folders())
 
 
-def test_files_that_are_not_code_are_installed_where_code_reads_them() -> None:
+def test_files_that_code_reads_are_installed_where_it_reads_them() -> None:
     data = PYPROJECT["tool"]["setuptools"]["package-data"]
-    for package, suffixes in data.items():
-        for suffix in suffixes:
-            assert list((ROOT / package.removeprefix("wvq.")).glob(suffix)), (package, suffix)
-
-
-def test_launch_files_are_in_the_wheel_and_accelerate_reads_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
-    distribution = Distribution()
-    distribution.parse_config_files(["pyproject.toml"])
-    build: Any = distribution.get_command_obj("build_py")
-    build.manifest_files = {}
-    build.ensure_finalized()
     installed = {
-        str(Path(name).relative_to("pipelines")) for name in build.find_data_files("wvq.pipelines", "pipelines")
+        file.relative_to(ROOT).as_posix()
+        for package, patterns in data.items()
+        for pattern in patterns
+        for file in ROOT.joinpath(*package.split(".")[1:]).glob(pattern)
     }
-    files = {path.name: path for path in (ROOT / "pipelines" / "launch").iterdir()}
-    assert {f"launch/{name}" for name in files} | {"demo.yaml"} == installed
-    engines = {name: load_config_from_file(str(path)).distributed_type for name, path in files.items()}
-    assert engines == {"ddp.yaml": DistributedType.MULTI_GPU, "fsdp.yaml": DistributedType.FSDP}
+    assert installed == {
+        "eval/report/page.html.jinja",
+        "eval/report/script.js.jinja",
+        "eval/report/style.css.jinja",
+        "pipelines/demo.yaml",
+        "pipelines/launch/ddp.yaml",
+        "pipelines/launch/fsdp.yaml",
+    }
 
 
-@pytest.mark.parametrize("package", PACKAGES)
-def test_readme_names_every_file(package: str) -> None:
-    tree = re.search(r"## The tree\n+```\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert tree
-    block = re.search(rf"^{package}/.*\n((?: .*\n)+)", tree[1], re.MULTILINE)
-    assert block
-    named = {line.split()[0] for line in block[1].splitlines()}
-    assert {name for name in named if not name.endswith("/")} == source_files(package)
-    assert all((ROOT / package / name).is_dir() for name in named if name.endswith("/"))
+def test_other_files_are_where_they_are_used() -> None:
+    (source,) = re.findall(r'\["(.*\.c)"\]', (ROOT / "setup.py").read_text())
+    assert source == "prior/decoder/attention.c"
+    makefile = (ROOT / "Makefile").read_text()
+    for name in (source, "tokenizer/data/fetch_fashion_mnist.sh"):
+        assert (ROOT / name).is_file()
+        assert name in makefile
+
+
+@pytest.mark.parametrize(
+    ("name", "engine"), [("ddp.yaml", DistributedType.MULTI_GPU), ("fsdp.yaml", DistributedType.FSDP)]
+)
+def test_accelerate_reads_the_launch_files(name: str, engine: DistributedType) -> None:
+    assert load_config_from_file(str(ROOT / "pipelines" / "launch" / name)).distributed_type == engine
+
+
+def test_folders_are_small() -> None:
+    counts = {str(folder): len(list((ROOT / folder).glob("*.py"))) for folder in python_folders()}
+    assert {name: count for name, count in counts.items() if count > MAX_FILES} == {}
 
 
 def test_files_are_short() -> None:
-    long = [path for name in (*PACKAGES, "tests") for path in (ROOT / name).glob("*.py") if lines(path) > 400]
-    assert not long
-
-
-def lines(path: Path) -> int:
-    return len(path.read_text().splitlines())
+    files = [file for name in (*PACKAGES, "tests") for file in (ROOT / name).rglob("*.py")]
+    lines = {str(file.relative_to(ROOT)): len(file.read_text().splitlines()) for file in files}
+    assert {name: count for name, count in lines.items() if count > MAX_LINES} == {}
 
 
 def test_constraints_pin_every_requirement() -> None:

@@ -85,7 +85,6 @@ def test_loader_gives_the_batches_and_leaves_the_global_generator_alone():
 
 
 def test_uniform_draws_are_a_function_of_seed_and_batch():
-    accelerator = Accelerator()
     draws = uniform_draws(3, 7, 1000)
     assert draws.shape == (1000,)
     assert 0 <= draws.min() < 0.01 < 0.99 < draws.max() < 1
@@ -96,5 +95,4 @@ def test_uniform_draws_are_a_function_of_seed_and_batch():
 
 def test_uniform_draws_share_no_stream_with_the_permutations():
     drawn = {tuple(np.random.default_rng([0, epoch]).random(4)) for epoch in range(50)}
-    accelerator = Accelerator()
     assert not any(tuple(uniform_draws(0, batch, 4).tolist()) in drawn for batch in range(50))

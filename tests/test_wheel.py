@@ -1,0 +1,98 @@
+"""The wheel holds every sub-package and data file, and its `wvq` runs where the source is not."""
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("tokenizer", "prior", "pipelines", "eval")
+EXTENSION = f"prior/decoder/_attention{sysconfig.get_config_var('EXT_SUFFIX')}"  # built where there is a C compiler
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of what a build reads, without what an earlier one left."""
+    folder = tmp_path_factory.mktemp("source")
+    for name in PACKAGES:
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+        shutil.copyfile(ROOT / name, folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel that `python -m build` makes, by way of the source distribution."""
+    output = tmp_path_factory.mktemp("dist")
+    python("-m", "build", "--no-isolation", "--outdir", output, source, folder=output)
+    (wheel,) = output.glob("*.whl")
+    return wheel
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder into which the wheel is installed, alone."""
+    folder = tmp_path_factory.mktemp("installed")
+    python("-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", folder, wheel, folder=folder)
+    return folder
+
+
+def python(*arguments: object, folder: Path, **environment: str) -> str:
+    """Standard output of `python ARGUMENTS` in a folder."""
+    result = subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=folder, env=os.environ | environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout
+    return result.stdout
+
+
+def elsewhere(installed: Path, tmp_path: Path, *arguments: object) -> str:
+    """The same in an empty folder, with the installed wheel.
+
+    -S leaves out .pth files, and with them the editable installation; -P leaves out the working folder.
+    """
+    path = os.pathsep.join((str(installed), *{sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}))
+    return python("-S", "-P", *arguments, folder=tmp_path, PYTHONPATH=path)
+
+
+def modules(wheel: Path) -> list[str]:
+    files = [name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(".py")]
+    return [name.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for name in files]
+
+
+def test_the_wheel_holds_every_sub_package_and_data_file(source: Path, wheel: Path) -> None:
+    code = [file for name in PACKAGES for pattern in ("*.py", "*.pyi") for file in (source / name).rglob(pattern)]
+    data = [*source.glob("eval/report/*.jinja"), *source.glob("pipelines/**/*.yaml")]
+    expected = {f"wvq/{file.relative_to(source).as_posix()}" for file in code + data}
+    if (ROOT / EXTENSION).is_file():
+        expected.add(f"wvq/{EXTENSION}")
+    assert {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name} == expected
+
+
+def test_every_module_of_the_wheel_is_imported_from_it(wheel: Path, installed: Path, tmp_path: Path) -> None:
+    script = """
+import importlib, sys, wvq
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+print(*wvq.__path__)
+"""
+    assert elsewhere(installed, tmp_path, "-c", script, *modules(wheel)).splitlines()[-1] == str(installed / "wvq")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--help"], "usage: wvq COMMAND [options]"),
+        (["demo", "--help"], "default: runs/demo)"),  # read from the wheel's demo.yaml
+    ],
+)
+def test_the_wheels_command_runs_elsewhere(installed: Path, tmp_path: Path, arguments: list[str], text: str) -> None:
+    assert text in elsewhere(installed, tmp_path, installed / "bin" / "wvq", *arguments)
+    assert not list(tmp_path.iterdir())
