@@ -10,10 +10,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from wvq.tokenizer import VQTokenizer, gaussian_wasserstein_distance, nearest_codes
+from wvq.tokenizer import InputError, VQTokenizer, gaussian_wasserstein_distance, nearest_codes
+from wvq.tokenizer.data.batches import evenly_spaced
 from wvq.tokenizer.data.dataset import ImageDataset
 from wvq.tokenizer.data.decoding import to_model
 from wvq.tokenizer.metrics import perplexity, utilization
+from wvq.tokenizer.quantizers.base import Quantizer
 from wvq.tokenizer.quantizers.gaussian import mean_and_covariance
 
 from .report.figures import FEATURE_COLOR, UNUSED_COLOR, USED_COLOR, principal_plane
@@ -80,14 +82,22 @@ class CodebookReport:
 
 @torch.no_grad()
 def examine_tokenizer(tokenizer: VQTokenizer, dataset: ImageDataset, batch_size: int = 256) -> CodebookReport:
-    """The report of a tokenizer on all images of a data set."""
-    tokenizer.eval()
-    device = tokenizer.quantizer.codebook.device
+    """The report of a tokenizer on all images of a data set.
+
+    Raises:
+        InputError: for a tokenizer with several codebooks.
+    """
+    quantizer = tokenizer.eval().quantizer
+    if not isinstance(quantizer, Quantizer):
+        raise InputError(
+            f"the tokenizer has a {tokenizer.config.quantizer} quantizer of {tokenizer.config.codes_per_position} "
+            "codebooks; a report is about one"
+        )
     batches = torch.arange(len(dataset)).split(batch_size)
-    images = (dataset.__getitems__(indices.tolist())["images"] for indices in batches)
-    features = [tokenizer.features(to_model(batch.to(device))).cpu() for batch in images]
+    images = (dataset.take(indices)["images"] for indices in batches)
+    features = [tokenizer.features(to_model(batch.to(tokenizer.device))).cpu() for batch in images]
     vectors = torch.cat([batch.movedim(1, -1).reshape(-1, batch.shape[1]) for batch in features])
-    return examine_codebook(vectors, tokenizer.quantizer.codebook.detach().cpu())
+    return examine_codebook(vectors, quantizer.codebook.detach().cpu())
 
 
 @torch.no_grad()
@@ -116,7 +126,7 @@ def examine_codebook(features: Tensor, codes: Tensor) -> CodebookReport:
         "code_dimension": effective_dimension(code_moments[1]),
     }
     findings = [advice for applies, advice in FINDINGS if applies(figures)] or ["nothing is wrong with this codebook"]
-    shown = features[torch.linspace(0, len(features) - 1, min(len(features), 20_000)).long()]
+    shown = features[evenly_spaced(len(features), 20_000)]
     return CodebookReport(**figures, findings=findings, features=shown, codes=codes, used=histogram > 0)
 
 

@@ -1,6 +1,5 @@
 """Classes to images: sample tokens from the prior, decode them with the tokenizer."""
 
-import difflib
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Self
 
@@ -17,9 +16,10 @@ from wvq.prior.loading import load_prior
 from wvq.prior.model import PRIOR_CLASSES
 from wvq.tokenizer import InputError, VQTokenizer
 from wvq.tokenizer.blocks import in_blocks
-from wvq.tokenizer.data.decoding import to_model, to_uint8
+from wvq.tokenizer.data.decoding import to_model
 
-from .base import ImagePipelineOutput, Pipeline, check_output_type, format_images
+from .base import ImagePipelineOutput, Pipeline, check_output_type, format_images, to_pixels
+from .labels import ClassLabels, labels_of
 
 
 class ClassConditionalPipeline(Pipeline):
@@ -34,7 +34,7 @@ class ClassConditionalPipeline(Pipeline):
         InputError: if tokenizer, prior and names do not belong together.
 
     Example:
-        >>> pipeline = ClassConditionalPipeline.from_pretrained("runs/demo/wasserstein-0/pipeline")
+        >>> pipeline = ClassConditionalPipeline.from_pretrained("runs/demo/wasserstein-0/prior/pipeline")
         >>> images = pipeline(["Sneaker", "Bag"], num_images_per_label=4, guidance_scale=2.0).images
     """
 
@@ -51,22 +51,38 @@ class ClassConditionalPipeline(Pipeline):
         super().__init__(tokenizer=tokenizer, prior=prior)
         self.class_names = tuple(class_names)
         config = self.prior.config
-        expected = (tokenizer.config.codebook_size, tokenizer.config.grid_size**2)
+        expected = (tokenizer.config.num_codes, tokenizer.config.num_tokens)
         if (config.num_codes, config.num_tokens) != expected:
             raise InputError(
                 f"the prior was made for {config.num_codes} codes and {config.num_tokens} tokens an image, "
                 f"the tokenizer has {expected[0]} and {expected[1]}; they do not belong together"
+            )
+        own, expected = getattr(config, "codes_per_position", 1), tokenizer.config.codes_per_position
+        if own != expected:
+            raise InputError(
+                f"the prior was made for {own} codes at each position, the tokenizer has {expected}; "
+                "they do not belong together"
             )
         trained_on = getattr(config, "tokenizer_fingerprint", None)
         if trained_on is not None and trained_on != tokenizer.fingerprint:
             raise InputError(
                 f"the prior was trained on tokens of tokenizer {trained_on[:12]}, this tokenizer is "
                 f"{tokenizer.fingerprint[:12]}; they do not belong together"
+                + ("" if tokenizer.dtype == torch.float32 else " (cast the pipeline, not the tokenizer before it)")
             )
         if self.class_names and len(self.class_names) != config.num_classes:
             raise InputError(
                 f"{len(self.class_names)} class_names were given, the prior has {config.num_classes} classes"
             )
+
+    def to(self, *targets: torch.device | str | int | torch.dtype, **keywords: Any) -> Self:
+        before = self.tokenizer.dtype
+        super().to(*targets, **keywords)
+        if self.tokenizer.dtype != before and getattr(self.prior.config, "tokenizer_fingerprint", None) is not None:
+            self.prior.config.tokenizer_fingerprint = (
+                self.tokenizer.fingerprint
+            )  # the rounded one belongs to it as well
+        return self
 
     def index(self) -> dict[str, Any]:
         return super().index() | {"class_names": list(self.class_names)}
@@ -78,7 +94,7 @@ class ClassConditionalPipeline(Pipeline):
             raise InputError(f"model_index.json has class_names = {names!r:.60}; it must be a list of strings")
         return {"class_names": names}
 
-    def labels_of(self, class_labels: int | str | Sequence[int | str] | None) -> Tensor:
+    def labels_of(self, class_labels: ClassLabels | None) -> Tensor:
         """Labels (N,), int64, of class numbers or names; None, for a prior without classes, is its one null class.
 
         Raises:
@@ -91,26 +107,11 @@ class ClassConditionalPipeline(Pipeline):
             return torch.zeros(1, dtype=torch.int64)
         if not num_classes:
             raise InputError(f"class_labels is {class_labels!r}; this prior has no classes, it takes only None")
-        given = [class_labels] if isinstance(class_labels, int | str) else list(class_labels)
-        return torch.tensor([self._label_of(label) for label in given], dtype=torch.int64)
-
-    def _label_of(self, label: int | str) -> int:
-        num_classes = self.prior.config.num_classes
-        if isinstance(label, str) and label.removeprefix("-").isdecimal() and label not in self.class_names:
-            label = int(label)
-        if isinstance(label, int):
-            if not 0 <= label < num_classes:
-                raise InputError(f"class {label} does not exist; this prior has classes 0 to {num_classes - 1}")
-            return label
-        if label not in self.class_names:
-            near = difflib.get_close_matches(label, self.class_names, n=3, cutoff=0.4)
-            hint = f"did you mean {', '.join(near)}?" if near else f"valid are {', '.join(self.class_names) or 'none'}"
-            raise InputError(f"class '{label}' does not exist; {hint}")
-        return self.class_names.index(label)
+        return labels_of(class_labels, self.class_names, num_classes)
 
     def __call__(
         self,
-        class_labels: int | str | Sequence[int | str] | None = None,
+        class_labels: ClassLabels | None = None,
         num_images_per_label: int = 1,
         guidance_scale: float = 1.0,
         temperature: float = 1.0,
@@ -130,14 +131,15 @@ class ClassConditionalPipeline(Pipeline):
         """Generate num_images_per_label images for each of class_labels, in that order.
 
         Args:
-            class_labels: numbers or names of classes; None for a prior without classes.
+            class_labels: numbers or names of classes, one or several; None for a prior without classes.
             guidance_scale, temperature, top_k, top_p, min_p, guidance_schedule, guidance_interval, dtype:
                 see `wvq.prior.sample_tokens`.
             generator: one, or one per image, which makes its pixels independent of the others in the batch.
-            output_type: "pil", "np", "pt", "uint8" or "latent" (tokens).
+            output_type: "pil", "np", "pt", "uint8" or "latent" (the tokenizer's indices).
             return_dict: whether to return `ImagePipelineOutput` instead of a tuple.
             callback_on_step_end: called after each token as (pipeline, position, number of tokens, {"tokens": so far}).
-            known_tokens: (N, h, w) of the N images, -1 where a token is to be drawn.
+            known_tokens: indices of the N images as the tokenizer gives them, (N, h, w) or (N, h, w, M), -1 where one
+                is to be drawn.
             best_of: candidates drawn for each image, of which the one that the prior finds most probable is kept.
 
         Raises:
@@ -150,12 +152,12 @@ class ClassConditionalPipeline(Pipeline):
         labels = self.labels_of(class_labels).repeat_interleave(num_images_per_label)
         if guidance_scale != 1 and not self.prior.config.num_classes:
             raise InputError(f"guidance_scale is {guidance_scale}; a prior without classes takes only 1")
-        config, grid_size = self.prior.config, self.tokenizer.config.grid_size
+        config = self.prior.config
         if known_tokens is not None:
-            expected = (len(labels), grid_size, grid_size)
+            expected = (len(labels), *self.tokenizer.config.indices_shape)
             if tuple(known_tokens.shape) != expected:
                 raise InputError(f"known_tokens has shape {tuple(known_tokens.shape)}; it must be {expected}")
-            known_tokens = known_tokens.flatten(1).repeat_interleave(best_of, dim=0)
+            known_tokens = self.tokenizer.to_sequence(known_tokens).repeat_interleave(best_of, dim=0)
         if isinstance(generator, Sequence):
             generator = [own for own in generator for _ in range(best_of)]
         labels = labels.repeat_interleave(best_of)
@@ -183,25 +185,26 @@ class ClassConditionalPipeline(Pipeline):
                 guidance_interval=guidance_interval,
                 known_tokens=known_tokens,
                 dtype=dtype,
+                codes_per_position=self.tokenizer.config.codes_per_position,
             )
         if best_of > 1:
-            scores = log_likelihood(self.prior, tokens, labels, config.num_codes).view(-1, best_of)
+            scores = self._log_likelihood(tokens, labels).view(-1, best_of)
             chosen = scores.argmax(dim=1) + best_of * torch.arange(len(scores), device=scores.device)
             tokens = tokens[chosen]
-        grid = rearrange(tokens, "n (h w) -> n h w", h=grid_size)
+        indices = self.tokenizer.from_sequence(tokens)
         if output_type == "latent":
-            images: Any = grid
+            images: Any = indices
         else:
             decode = self.tokenizer.decode
-            decoded = in_blocks(decode, grid) if isinstance(generator, Sequence) else decode(grid)
-            images = format_images(to_uint8(decoded), output_type)
+            decoded = in_blocks(decode, indices) if isinstance(generator, Sequence) else decode(indices)
+            images = format_images(to_pixels(decoded), output_type)
         return ImagePipelineOutput(images) if return_dict else (images,)
 
     def inpaint(
         self,
         images: Tensor,
         mask: Tensor,
-        class_labels: int | str | Sequence[int | str] | None = None,
+        class_labels: ClassLabels | None = None,
         **options: Any,
     ) -> ImagePipelineOutput | Any:
         """Draw the masked part of images anew, token by token in raster order; each image's other tokens are kept.
@@ -210,7 +213,7 @@ class ClassConditionalPipeline(Pipeline):
 
         Args:
             images: uint8 (N, C, H, W) of the tokenizer's size.
-            mask: bool (H, W) or (N, H, W), true where to draw; a token is drawn if any of its pixels is.
+            mask: bool (H, W) or (N, H, W), true where to draw; a position is drawn if any of its pixels is.
             class_labels: one per image; None for a prior without classes.
             options: of `__call__`.
 
@@ -223,18 +226,19 @@ class ClassConditionalPipeline(Pipeline):
                 f"mask has shape {tuple(mask.shape)} and dtype {mask.dtype}; "
                 f"it must be bool ({size}, {size}) or ({len(images)}, {size}, {size})"
             )
-        tokens = self._tokens_of(images)
+        indices = self._indices_of(images)
         drawn = rearrange(mask, "... (h p) (w q) -> ... h w (p q)", h=grid_size, w=grid_size).any(dim=-1)
-        known = tokens.masked_fill(drawn.to(tokens.device), -1)
-        given = [None] * len(images) if class_labels is None else class_labels
-        if isinstance(given, str | int) or len(given) != len(images):
-            raise InputError(f"class_labels is {class_labels!r}; give one for each of {len(images)} images")
+        drawn = drawn if indices.ndim == 3 else drawn[..., None]  # all codes of a position together
+        known = indices.masked_fill(drawn.to(indices.device), -1)
         if class_labels is None:  # without classes there is one label, the null class, for all images
             return self(None, num_images_per_label=len(images), known_tokens=known, **options)
-        return self(class_labels, known_tokens=known, **options)
+        labels = self.labels_of(class_labels)
+        if len(labels) != len(images):
+            raise InputError(f"class_labels is {class_labels!r}; give one for each of {len(images)} images")
+        return self(labels, known_tokens=known, **options)
 
     def complete(
-        self, images: Tensor, rows: int, class_labels: int | str | Sequence[int | str] | None = None, **options: Any
+        self, images: Tensor, rows: int, class_labels: ClassLabels | None = None, **options: Any
     ) -> ImagePipelineOutput | Any:
         """Keep the uppermost rows of pixels of images and draw the rest; arguments as for `inpaint`.
 
@@ -249,9 +253,7 @@ class ClassConditionalPipeline(Pipeline):
         mask[rows:] = True
         return self.inpaint(images, mask, class_labels, **options)
 
-    def likelihood(
-        self, images: Tensor, class_labels: int | str | Sequence[int | str] | None = None
-    ) -> dict[str, Tensor]:
+    def likelihood(self, images: Tensor, class_labels: ClassLabels | None = None) -> dict[str, Tensor]:
         """How well the prior predicts the tokens of images: {"bits_per_token": (N,), "bits_per_pixel": (N,)}, float64.
 
         Of the tokens, not of the pixels: what the tokenizer does not keep costs nothing. A pixel has all its channels.
@@ -259,15 +261,21 @@ class ClassConditionalPipeline(Pipeline):
         Raises:
             InputError: for images of another shape or type, or another number of labels.
         """
-        tokens = self._tokens_of(images).flatten(1)
+        tokens = self.tokenizer.to_sequence(self._indices_of(images))
         labels = self.labels_of(class_labels)
         labels = labels.expand(len(images)) if class_labels is None else labels
-        nats = log_likelihood(self.prior, tokens, labels, self.prior.config.num_codes)
+        nats = self._log_likelihood(tokens, labels)
         pixels = images.shape[-1] * images.shape[-2]
         return {"bits_per_token": bits_per(nats, tokens.shape[1]), "bits_per_pixel": bits_per(nats, pixels)}
 
-    def _tokens_of(self, images: Tensor) -> Tensor:
-        """Tokens (N, h, w) of images, uint8 (N, C, H, W)."""
+    def _log_likelihood(self, tokens: Tensor, labels: Tensor) -> Tensor:
+        config = self.tokenizer.config
+        return log_likelihood(
+            self.prior, tokens, labels, config.num_codes, codes_per_position=config.codes_per_position
+        )
+
+    def _indices_of(self, images: Tensor) -> Tensor:
+        """The tokenizer's indices of images, uint8 (N, C, H, W)."""
         if images.dtype != torch.uint8 or images.ndim != 4 or len(images) == 0:
             raise InputError(
                 f"images have dtype {images.dtype} and shape {tuple(images.shape)}; give uint8 (N, C, H, W)"

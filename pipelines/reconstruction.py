@@ -9,9 +9,9 @@ from PIL import Image
 from torch import Tensor
 
 from wvq.tokenizer import InputError, VQTokenizer
-from wvq.tokenizer.data.decoding import BadImage, square_pixels, to_model, to_uint8
+from wvq.tokenizer.data.decoding import BadImage, square_pixels, to_model
 
-from .base import ImagePipelineOutput, Pipeline, check_output_type, format_images
+from .base import ImagePipelineOutput, Pipeline, check_output_type, format_images, to_pixels
 
 Images = Tensor | Image.Image | Sequence[Image.Image]
 
@@ -45,13 +45,13 @@ class ReconstructionPipeline(Pipeline):
             InputError: for images of another type or shape.
         """
         check_output_type(output_type)
-        return self._output(self._tokens_of(images), output_type, return_dict)
+        return self._output(self._indices_of(images), output_type, return_dict)
 
     def decode(self, tokens: Tensor, output_type: str = "pil", return_dict: bool = True) -> ImagePipelineOutput | Any:
         """Images of tokens, such as `__call__` gives with "latent", after any change to them.
 
         Args:
-            tokens: (N, h, w), int64 in [0, K).
+            tokens: indices of the tokenizer, (N, h, w) or (N, h, w, M), int64 in [0, K).
             output_type, return_dict: as for `__call__`.
 
         Raises:
@@ -75,11 +75,12 @@ class ReconstructionPipeline(Pipeline):
         """
         check_output_type(output_type)
         own, taken = self._pairs(images, others)
-        if mask.dtype != torch.bool or tuple(mask.shape) not in (tuple(own.shape), tuple(own.shape[1:])):
+        grids = tuple(own.shape[:3])
+        if mask.dtype != torch.bool or tuple(mask.shape) not in (grids, grids[1:]):
             raise InputError(
-                f"mask has shape {tuple(mask.shape)} and dtype {mask.dtype}; "
-                f"it must be bool {tuple(own.shape[1:])} or {tuple(own.shape)}"
+                f"mask has shape {tuple(mask.shape)} and dtype {mask.dtype}; it must be bool {grids[1:]} or {grids}"
             )
+        mask = mask if own.ndim == 3 else mask[..., None]  # all codes of a position together
         return self._output(torch.where(mask.to(own.device), taken, own), output_type, return_dict)
 
     def interpolate(
@@ -99,20 +100,20 @@ class ReconstructionPipeline(Pipeline):
         if num_steps < 2:
             raise InputError(f"num_steps is {num_steps}; it must be at least 2")
         quantizer = self.tokenizer.quantizer
-        start, end = (quantizer.lookup(tokens).movedim(-1, 1) for tokens in self._pairs(images, others))
+        start, end = (quantizer.lookup(indices).movedim(-1, 1) for indices in self._pairs(images, others))
         shares = torch.linspace(0, 1, num_steps, device=start.device)
         with torch.no_grad():
             steps = [quantizer(torch.lerp(start, end, share)).indices for share in shares]
         return self._output(torch.stack(steps, dim=1).flatten(0, 1), output_type, return_dict)
 
     def _pairs(self, images: Images, others: Images) -> tuple[Tensor, Tensor]:
-        own, taken = self._tokens_of(images), self._tokens_of(others)
+        own, taken = self._indices_of(images), self._indices_of(others)
         if len(own) != len(taken):
             raise InputError(f"others are {len(taken)} for {len(own)} images; give one for each")
         return own, taken
 
-    def _tokens_of(self, images: Images) -> Tensor:
-        """Tokens (N, h, w) of images."""
+    def _indices_of(self, images: Images) -> Tensor:
+        """The tokenizer's indices of images, (N, h, w) or (N, h, w, M)."""
         if not isinstance(images, Tensor):
             pictures = [images] if isinstance(images, Image.Image) else list(images)
             if not pictures:
@@ -127,8 +128,8 @@ class ReconstructionPipeline(Pipeline):
             raise InputError(f"images have dtype {images.dtype}; tensors must be uint8, 0 to 255")
         return self.tokenizer.encode(to_model(images.to(self.device)))
 
-    def _output(self, tokens: Tensor, output_type: str, return_dict: bool) -> ImagePipelineOutput | Any:
-        result: Any = tokens
+    def _output(self, indices: Tensor, output_type: str, return_dict: bool) -> ImagePipelineOutput | Any:
+        result: Any = indices
         if output_type != "latent":
-            result = format_images(to_uint8(self.tokenizer.decode(tokens)), output_type)
+            result = format_images(to_pixels(self.tokenizer.decode(indices)), output_type)
         return ImagePipelineOutput(result) if return_dict else (result,)

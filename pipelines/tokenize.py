@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from datasets import Dataset, Features, List, Value, concatenate_datasets
-from einops import rearrange
 from torch import Tensor
 from tqdm import tqdm
 
@@ -27,12 +26,12 @@ from wvq.tokenizer.errors import InputError
 from wvq.tokenizer.model import VQTokenizer
 from wvq.tokenizer.storage.atomic import remove_unfinished, write_json, written_whole
 from wvq.tokenizer.storage.lock import Lock
-from wvq.tokenizer.tokens import PART_IMAGES
+from wvq.tokenizer import tokens as token_sets
 
 LARGER = 1.1  # than a crop is the image it is taken from, as in LlamaGen (arXiv 2406.06525)
 
 
-_FORMAT = 1  # part of the key: raise it when what is written changes
+_FORMAT = 1  # in the key: raise it when what is written changes
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ def tokenize(config: Tokenization) -> Path:
 
     The key is a hash of the tokenizer's weights and configuration, of the images and their crop and resize, and of
     flips and drawn crops, so that tokens of a changed tokenizer or data set are never mixed with old ones. The images
-    are encoded in parts, which the processes share and a later call need not make again. A collective call.
+    are encoded in chunks, which the processes share and a later call need not make again. A collective call.
 
     Raises:
         InputError: if the tokenizer or the images cannot be read.
@@ -81,44 +80,45 @@ def tokenize(config: Tokenization) -> Path:
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     folder = Path(config.output_dir) / key
     flips = (False, True) if config.data.horizontal_flip else (False,)
-    parts = [*_parts(folder, train, flips), *_parts(folder, evaluation, flips=(False,))]
+    chunks = [*_chunks(folder, train, flips), *_chunks(folder, evaluation, flips=(False,))]
     if config.crops:
         larger = dataclasses.replace(config.data, image_size=math.ceil(LARGER * config.data.image_size))
-        parts += _parts(folder, load_splits(larger)[0], flips, range(1, config.crops + 1))
+        chunks += _chunks(folder, load_splits(larger)[0], flips, range(1, config.crops + 1))
     locks: list[Lock] = []
 
     def claim() -> bool:
         locks.append(Lock(folder.with_name(f".{key}.lock"), wait=True))  # of two runs that need the same one makes them
         remove_unfinished(folder.parent, f"{key}-*")
-        remove_unfinished(_room(folder))
+        remove_unfinished(_unfinished(folder))
         done = (folder / "tokens.json").exists()
         if done:
-            shutil.rmtree(_room(folder), ignore_errors=True)  # a killed process had no time to
+            shutil.rmtree(_unfinished(folder), ignore_errors=True)  # a killed process had no time to
         return done
 
     def join() -> None:
         with written_whole(folder) as partial:
             for split in ("train", "evaluation"):
-                own = [Dataset.load_from_disk(str(part.path)) for part in parts if part.split == split]
+                own = [Dataset.load_from_disk(str(chunk.path)) for chunk in chunks if chunk.split == split]
                 concatenate_datasets(own).save_to_disk(str(partial / split))
-            if (report := _room(folder) / FILE_NAME).exists():
+            if (report := _unfinished(folder) / FILE_NAME).exists():
                 shutil.copy(report, partial)
             about = {
-                "num_codes": tokenizer.config.codebook_size,
+                "num_codes": tokenizer.config.num_codes,
+                "codes_per_position": tokenizer.config.codes_per_position,
                 "grid_size": tokenizer.config.grid_size,
                 "class_names": list(train.class_names),
             }
             write_json(partial / "tokens.json", about | identity)
-        shutil.rmtree(_room(folder))
+        shutil.rmtree(_unfinished(folder))
 
     try:
         if not on_first_process(claim):
             if config.data.streaming:  # only now its bad images are met
-                report_bad_images(_room(folder), train, evaluation, writes=False)
-            for part in parts[processes.process_index :: processes.num_processes]:
-                if not part.path.exists():
-                    with written_whole(part.path) as partial:
-                        _encode(tokenizer, part, config.batch_size).save_to_disk(str(partial))
+                report_bad_images(_unfinished(folder), train, evaluation, writes=False)
+            for chunk in chunks[processes.process_index :: processes.num_processes]:
+                if not chunk.path.exists():
+                    with written_whole(chunk.path) as partial:
+                        _encode(tokenizer, chunk, config.batch_size).save_to_disk(str(partial))
             processes.wait_for_everyone()
             on_first_process(join)
     finally:
@@ -129,7 +129,7 @@ def tokenize(config: Tokenization) -> Path:
 
 
 @dataclass(frozen=True)
-class _Part:
+class _Chunk:
     """Images that are encoded and written at once: mirrored or not, whole (crop 0) or the crop of that number."""
 
     path: Path
@@ -140,38 +140,39 @@ class _Part:
     crop: int
 
 
-def _room(folder: Path) -> Path:
-    """Where the parts of a token cache are until they are all there."""
+def _unfinished(folder: Path) -> Path:
+    """Where the chunks of a token cache are until they are all there."""
     return folder.with_name(f"{folder.name}.parts")
 
 
-def _parts(folder: Path, images: ImageDataset, flips: tuple[bool, ...], crops: Iterable[int] = (0,)) -> Iterator[_Part]:
-    """Parts of a split in order: all of its images, then in each other way all of them again."""
+def _chunks(
+    folder: Path, images: ImageDataset, flips: tuple[bool, ...], crops: Iterable[int] = (0,)
+) -> Iterator[_Chunk]:
+    """Chunks of a split in order: all of its images, then in each other way all of them again."""
     split = images.description["split"]
     for crop, flip in itertools.product(crops, flips):
-        for first in range(0, len(images), PART_IMAGES):
-            indices = range(first, min(first + PART_IMAGES, len(images)))
-            yield _Part(_room(folder) / f"{split}-{crop}-{flip:d}-{first}", images, split, indices, flip, crop)
+        for first in range(0, len(images), token_sets.CHUNK_IMAGES):
+            indices = range(first, min(first + token_sets.CHUNK_IMAGES, len(images)))
+            yield _Chunk(_unfinished(folder) / f"{split}-{crop}-{flip:d}-{first}", images, split, indices, flip, crop)
 
 
-def _encode(tokenizer: VQTokenizer, part: _Part, batch_size: int) -> Dataset:
-    device = tokenizer.quantizer.codebook.device
+def _encode(tokenizer: VQTokenizer, chunk: _Chunk, batch_size: int) -> Dataset:
     tokens, labels = [], []
     size = tokenizer.config.image_size
-    # The same places whatever the batches: two numbers an image, drawn from the number of the crop and of the part.
-    draws = np.random.default_rng([part.crop, part.flip, part.indices.start]).random((len(part.indices), 2))
+    # The same places whatever the batches: two numbers an image, drawn from the number of the crop and of the chunk.
+    draws = np.random.default_rng([chunk.crop, chunk.flip, chunk.indices.start]).random((len(chunk.indices), 2))
     places = iter(draws)
-    batches = part.images.batches(batch_size, part.indices)
-    shown = {"desc": part.path.name, "unit": "batch", "disable": not this_process().is_main_process}
-    for batch in tqdm(batches, total=-(-len(part.indices) // batch_size), **shown):
+    batches = chunk.images.batches(batch_size, chunk.indices)
+    shown = {"desc": chunk.path.name, "unit": "batch", "disable": not this_process().is_main_process}
+    for batch in tqdm(batches, total=-(-len(chunk.indices) // batch_size), **shown):
         images = batch["images"]
-        if part.crop:
+        if chunk.crop:
             images = torch.stack([_cropped(image, size, *next(places)) for image in images])
-        pictures = to_model(images.to(device))
-        indices = tokenizer.encode(pictures.flip(-1) if part.flip else pictures)
-        tokens.append(rearrange(indices, "b h w -> b (h w)").to("cpu", torch.int32))
+        pictures = to_model(images.to(tokenizer.device))
+        indices = tokenizer.encode(pictures.flip(-1) if chunk.flip else pictures)
+        tokens.append(tokenizer.to_sequence(indices).to("cpu", torch.int32))
         labels.append(batch["labels"])
-    length = tokenizer.config.grid_size**2
+    length = tokenizer.config.num_tokens
     features = Features({"tokens": List(Value("int32"), length=length), "label": Value("int64")})
     columns = {"tokens": torch.cat(tokens).numpy(), "label": torch.cat(labels).numpy()}
     return Dataset.from_dict(columns, features=features)

@@ -6,12 +6,18 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from wvq.tokenizer.errors import InputError
+from wvq.tokenizer.errors import InputError, NonFiniteError
+
+from .turns import check_codes_per_position, check_turns, turns
 
 
-@torch.inference_mode()
 def log_likelihood(
-    model: PreTrainedModel, tokens: Tensor, class_labels: Tensor, num_codes: int, batch_size: int = 64
+    model: PreTrainedModel,
+    tokens: Tensor,
+    class_labels: Tensor,
+    num_codes: int,
+    batch_size: int = 64,
+    codes_per_position: int = 1,
 ) -> Tensor:
     """Log-probability (B,), float64, in nats, of drawing these tokens of these classes at temperature 1, unfiltered.
 
@@ -21,9 +27,11 @@ def log_likelihood(
         class_labels: (B,) int64; the highest is the null class.
         num_codes: K.
         batch_size: sequences at once.
+        codes_per_position: as for `wvq.prior.sample_tokens`.
 
     Raises:
-        InputError: for tokens out of range, or another number of them than of labels.
+        InputError: for tokens or labels out of range, or another number of them than of labels.
+        NonFiniteError: for scores that are NaN or infinite.
     """
     if tokens.ndim != 2 or len(tokens) != len(class_labels) or tokens.numel() == 0:
         raise InputError(f"tokens have shape {tuple(tokens.shape)}; it must be (B, T) for {len(class_labels)} labels")
@@ -31,16 +39,42 @@ def log_likelihood(
         raise InputError(
             f"tokens reach from {int(tokens.min())} to {int(tokens.max())}; valid are 0 to {num_codes - 1}"
         )
+    null_class = model.config.vocab_size - 1 - num_codes
+    if not 0 <= int(class_labels.min()) <= int(class_labels.max()) <= null_class:
+        raise InputError(
+            f"class_labels reach from {int(class_labels.min())} to {int(class_labels.max())}; "
+            f"valid are 0 to {null_class}, the last being the null class"
+        )
+    check_codes_per_position(codes_per_position, num_codes, tokens.shape[1])
+    check_turns("tokens", tokens, num_codes, codes_per_position)
     was_training = model.training
     model.eval()
     sums = []
-    for codes, labels in zip(tokens.split(batch_size), class_labels.split(batch_size), strict=True):
-        codes = codes.to(model.device)
-        inputs = torch.cat([labels.to(model.device)[:, None] + num_codes, codes[:, :-1]], dim=1)
-        scores = model(input_ids=inputs, use_cache=False).logits[:, :, :num_codes].float().log_softmax(dim=-1)
-        sums.append(scores.gather(-1, codes[:, :, None]).sum(dim=(1, 2), dtype=torch.float64))
-    model.train(was_training)
-    return torch.cat(sums)
+    try:
+        with torch.inference_mode():
+            for codes, labels in zip(tokens.split(batch_size), class_labels.split(batch_size), strict=True):
+                codes = codes.to(model.device)
+                inputs = torch.cat([labels.to(model.device)[:, None] + num_codes, codes[:, :-1]], dim=1)
+                logits = model(input_ids=inputs, use_cache=False).logits[:, :, :num_codes].float()
+                _check_finite(logits)
+                total = torch.zeros(len(codes), dtype=torch.float64, device=model.device)
+                for places, ids in turns(num_codes, codes_per_position):
+                    scores = logits[:, places, ids].log_softmax(dim=-1)
+                    own = codes[:, places, None] - ids.start
+                    total += scores.gather(-1, own).sum(dim=(1, 2), dtype=torch.float64)
+                sums.append(total)
+    finally:
+        model.train(was_training)
+    return torch.cat(sums)  # an ordinary tensor, which can be changed
+
+
+def _check_finite(logits: Tensor) -> None:
+    """Raises: NonFiniteError: naming the first position at which logits (B, T, K) are not finite."""
+    if not logits.isfinite().all():
+        position = int(logits.isfinite().all(dim=2).all(dim=0).int().argmin())
+        raise NonFiniteError(
+            f"the scores at position {position} are not finite; try whether all weights of the prior are finite"
+        )
 
 
 def bits_per(log_likelihood: Tensor, parts: int) -> Tensor:

@@ -57,6 +57,16 @@ def _configuration(description: dict[str, Any], config_class: Any, path: Path) -
             raise InputError(f"{path} has no {name}; it is not a prior made by build_prior")
         if type(value) is not int or value < 0:
             raise InputError(f"{path} has {name} = {value!r:.60}; it must be an integer of at least 0")
+    per_position = description.get("codes_per_position", 1)
+    if (
+        type(per_position) is not int
+        or per_position < 1
+        or any(description[name] % per_position for name in ("num_codes", "num_tokens"))
+    ):
+        raise InputError(
+            f"{path} has codes_per_position = {per_position!r:.60}; it must be an integer that divides num_codes and "
+            "num_tokens"
+        )
     names, fingerprint = description.get("class_names", []), description.get("tokenizer_fingerprint")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise InputError(f"{path} has class_names = {names!r:.60}; it must be a list of strings")
@@ -64,13 +74,14 @@ def _configuration(description: dict[str, Any], config_class: Any, path: Path) -
         raise InputError(f"{path} has tokenizer_fingerprint = {fingerprint!r:.60}; it must be a string")
     if description.get("dtype") not in (None, "float32", "bfloat16", "float16"):
         raise InputError(f"{path} has dtype = {description['dtype']!r:.60}; valid are float32, bfloat16, float16")
-    own = counts.keys() | {"class_names", "tokenizer_fingerprint"}
+    own = counts.keys() | {"codes_per_position", "class_names", "tokenizer_fingerprint"}
     known = config_class().to_dict().keys() | own
     if unknown := sorted(description.keys() - known):
         raise InputError(f"{path} has the unknown key '{unknown[0]}'; valid are {sorted(known - _GENERAL)}")
     config = config_class(**{name: value for name, value in description.items() if name not in _GENERAL | own})
     for name in own & description.keys():
         setattr(config, name, description[name])
+    config.codes_per_position = per_position  # 1 in folders from before there were others
     if config.vocab_size != config.num_codes + config.num_classes + 1:
         raise InputError(f"{path} has vocab_size = {config.vocab_size}; it must be num_codes + num_classes + 1")
     return config

@@ -8,6 +8,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from wvq.tokenizer.errors import InputError
 
+from .turns import check_codes_per_position
+
 PRIOR_CLASSES = {"llama": LlamaForCausalLM, "gpt2": GPT2LMHeadModel}
 SIZES = {  # hidden_size, num_layers, num_heads; from B on those of LlamaGen (arXiv 2406.06525, table 1)
     "XS": (192, 6, 3),
@@ -66,24 +68,27 @@ class PriorConfig(PriorSize):
     """A prior's size and what it speaks about. Vocabulary: codes 0..K-1, then one id per class, then the null class."""
 
     num_codes: int
-    """Codes of the tokenizer, K."""
+    """Codes of the tokenizer, K; M * K with M codes at each position of its grid."""
     num_tokens: int
-    """Tokens of an image, h * w."""
+    """Tokens of an image, h * w * M."""
     num_classes: int = 0
     """Classes; 0 for an unconditional prior, which always sees the null class."""
+    codes_per_position: int = 1
+    """M: token t of an image is one of the K codes from (t mod M) * K on."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name, least in (("num_codes", 2), ("num_tokens", 1), ("num_classes", 0)):
             if getattr(self, name) < least:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        check_codes_per_position(self.codes_per_position, self.num_codes, self.num_tokens)
 
 
 def build_prior(config: PriorConfig) -> LlamaForCausalLM | GPT2LMHeadModel:
     """A randomly initialised transformers model whose first token is a class id and whose other tokens are codes.
 
     A Llama's feed-forward width is 8/3 of hidden_size, rounded up to a multiple of 32; a GPT-2's is 4 times. num_codes,
-    num_tokens and num_classes are kept in the model's own config.json.
+    num_tokens, num_classes and codes_per_position are kept in the model's own config.json.
     """
     width, layers, heads = config.shape
     shared: dict[str, Any] = {
@@ -117,6 +122,7 @@ def build_prior(config: PriorConfig) -> LlamaForCausalLM | GPT2LMHeadModel:
     description.num_codes = config.num_codes
     description.num_tokens = config.num_tokens
     description.num_classes = config.num_classes
+    description.codes_per_position = config.codes_per_position
     return PRIOR_CLASSES[config.architecture](description)
 
 

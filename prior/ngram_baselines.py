@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from wvq.tokenizer.data.batches import evenly_spaced
 from wvq.tokenizer.tokens import TokenDataset
 
 _MOST_TOKENS = 2**26  # of the training split, evenly spaced images of it: enough for K^2 pairs of a few thousand codes
@@ -20,9 +21,8 @@ def baseline_bits(train_set: TokenDataset, evaluation_set: TokenDataset) -> dict
     probability (c + d p_unigram) / (n + d). None of them knows the class or the position.
     """
     codes = train_set.num_codes
-    number = min(len(train_set), max(1, _MOST_TOKENS // train_set.num_tokens))
-    chosen = torch.linspace(0, len(train_set) - 1, number, dtype=torch.float64).long()
-    counted, held_out = train_set.__getitems__(chosen.tolist())["tokens"], evaluation_set.tokens
+    chosen = evenly_spaced(len(train_set), max(1, _MOST_TOKENS // train_set.num_tokens))
+    counted, held_out = train_set.take(chosen)["tokens"], evaluation_set.tokens
     counts = torch.bincount(counted.flatten(), minlength=codes).double() + 1
     unigram = counts / counts.sum()
 

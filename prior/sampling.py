@@ -7,16 +7,16 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from wvq.tokenizer.blocks import default_block_size, padded_blocks
-from wvq.tokenizer.errors import InputError
+from wvq.tokenizer.errors import InputError, NonFiniteError
 
 from .decoder import build_decoder
 from .guidance import GuidanceSchedule, guidance_scales
 from .truncation import check_truncation, draw_codes
+from .turns import check_codes_per_position, check_turns, turns
 
 OnToken = Callable[[int, Tensor], None]
 
 
-@torch.inference_mode()
 def sample_tokens(
     model: PreTrainedModel,
     class_labels: Tensor,
@@ -34,6 +34,7 @@ def sample_tokens(
     known_tokens: Tensor | None = None,
     dtype: torch.dtype | None = None,
     block_size: int | None = None,
+    codes_per_position: int = 1,
 ) -> Tensor:
     """Sample images as token sequences, conditioned on their class.
 
@@ -55,19 +56,24 @@ def sample_tokens(
         top_p: the smallest set of codes with this probability is kept; in (0, 1].
         min_p: codes below this share of the highest probability are dropped; in [0, 1].
         generator: source of the uniform numbers, or one per image, on any device.
-        on_token: called after each drawn position with the position and the tokens so far, (B, position + 1).
+        on_token: called after each drawn position with the position and a copy of the tokens so far,
+            (B, position + 1).
         guidance_schedule, guidance_interval: see `wvq.prior.guidance.guidance_scales`.
         known_tokens: (B, n), n <= T: codes that are given, -1 where one is to be drawn, as it is from n on.
         dtype: of the matrices, torch.bfloat16 or torch.int8 for speed; the model's own by default.
         block_size: images computed together where there is a generator each; 16 on a CPU and 64 elsewhere by default.
+        codes_per_position: M codes at each position of the tokenizer's grid, one after another: token t is drawn from
+            the K / M codes whose turn it is, those from (t mod M) * K / M on.
 
     Returns:
         (B, T) int64 in [0, K), on the model's device.
 
     Raises:
         InputError: for an argument out of its range.
+        NonFiniteError: for scores that are NaN or infinite, as one bad weight makes them; it says at which position.
     """
     check_truncation(temperature, top_k, top_p, min_p)
+    check_codes_per_position(codes_per_position, num_codes, num_tokens)
     scales = guidance_scales(guidance_scale, num_tokens, guidance_schedule, guidance_interval)
     guided = any(scale != 1 for scale in scales)
     _check_vocabulary(model, class_labels, num_codes, guided)
@@ -77,6 +83,7 @@ def sample_tokens(
     sequences[:, 0] = class_labels.to(model.device) + num_codes
     if known_tokens is not None:
         _check_known(known_tokens, batch, num_tokens, num_codes)
+        check_turns("known_tokens", known_tokens, num_codes, codes_per_position)
         sequences[:, 1 : 1 + known_tokens.shape[1]] = known_tokens.to(model.device)
     free = sequences[:, 1:] < 0
     undecided = free.any(dim=0).nonzero().flatten().tolist()
@@ -86,31 +93,36 @@ def sample_tokens(
     own = isinstance(generator, Sequence)
     blocks = padded_blocks(batch, (block_size or default_block_size(model.device)) if own else batch, model.device)
     rows = (2 if guided else 1) * len(blocks[0])
+    ids = [of_turn for _, of_turn in turns(num_codes, codes_per_position)]
 
     was_training = model.training
     model.eval()
     try:
-        decoder = build_decoder(model, num_codes, rows, dtype)
-        caches = [decoder.new_cache(rows, num_tokens) for _ in blocks]
+        with torch.inference_mode():
+            decoder = build_decoder(model, num_codes, rows, dtype)
+            caches = [decoder.new_cache(rows, num_tokens) for _ in blocks]
         seen = 0
         for position in range(undecided[0] if undecided else num_tokens, num_tokens):
-            logits = []
-            for block, cache in zip(blocks, caches, strict=True):
-                new = sequences[block, seen : position + 1]
-                if guided:
-                    new = new.repeat(2, 1)
-                    if seen == 0:
-                        new[len(block) :, 0] = null_class
-                logits.append(decoder(new, cache).view(-1, len(block), num_codes))
-            conditional, *rest = torch.cat(logits, dim=1)[:, :batch]
-            scores = conditional
-            if scales[position] != 1:
-                scores = rest[0] + scales[position] * (conditional - rest[0])
-            drawn = draw_codes(scores, draws[:, position], temperature, top_k, top_p, min_p)
-            sequences[:, position + 1] = torch.where(free[:, position], drawn, sequences[:, position + 1])
+            with torch.inference_mode():  # not around the callback: its tokens, and the result, are ordinary tensors
+                logits = []
+                for block, cache in zip(blocks, caches, strict=True):
+                    new = sequences[block, seen : position + 1]
+                    if guided:
+                        new = new.repeat(2, 1)
+                        if seen == 0:
+                            new[len(block) :, 0] = null_class
+                    logits.append(decoder(new, cache).view(-1, len(block), num_codes))
+                conditional, *rest = torch.cat(logits, dim=1)[:, :batch]
+                scores = conditional
+                if scales[position] != 1:
+                    scores = rest[0] + scales[position] * (conditional - rest[0])
+                _check_finite(scores, position, scales[position])
+                own = ids[position % codes_per_position]
+                drawn = own.start + draw_codes(scores[:, own], draws[:, position], temperature, top_k, top_p, min_p)
+                sequences[:, position + 1] = torch.where(free[:, position], drawn, sequences[:, position + 1])
             seen = position + 1
             if on_token:
-                on_token(position, sequences[:, 1 : position + 2])
+                on_token(position, sequences[:, 1 : position + 2].clone())
     finally:
         model.train(was_training)
     return sequences[:, 1:].clone()
@@ -124,6 +136,16 @@ def check_sampling(guidance_scale: float, temperature: float, top_k: int, top_p:
     """
     guidance_scales(guidance_scale, 1)
     check_truncation(temperature, top_k, top_p, min_p)
+
+
+def _check_finite(scores: Tensor, position: int, guidance_scale: float) -> None:
+    if not scores.isfinite().all():
+        image = int(scores.isfinite().all(dim=1).int().argmin())
+        guided = f"a guidance_scale below {guidance_scale:g}, and " if guidance_scale != 1 else ""
+        raise NonFiniteError(
+            f"the scores of image {image} at position {position} are not finite; "
+            f"try {guided}whether all weights of the prior are finite"
+        )
 
 
 def _check_vocabulary(model: PreTrainedModel, class_labels: Tensor, num_codes: int, guided: bool) -> None:

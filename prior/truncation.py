@@ -10,6 +10,7 @@ from torch import Tensor
 from wvq.tokenizer.errors import InputError
 
 SHORT_LIST = 256
+_GREEDY = torch.finfo(torch.float32).tiny  # below, 1 / temperature overflows, and the highest score would be 0 * inf
 
 
 def check_truncation(temperature: float, top_k: int, top_p: float, min_p: float) -> None:
@@ -35,12 +36,12 @@ def draw_codes(
 
     Args:
         scores: logits, or log-probabilities plus any constant a row.
-        temperature: 0 takes the highest score.
+        temperature: 0, or so little that float32 cannot divide by it, takes the highest score.
         top_k: codes whose score is at least the k-th largest; 0 for all.
         top_p: the most probable codes that together reach this share, as few as do (arXiv 1904.09751).
         min_p: codes with at least this share of the highest probability (arXiv 2407.01082).
     """
-    if temperature == 0:
+    if temperature < _GREEDY:
         return scores.argmax(dim=-1)
     return invert_cumulative(kept_weights(scores, temperature, top_k, top_p, min_p), draws)
 

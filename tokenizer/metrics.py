@@ -76,7 +76,7 @@ class ReconstructionQuality(Metric):
     images over batches and processes gives the same result.
 
     Args:
-        codebook_size: K.
+        num_codes: codes of all codebooks, K or M * K.
         codebook_dim: D.
     """
 
@@ -86,23 +86,23 @@ class ReconstructionQuality(Metric):
     feature_sum: Tensor
     feature_squares: Tensor
 
-    def __init__(self, codebook_size: int, codebook_dim: int):
+    def __init__(self, num_codes: int, codebook_dim: int):
         super().__init__()
         self.add_state("sums", torch.zeros(6, dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("histogram", torch.zeros(codebook_size, dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("histogram", torch.zeros(num_codes, dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("feature_sum", torch.zeros(codebook_dim, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("feature_squares", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(
-        self, originals: Tensor, reconstructions: Tensor, features: Tensor, indices: Tensor, codebook: Tensor
+        self, originals: Tensor, reconstructions: Tensor, features: Tensor, tokens: Tensor, codes: Tensor
     ) -> None:
         """Count a batch.
 
         Args:
             originals, reconstructions: uint8 (B, C, H, W).
             features: (B, D, h, w), before quantization.
-            indices: int64 (B, h, w).
-            codebook: (K, D).
+            tokens: int64 in [0, num_codes), of any shape: each code that was chosen.
+            codes: (B, h, w, D), what the features were quantized to.
         """
         difference = (originals.double() - reconstructions.double()) / 255
         error = reduce(difference.square(), "b c h w -> b", "mean")
@@ -112,7 +112,7 @@ class ReconstructionQuality(Metric):
         )
         assert isinstance(ssim, Tensor)
         vectors = rearrange(features, "b d h w -> (b h w) d").double()
-        distances = (vectors - codebook.double()[indices.flatten()]).square().sum(dim=1)
+        distances = (vectors - codes.flatten(0, -2).double()).square().sum(dim=1)
         self.sums += torch.stack(
             [
                 error.new_tensor(len(originals)),
@@ -123,7 +123,7 @@ class ReconstructionQuality(Metric):
                 distances.sum(),
             ]
         )
-        self.histogram += torch.bincount(indices.flatten(), minlength=len(self.histogram))
+        self.histogram += torch.bincount(tokens.flatten(), minlength=len(self.histogram))
         self.feature_sum += vectors.sum(dim=0)
         self.feature_squares += vectors.square().sum()
 

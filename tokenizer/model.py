@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .autoencoder import Decoder, Encoder
 from .errors import InputError
 from .quantizers.base import QuantizerOutput
-from .quantizers.registry import build_quantizer
+from .quantizers.registry import build_quantizer, codes_per_vector
 from .storage.pretrained import SavedModule, state_sha256
 
 
@@ -36,13 +36,15 @@ class TokenizerConfig:
     latent_channels: int = 64
     """Width between the network and the 1x1 projections to and from the codebook."""
     codebook_size: int = 16384
-    """Number of codes, K."""
+    """Number of codes, K, of each codebook."""
     codebook_dim: int = 8
     """Dimension of a code, D."""
     quantizer: str = "wasserstein"
-    """Name of the quantizer: vanilla, ema, online, linear, wasserstein or mmd."""
+    """Name of the quantizer: vanilla, ema, online, linear, wasserstein, mmd or transport, each with one codebook;
+    product or residual, with several."""
     quantizer_options: dict[str, Any] = field(default_factory=dict)
-    """Options of that quantizer, such as commitment_weight."""
+    """Options of that quantizer, such as commitment_weight; of product and residual also quantizers, how many
+    sub-quantizers there are, and quantizer, the name of each."""
 
     def __post_init__(self) -> None:
         for name in ("image_size", "patch_size", "base_channels", "num_blocks", "latent_channels"):
@@ -68,8 +70,29 @@ class TokenizerConfig:
 
     @property
     def grid_size(self) -> int:
-        """Tokens along each axis."""
+        """Positions along each axis, h = w."""
         return self.image_size // self.downsampling
+
+    @property
+    def codes_per_position(self) -> int:
+        """Codes at each position of the grid, M: one of each sub-quantizer; 1 with a single codebook."""
+        return codes_per_vector(self.quantizer, self.quantizer_options)
+
+    @property
+    def num_codes(self) -> int:
+        """Codes of all codebooks, M * K: the ids that a token can have."""
+        return self.codes_per_position * self.codebook_size
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of an image, T = h * w * M."""
+        return self.grid_size**2 * self.codes_per_position
+
+    @property
+    def indices_shape(self) -> tuple[int, ...]:
+        """Of an image: (h, w), or (h, w, M) with sub-quantizers."""
+        grid = (self.grid_size, self.grid_size)
+        return grid if self.codes_per_position == 1 else (*grid, self.codes_per_position)
 
 
 @dataclass
@@ -83,12 +106,13 @@ class TokenizerOutput:
 
 
 class VQTokenizer(SavedModule):
-    """Images to a grid of tokens and back.
+    """Images to a grid of codes and back; a prior sees that grid as a sequence of tokens.
 
     Example:
         >>> tokenizer = VQTokenizer(TokenizerConfig(image_size=32, codebook_size=1024))
         >>> indices = tokenizer.encode(images)      # (B, 3, 32, 32) in [-1, 1] -> (B, 8, 8)
         >>> images = tokenizer.decode(indices)      # (B, 8, 8) -> (B, 3, 32, 32) in [-1, 1]
+        >>> tokens = tokenizer.to_sequence(indices) # (B, 8, 8) -> (B, 64)
     """
 
     config_class = TokenizerConfig
@@ -127,27 +151,25 @@ class VQTokenizer(SavedModule):
         expected = (self.config.channels, self.config.image_size, self.config.image_size)
         if tuple(images.shape[1:]) != expected:
             raise InputError(f"images have shape {tuple(images.shape)}; this tokenizer takes (B, {str(expected)[1:]}")
-        return self.to_codebook(self.encoder(F.pixel_unshuffle(images, self.config.patch_size)))
+        return self.to_codebook(self.encoder(F.pixel_unshuffle(images.to(self.dtype), self.config.patch_size)))
 
     def images(self, codes: Tensor) -> Tensor:
         """Codes (B, D, h, w) -> images (B, C, H, W), not clamped."""
-        return F.pixel_shuffle(self.decoder(self.from_codebook(codes)), self.config.patch_size)
+        return F.pixel_shuffle(self.decoder(self.from_codebook(codes.to(self.dtype))), self.config.patch_size)
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
-        """Images (B, C, H, W) in [-1, 1] -> tokens (B, h, w), int64 in [0, K)."""
+        """Images (B, C, H, W) in [-1, 1] -> indices (B, h, w), int64 in [0, K); (B, h, w, M) with M sub-quantizers."""
         return self.quantizer(self.features(images)).indices
 
     @torch.no_grad()
     def decode(self, indices: Tensor) -> Tensor:
-        """Tokens (B, h, w), int64 in [0, K) -> images (B, C, H, W) clamped to [-1, 1].
+        """Indices as `encode` gives them -> images (B, C, H, W) clamped to [-1, 1].
 
         Raises:
-            InputError: if the grid is of another size or a token is out of range.
+            InputError: if the grid is of another size or an index is out of range.
         """
-        grid = self.config.grid_size
-        if tuple(indices.shape[1:]) != (grid, grid):
-            raise InputError(f"indices have shape {tuple(indices.shape)}; this tokenizer takes (B, {grid}, {grid})")
+        self._check_shape(indices)
         if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < self.config.codebook_size:
             raise InputError(
                 f"indices reach from {int(indices.min())} to {int(indices.max())}; "
@@ -156,7 +178,53 @@ class VQTokenizer(SavedModule):
         codes = self.quantizer.lookup(indices).movedim(-1, 1)
         return self.images(codes).clamp(-1, 1)
 
+    def to_sequence(self, indices: Tensor) -> Tensor:
+        """Indices (B, h, w) or (B, h, w, M) -> the token sequences (B, T) of a prior, position by position.
+
+        The M codes of a position follow one another; index k of sub-quantizer m is the token m * K + k. An index of -1,
+        which is still to be drawn, stays so.
+
+        Raises:
+            InputError: if the grid is of another size.
+        """
+        self._check_shape(indices)
+        codes = indices.reshape(-1, self.config.grid_size**2, self.config.codes_per_position)
+        return torch.where(codes < 0, codes, codes + self._first_tokens(codes.device)).flatten(1)
+
+    def from_sequence(self, tokens: Tensor) -> Tensor:
+        """Token sequences (B, T) -> indices as `encode` gives them; the inverse of `to_sequence`.
+
+        Raises:
+            InputError: for sequences of another length.
+        """
+        if tokens.ndim != 2 or tokens.shape[1] != self.config.num_tokens:
+            raise InputError(
+                f"tokens have shape {tuple(tokens.shape)}; this tokenizer takes (B, {self.config.num_tokens})"
+            )
+        codes = tokens.reshape(-1, self.config.grid_size**2, self.config.codes_per_position)
+        return (codes - self._first_tokens(codes.device)).reshape(-1, *self.config.indices_shape)
+
+    def _first_tokens(self, device: torch.device) -> Tensor:
+        """The token of each sub-quantizer's code 0, (M,)."""
+        return torch.arange(self.config.codes_per_position, device=device) * self.config.codebook_size
+
+    def _check_shape(self, indices: Tensor) -> None:
+        expected = self.config.indices_shape
+        if tuple(indices.shape[1:]) != expected:
+            raise InputError(f"indices have shape {tuple(indices.shape)}; this tokenizer takes (B, {str(expected)[1:]}")
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.to_codebook.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What encoder and decoder compute in; the quantizer always computes in float32."""
+        return self.to_codebook.weight.dtype
+
     @property
     def fingerprint(self) -> str:
-        """sha256 of the configuration and of every weight; tokenizers of one fingerprint give equal tokens."""
+        """sha256 of the configuration and of every weight; in one dtype, tokenizers of one fingerprint give equal
+        tokens."""
         return state_sha256(self, json.dumps(asdict(self.config), sort_keys=True).encode())

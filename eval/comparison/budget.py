@@ -37,7 +37,7 @@ class Budget:
         return self.images is not None or self.seconds is not None
 
 
-def bought(training: Any, budget: Budget) -> Any:
+def apply_budget(training: Any, budget: Budget) -> Any:
     """The training with the steps that a budget of images buys; with any other budget it stays as it is.
 
     Raises:
@@ -55,7 +55,7 @@ def measure_steps(train: Callable[[Any], Any], training: Any, seconds: float, pa
     """Train a few steps in a folder that is thrown away, and write to `path` how many take `seconds`.
 
     The median over spans of steps, the first left out; evaluation and checkpoints are not in it. Nothing is measured
-    if `path` exists, so that a comparison that is resumed goes on with the very same steps.
+    if `path` exists, so that a resumed comparison has the very same steps.
 
     Raises:
         InputError: if the seconds do not suffice for one step.

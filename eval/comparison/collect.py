@@ -11,10 +11,13 @@ from einops import rearrange
 
 from wvq.pipelines import ClassConditionalPipeline
 from wvq.pipelines.generation import SamplingOptions, sample_images
+from wvq.pipelines.processes import this_device
 from wvq.pipelines.training.run import read_metrics
 from wvq.tokenizer import VQTokenizer
+from wvq.tokenizer.data.batches import evenly_spaced
 from wvq.tokenizer.data.dataset import ImageDataset
 from wvq.tokenizer.data.decoding import to_model, to_uint8
+from wvq.tokenizer.quantizers.base import Quantizer
 from wvq.tokenizer.storage.untrusted import read_json
 
 from ..report.ablation import Ablation, Point
@@ -76,7 +79,9 @@ def shared_protocol(config: Comparison) -> dict[str, Any]:
     return protocol
 
 
-def load_run(folder: Path, tokenizers_only: bool, device: str) -> tuple[VQTokenizer, ClassConditionalPipeline | None]:
+def load_run(
+    folder: Path, tokenizers_only: bool, device: torch.device
+) -> tuple[VQTokenizer, ClassConditionalPipeline | None]:
     """The tokenizer of a trained run, and its pipeline if it has a prior."""
     if tokenizers_only:
         return VQTokenizer.from_pretrained(folder / "tokenizer" / "model").to(device), None
@@ -87,9 +92,10 @@ def load_run(folder: Path, tokenizers_only: bool, device: str) -> tuple[VQTokeni
 @torch.no_grad()
 def run_report(config: Comparison, cell: Cell, evaluation_set: ImageDataset) -> RunReport:
     """What the report shows of one run; images and features are taken from all over the evaluation set."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = this_device()
     folder = Path(config.output_dir) / cell.folder
     tokenizer, pipeline = load_run(folder, config.tokenizers_only, device)
+    quantizer = tokenizer.quantizer
     originals = _spread(evaluation_set, _SHOWN_IMAGES)
     some = _spread(evaluation_set, max(1, _SHOWN_FEATURES // tokenizer.config.grid_size**2))
     features = rearrange(tokenizer.features(to_model(some).to(device)), "b d h w -> (b h w) d")
@@ -102,7 +108,7 @@ def run_report(config: Comparison, cell: Cell, evaluation_set: ImageDataset) -> 
         prior_metrics=read_metrics(folder / "prior"),
         code_histogram=np.asarray(read_json(folder / "scores.json")["code_histogram"]),
         features=features.cpu().numpy(),
-        codes=tokenizer.quantizer.codebook.detach().cpu().numpy(),
+        codes=quantizer.codebook.detach().cpu().numpy() if isinstance(quantizer, Quantizer) else None,
         originals=originals.numpy(),
         reconstructions=to_uint8(tokenizer.decode(tokenizer.encode(to_model(originals).to(device)))).cpu().numpy(),
         samples=samples,
@@ -112,14 +118,13 @@ def run_report(config: Comparison, cell: Cell, evaluation_set: ImageDataset) -> 
 
 def _spread(dataset: ImageDataset, wanted: int) -> torch.Tensor:
     """Images (at most `wanted`) from all over the data set."""
-    chosen = torch.linspace(0, len(dataset) - 1, min(wanted, len(dataset))).long()
-    return dataset.__getitems__(chosen.tolist())["images"]
+    return dataset.take(evenly_spaced(len(dataset), wanted))["images"]
 
 
 def _samples(pipeline: ClassConditionalPipeline, sampling: SamplingOptions) -> tuple[np.ndarray, tuple[str, ...]]:
     """Samples, uint8 (classes, per class, C, H, W), and the names of their classes."""
     num_classes = pipeline.prior.config.num_classes
-    classes = torch.linspace(0, max(num_classes - 1, 0), min(max(num_classes, 1), _SHOWN_CLASSES)).long()
+    classes = evenly_spaced(max(num_classes, 1), _SHOWN_CLASSES)
     images = torch.cat(list(sample_images(pipeline, classes.repeat_interleave(_SHOWN_SAMPLES), sampling))).cpu()
     names = ("samples",)
     if num_classes:

@@ -12,7 +12,7 @@ from wvq.pipelines.train_tokenizer import TokenizerTraining
 from wvq.tokenizer import InputError
 from wvq.tokenizer.data.config import DataConfig
 
-from .budget import Budget, bought
+from .budget import Budget, apply_budget
 from .settings import OPTIONS, FieldNames, expand, field_names, option_defaults, value_of, with_values
 
 Stage = Literal["tokenizer", "prior"]
@@ -47,7 +47,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Methods x settings x seeds, everything else the same. The same command goes on where it was stopped."""
+    """Methods x settings x seeds, everything else the same. The same command resumes where it was stopped."""
 
     output_dir: str = "runs/comparison"
     """Folder of all runs, the tables and report.html."""
@@ -128,7 +128,7 @@ class Comparison:
     @cached_property
     def field_names(self) -> FieldNames:
         """The fields that settings may change."""
-        quantizers = dict.fromkeys(method.quantizer for method in self.methods.values())
+        quantizers = [(method.quantizer, method.quantizer_options) for method in self.methods.values()]
         return field_names({stage: getattr(self, stage) for stage in self.stages}, quantizers)
 
     @cached_property
@@ -167,13 +167,14 @@ class Comparison:
     def has(self, method: str, full: str) -> bool:
         """Whether a method has a field: of an option, whether its quantizer has it."""
         option = full.removeprefix(f"{OPTIONS}.")
-        return option == full or option in option_defaults(self.methods[method].quantizer)
+        own = self.methods[method]
+        return option == full or option in option_defaults(own.quantizer, own.quantizer_options)
 
     def value(self, method: str, full: str) -> Any:
         """The value of a field that the method has, where no setting changes it."""
         option = full.removeprefix(f"{OPTIONS}.")
         own = self.methods[method]
-        options = {**option_defaults(own.quantizer), **own.quantizer_options}
+        options = {**option_defaults(own.quantizer, own.quantizer_options), **own.quantizer_options}
         return value_of(self, full) if option == full else options[option]
 
     def setting(self, cell: Cell) -> dict[str, Any]:
@@ -196,4 +197,4 @@ class Comparison:
         values = {full.removeprefix(f"{stage}."): v for full, v in cell.values.items() if full.startswith(f"{stage}.")}
         if "model.size" in values:  # a prior of another size has that size's width and depth
             values = dict.fromkeys(("model.hidden_size", "model.num_layers", "model.num_heads"), 0) | values
-        return bought(with_values(recipe, values), self.budget(stage))
+        return apply_budget(with_values(recipe, values), self.budget(stage))

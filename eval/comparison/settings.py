@@ -2,8 +2,7 @@
 
 import dataclasses
 import difflib
-import inspect
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, get_type_hints
@@ -11,7 +10,7 @@ from typing import Any, get_type_hints
 from jsonargparse import ArgumentError, ArgumentParser
 
 from wvq.tokenizer import InputError
-from wvq.tokenizer.quantizers.registry import QUANTIZERS, quantizer_options
+from wvq.tokenizer.quantizers.registry import quantizer_parameters
 
 OPTIONS = "tokenizer.model.quantizer_options"
 _SET_FOR_EACH_RUN = {"output_dir", "data", "seed", "log_with", "tokenizer", "tokens_dir"}
@@ -50,8 +49,11 @@ class FieldNames:
         return [field for field in self.full if field == name or field.endswith(f".{name}")]
 
 
-def field_names(stages: dict[str, Any], quantizers: Iterable[str]) -> FieldNames:
-    """Fields of the stages' training configurations, by the stage's name, and options of these quantizers."""
+def field_names(stages: dict[str, Any], quantizers: Iterable[tuple[str, Mapping[str, Any]]]) -> FieldNames:
+    """Fields of the stages' training configurations, by the stage's name, and options of these quantizers.
+
+    A quantizer is given by its name and the options that it has in the recipe.
+    """
     full: dict[str, Any] = {}
     for stage, config in stages.items():
         for name, hint in get_type_hints(type(config)).items():
@@ -61,19 +63,15 @@ def field_names(stages: dict[str, Any], quantizers: Iterable[str]) -> FieldNames
                 full |= {f"{stage}.model.{n}": hints[n] for n in hints if n not in _SET_BY_METHOD_AND_DATA}
             elif name not in _SET_FOR_EACH_RUN:
                 full[f"{stage}.{name}"] = hint
-    for quantizer in quantizers:
-        full |= {f"{OPTIONS}.{name}": option.annotation for name, option in _options(quantizer).items()}
+    for quantizer, options in quantizers:
+        parameters = quantizer_parameters(quantizer, options)
+        full |= {f"{OPTIONS}.{name}": parameter.annotation for name, parameter in parameters.items()}
     return FieldNames(full)
 
 
-def option_defaults(quantizer: str) -> dict[str, Any]:
-    """The options of a quantizer and their values by default."""
-    return {name: option.default for name, option in _options(quantizer).items()}
-
-
-def _options(quantizer: str) -> dict[str, inspect.Parameter]:
-    parameters = inspect.signature(QUANTIZERS[quantizer]).parameters
-    return {name: parameters[name] for name in quantizer_options(quantizer)}
+def option_defaults(quantizer: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a quantizer that has these in the recipe, and their values by default."""
+    return {name: parameter.default for name, parameter in quantizer_parameters(quantizer, options).items()}
 
 
 def expand(settings: dict[str, Any], names: FieldNames) -> dict[str, list[dict[str, Any]]]:

@@ -170,6 +170,8 @@ def _usage_panels(runs: Sequence[RunReport], styles: Sequence[LineStyle]) -> lis
 def _projection_panels(runs: Sequence[RunReport]) -> list[Panel]:
     panels = []
     for run in runs:
+        if run.codes is None:
+            continue
         used = run.code_histogram > 0
         step = ceil(len(run.codes) / DRAWN_CODES)
         detail = f"{len(run.features):,} features, {used.sum():,} codes in use, {(~used).sum():,} unused"

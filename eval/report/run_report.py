@@ -14,9 +14,10 @@ class RunReport:
 
     `setting` are the values of the ablated fields (empty without an ablation),
     `tokenizer_metrics` and `prior_metrics` are the rows of the runs' metrics.jsonl (either may be empty),
-    `code_histogram` (K,) counts the codes over the whole evaluation set, `features` (M, D) is a sample of the features
-    of evaluation images before quantization, `codes` (K, D) the codebook, `originals` and `reconstructions` are uint8
-    (n, C, H, W), `samples` uint8 (classes, per class, C, H, W) or None where no prior was trained.
+    `code_histogram` (K,) counts the codes over the whole evaluation set, `features` (N, D) is a sample of the features
+    of evaluation images before quantization, `codes` (K, D) the codebook, or None where there are several,
+    `originals` and `reconstructions` are uint8 (n, C, H, W), `samples` uint8 (classes, per class, C, H, W) or None
+    where no prior was trained.
     """
 
     quantizer: str
@@ -26,7 +27,7 @@ class RunReport:
     prior_metrics: list[dict]
     code_histogram: np.ndarray
     features: np.ndarray
-    codes: np.ndarray
+    codes: np.ndarray | None
     originals: np.ndarray
     reconstructions: np.ndarray
     samples: np.ndarray | None

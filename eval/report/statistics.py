@@ -1,6 +1,6 @@
 """What a few seeds can tell: t intervals, paired t tests, Holm's correction, mean ranks (on scipy.stats).
 
-Training runs of one method with different seeds are taken as independent draws from a normal law.
+Training runs of one method with different seeds are taken as independent draws from a normal distribution.
 """
 
 import math
@@ -32,7 +32,7 @@ def t_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Inter
     mean, count = float(np.mean(values)), len(values)
     if count < 2:
         return Interval(mean, math.nan, math.nan)
-    half = stats.t.ppf((1 + confidence) / 2, count - 1) * stats.sem(values)
+    half = stats.t.ppf((1 + confidence) / 2, count - 1) * stats.sem(values)  # stats.t.interval is NaN for equal values
     return Interval(mean, mean - float(half), mean + float(half))
 
 
@@ -47,7 +47,10 @@ def paired_t_test(values: Sequence[float], baseline: Sequence[float]) -> PairedT
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p values (m,) adjusted for m tests by Holm's step-down method (1979); those that are NaN are no tests."""
+    """p values (m,) adjusted for m tests by Holm's step-down method (1979); those that are NaN are no tests.
+
+    Written out, since scipy has the methods of Benjamini alone.
+    """
     adjusted = [math.nan] * len(p_values)
     tests = sorted((index for index, p in enumerate(p_values) if not math.isnan(p)), key=lambda index: p_values[index])
     largest = 0.0

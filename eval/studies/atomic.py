@@ -1,8 +1,8 @@
-"""`wvq atomic`: the controlled studies of arXiv 2506.15078, on features drawn from a known law.
+"""`wvq atomic`: the controlled studies of arXiv 2506.15078, on features drawn from a known distribution.
 
 The training study (its "atomic setting") trains codebooks alone: every step draws fresh features of a Gaussian or
-uniform law, whose mean is `shift` away from where the codes start. All methods start from the same codes and see the
-same features; optimizers and step sizes are the paper's, for a smaller codebook in proportion to its size.
+uniform distribution, whose mean is `shift` away from where the codes start. All methods start from the same codes
+and see the same features; optimizers and step sizes are the paper's, for a smaller codebook in proportion to its size.
 """
 
 from dataclasses import asdict, dataclass
@@ -20,6 +20,7 @@ from wvq.tokenizer import (
     LinearQuantizer,
     MMDQuantizer,
     OnlineQuantizer,
+    TransportQuantizer,
     VanillaQuantizer,
     WassersteinQuantizer,
     gaussian_wasserstein_distance,
@@ -33,7 +34,7 @@ from ..comparison.parallel import run_parallel
 from .figures import training_figure
 from .mismatch import prototypical_study, variance_study
 
-Law = Literal["gaussian", "uniform"]
+Distribution = Literal["gaussian", "uniform"]
 METHODS = ("vanilla", "ema", "online", "linear", "wasserstein", "transport", "mmd")
 PAPER_CODEBOOK_SIZE = 16_384  # the size for which the paper's learning rates are meant
 
@@ -46,11 +47,11 @@ class Atomic:
     """Where the CSV file, the JSON file and the figure go."""
     study: Literal["training", "prototypical", "variance"] = "training"
     """Codebooks trained on shifted features; or, without training, codes and features in disks that overlap less and
-    less; or codes and features of one law at several scales. The options below are those of the training study."""
-    distribution: Law = "gaussian"
-    """Law of features and initial codes: N(0, I) or U(-1, 1)^D; the features' mean is shifted."""
+    less; or codes and features of one distribution at several scales. The options below are the training study's."""
+    distribution: Distribution = "gaussian"
+    """Distribution of features and initial codes: N(0, I) or U(-1, 1)^D; the features' mean is shifted."""
     methods: tuple[str, ...] = METHODS
-    """Quantizers: vanilla, ema, online, linear, wasserstein, transport (Wasserstein by transport), mmd."""
+    """Quantizers: vanilla, ema, online, linear, wasserstein, transport, mmd."""
     shifts: tuple[float, ...] = (0, 1, 2, 3, 4, 5, 6, 7, 8)
     """Distance of the features' mean from the codes', along every axis."""
     codebook_size: int = PAPER_CODEBOOK_SIZE
@@ -100,9 +101,9 @@ def atomic(config: Atomic) -> Path:
     return folder / "atomic.png"
 
 
-def draw_features(law: Law, count: int, dim: int, shift: float, generator: torch.Generator) -> Tensor:
+def draw_features(distribution: Distribution, count: int, dim: int, shift: float, generator: torch.Generator) -> Tensor:
     """Features (count, dim) of N(shift, I) or U(-1, 1)^dim + shift."""
-    if law == "gaussian":
+    if distribution == "gaussian":
         return torch.randn(count, dim, generator=generator) + shift
     return torch.rand(count, dim, generator=generator) * 2 - 1 + shift
 
@@ -112,45 +113,46 @@ def build(method: str, config: Atomic) -> tuple[Quantizer, float]:
 
     Losses here are means over all K*D elements, the paper's are sums over the D coordinates, hence the factors D.
     """
-    size, dim = config.codebook_size, config.codebook_dim
-    share = size / PAPER_CODEBOOK_SIZE  # the gradient of one code shrinks as 1 / K
+    dim = config.codebook_dim
+    sizes: dict[str, Any] = {"codebook_size": config.codebook_size, "codebook_dim": dim}
+    share = config.codebook_size / PAPER_CODEBOOK_SIZE  # the gradient of one code shrinks as 1 / K
     if method == "vanilla":
-        return VanillaQuantizer(size, dim, commitment_weight=0, codebook_weight=dim), 1.0 * share
+        return VanillaQuantizer(**sizes, commitment_weight=0, codebook_weight=dim), 1.0 * share
     if method == "ema":
-        return EMAQuantizer(size, dim, commitment_weight=0, decay=0.9), 0.0
+        return EMAQuantizer(**sizes, commitment_weight=0, decay=0.9), 0.0
     if method == "online":
-        return OnlineQuantizer(size, dim, commitment_weight=0, codebook_weight=dim, decay=0.9), 3.0 * share
+        return OnlineQuantizer(**sizes, commitment_weight=0, codebook_weight=dim, decay=0.9), 3.0 * share
     if method == "linear":
-        return LinearQuantizer(size, dim, commitment_weight=0, codebook_weight=dim), 0.02
+        return LinearQuantizer(**sizes, commitment_weight=0, codebook_weight=dim), 0.02
     if method == "mmd":
-        return MMDQuantizer(size, dim, commitment_weight=0, codebook_weight=0.1 * dim, mmd_weight=10), 3.0 * share
-    options: dict[str, Any] = {"commitment_weight": 0, "statistics_window": 1, "scale_free": False}
+        return MMDQuantizer(**sizes, commitment_weight=0, codebook_weight=0.1 * dim, mmd_weight=10), 3.0 * share
+    options: dict[str, Any] = {**sizes, "commitment_weight": 0, "statistics_window": 1, "scale_free": False}
     if method == "transport":
-        return WassersteinQuantizer(size, dim, alignment="transport", transport_step=0, decay=0.9, **options), 0.0
-    return WassersteinQuantizer(size, dim, codebook_weight=0.1 * dim, wasserstein_weight=10, **options), 3.0 * share
+        return TransportQuantizer(**options, transport_step=0, decay=0.9), 0.0
+    return WassersteinQuantizer(**options, codebook_weight=0.1 * dim, wasserstein_weight=10), 3.0 * share
 
 
 def train_cell(config: Atomic, method: str, shift: float, seed: int) -> None:
     """Train one codebook and write its rows."""
     generator = torch.Generator().manual_seed(seed)
-    law, dim = config.distribution, config.codebook_dim
-    codes = draw_features(law, config.codebook_size, dim, 0.0, generator)
+    distribution, dim = config.distribution, config.codebook_dim
+    codes = draw_features(distribution, config.codebook_size, dim, 0.0, generator)
     torch.manual_seed(seed)  # of the linear map
     quantizer, learning_rate = build(method, config)
     quantizer.weight.data.copy_(codes)
     learnt = [parameter for parameter in quantizer.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(learnt, lr=learning_rate, momentum=0.9) if learnt else None
-    label = {"distribution": law, "method": method, "shift": shift, "seed": seed}
+    label = {"distribution": distribution, "method": method, "shift": shift, "seed": seed}
     rows: list[dict[str, Any]] = []
     with tqdm(total=config.steps, desc=f"{method}, shift {shift:g}, seed {seed}", unit="step") as progress:
         for step in range(config.steps + 1):
             if step % config.evaluate_every == 0 or step in (1, config.steps):
-                features = draw_features(law, config.num_evaluation, dim, shift, generator)
+                features = draw_features(distribution, config.num_evaluation, dim, shift, generator)
                 rows.append({**label, "step": step, **codebook_scores(quantizer, features)})
                 progress.set_postfix({k: f"{rows[-1][k]:.4g}" for k in ("quantization_error", "utilization")})
             if step == config.steps:
                 break
-            output = quantizer.train()(draw_features(law, config.num_features, dim, shift, generator))
+            output = quantizer.train()(draw_features(distribution, config.num_features, dim, shift, generator))
             if optimizer:
                 optimizer.zero_grad()
                 output.loss.backward()

@@ -122,7 +122,7 @@ def cost_figure(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
 
 def sample_size_figure(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Plain and extrapolated distances of equal laws against the number of images, and each pair at the middle one."""
+    """Plain and extrapolated distances of one distribution's samples against their size, pairs at the middle one."""
     counts = sorted({row["count"] for row in rows})
     middle = counts[len(counts) // 2]
     figure = Figure(figsize=(11, 4.4), dpi=130, layout="constrained")
@@ -134,7 +134,7 @@ def sample_size_figure(rows: Sequence[dict[str, Any]], path: Path) -> None:
         left.plot(counts, means, label=label, marker=_MARKERS[number], color=_COLORS[number])
     lowest, highest = ([np.mean([row[name] for row in mine]) for mine in by_count] for name in ("low", "high"))
     left.fill_between(counts, lowest, highest, color=_COLORS[1], alpha=0.25, linewidth=0, label="its 95 % interval")
-    left.set(xscale="log", xlabel="images in each sample", ylabel="distance of two samples of one law")
+    left.set(xscale="log", xlabel="images in each sample", ylabel="distance of two samples of one distribution")
     left.set_xticks(counts, [f"{count:,}" for count in counts])
     left.minorticks_off()
     left.set_title(f"mean over {len(by_count[0])} pairs of samples")

@@ -1,7 +1,7 @@
-"""What a codebook of another law than the features costs, without any training (arXiv 2506.15078).
+"""What a codebook of another distribution than the features costs, without any training (arXiv 2506.15078).
 
 The prototypical study puts codes and features into disks that overlap less and less; the variance study gives both
-one law at several scales, where the error must follow the variance and usage must not change.
+one distribution at several scales, where the error must follow the variance and usage must not change.
 """
 
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ def prototypical_study(folder: Path, seeds: tuple[int, ...]) -> Path:
 
 
 def variance_study(folder: Path, seeds: tuple[int, ...]) -> Path:
-    """100,000 features and 8,192 codes in 8-D of one law, N(0, scale^2 I) or U(-scale, scale)^8; returns the figure."""
+    """100,000 features and 8,192 codes in 8-D, both of N(0, scale^2 I) or of U(-scale, scale)^8; returns the figure."""
     rows: list[dict[str, Any]] = []
     for seed in seeds:
         generator = torch.Generator().manual_seed(seed)

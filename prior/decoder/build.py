@@ -6,8 +6,8 @@ from transformers import GPT2LMHeadModel, LlamaForCausalLM, PreTrainedModel
 from wvq.tokenizer.errors import InputError
 
 from .any_model import Decoder, ModelDecoder
-from .gpt2 import _GPT2_PARTS, GPT2Decoder
-from .llama import _LLAMA_PARTS, LlamaDecoder
+from .gpt2 import GPT2_MODULES, GPT2Decoder
+from .llama import LLAMA_MODULES, LlamaDecoder
 
 
 def build_decoder(model: PreTrainedModel, num_codes: int, rows: int, dtype: torch.dtype | None = None) -> Decoder:
@@ -24,13 +24,13 @@ def build_decoder(model: PreTrainedModel, num_codes: int, rows: int, dtype: torc
     Raises:
         InputError: for a dtype where the model has to be called.
     """
-    parts = {type(module) for module in model.modules()}
+    kinds = {type(module) for module in model.modules()}
     hooked = any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
-    if not hooked and isinstance(model, LlamaForCausalLM) and parts <= _LLAMA_PARTS:
+    if not hooked and isinstance(model, LlamaForCausalLM) and kinds <= LLAMA_MODULES:
         grouped = model.config.num_key_value_heads != model.config.num_attention_heads
         if not grouped and not model.config.attention_bias and not model.config.mlp_bias:
             return LlamaDecoder(model, num_codes, rows, dtype or model.dtype)
-    if not hooked and isinstance(model, GPT2LMHeadModel) and parts <= _GPT2_PARTS:
+    if not hooked and isinstance(model, GPT2LMHeadModel) and kinds <= GPT2_MODULES:
         return GPT2Decoder(model, num_codes, rows, dtype or model.dtype)
     if dtype not in (None, model.dtype):
         raise InputError(f"dtype is {dtype}; only a plain Llama or GPT-2 can be sampled in another than its own")

@@ -33,7 +33,7 @@ class FixedPointCache:
     """
 
     def __init__(self, config: PreTrainedConfig, rows: int, length: int):
-        self.heads, self.room = config.num_attention_heads, length
+        self.heads, self.capacity = config.num_attention_heads, length
         channels = config.hidden_size // self.heads
         shape = (config.num_hidden_layers, rows, self.heads, 2, length)
         self.records = torch.empty(*shape, 3 * (-(-channels // _GROUP) * _GROUP), dtype=torch.uint8)
@@ -56,7 +56,7 @@ class FixedPointCache:
         attended = heads.new_empty(rows * n, number * channels)
         _attention.attend(
             heads.data_ptr(), self.records[layer].data_ptr(), self.scales[layer].data_ptr(), attended.data_ptr(),
-            self.weights.data_ptr(), rows, n, number, channels, self.start, self.room, scale, len(self.weights),
+            self.weights.data_ptr(), rows, n, number, channels, self.start, self.capacity, scale, len(self.weights),
         )  # fmt: skip
         return attended
 
@@ -74,30 +74,30 @@ class KeyValueCache:
         entries = 2 * rows * config.hidden_size * -(-length // PAGE) * PAGE
         self.memory = [like.new_empty(entries) for _ in range(config.num_hidden_layers + 1)]  # the last is spare
         self.layers = [memory[:0].view(2, rows * self.heads, 0, channels) for memory in self.memory[:-1]]
-        self.start, self.end, self.room = 0, 0, 0
+        self.start, self.end, self.capacity = 0, 0, 0
 
     def reserve(self, n: int) -> Tensor:
         """Make room for n positions in all layers; returns them, (n,)."""
         self.start, self.end = self.end, self.end + n
-        if self.end > self.room:
+        if self.end > self.capacity:
             self._lengthen(-(-self.end // PAGE) * PAGE)
         layer = self.layers[0]
-        places = torch.arange(self.room, device=layer.device)
+        places = torch.arange(self.capacity, device=layer.device)
         new = places[self.start : self.end]
         # (1, n, T), added to the scores
         self.mask = layer.new_zeros(1, n, len(places)).masked_fill_(places > new[:, None], float("-inf"))
         return new
 
-    def _lengthen(self, room: int) -> None:
+    def _lengthen(self, capacity: int) -> None:
         for index, full in enumerate(self.layers):
             kinds, rows, _, channels = full.shape
             # Into the spare memory, in turn: memory that is new at each time would cost more than the copy.
             self.memory[index], self.memory[-1] = self.memory[-1], self.memory[index]
-            longer = self.memory[index][: kinds * rows * room * channels].view(kinds, rows, room, channels)
-            longer[:, :, : self.room] = full
-            longer[:, :, self.room :] = 0
+            longer = self.memory[index][: kinds * rows * capacity * channels].view(kinds, rows, capacity, channels)
+            longer[:, :, : self.capacity] = full
+            longer[:, :, self.capacity :] = 0
             self.layers[index] = longer
-        self.room = room
+        self.capacity = capacity
 
     def attend(self, layer: int, heads: Tensor, scale: float) -> Tensor:
         """Store keys and values of the reserved positions; attend from each to all up to it.

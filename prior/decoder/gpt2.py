@@ -13,10 +13,11 @@ from transformers.pytorch_utils import Conv1D
 from .cache import FixedPointCache, KeyValueCache, empty_cache
 from .packed_linear import PackedLinear, packed_linear
 
-_GPT2_PARTS = {
+GPT2_MODULES = {
     GPT2LMHeadModel, gpt2.GPT2Model, gpt2.GPT2Block, gpt2.GPT2Attention, gpt2.GPT2MLP, Conv1D, nn.LayerNorm, nn.Dropout,
     nn.Linear, nn.Embedding, nn.ModuleList, NewGELUActivation,
 }  # fmt: skip
+"""What a plain GPT-2 is made of; a model with anything else in it is called, not read."""
 
 
 class GPT2Decoder:
@@ -27,8 +28,8 @@ class GPT2Decoder:
         self.config, self.dtype = model.config, torch.bfloat16 if dtype == torch.int8 else dtype
         self.embedding, self.positions, self.norm = body.wte.weight, body.wpe.weight, body.ln_f
 
-        def product(part: Conv1D) -> PackedLinear:
-            return packed_linear(part.weight.mT, part.bias, rows, dtype)
+        def product(layer: Conv1D) -> PackedLinear:
+            return packed_linear(layer.weight.mT, layer.bias, rows, dtype)
 
         self.output = packed_linear(model.lm_head.weight[:num_codes], None, rows, dtype)
         self.layers: list[Any] = [

@@ -13,10 +13,11 @@ from transformers.models.llama import modeling_llama as llama
 from .cache import FixedPointCache, KeyValueCache, empty_cache
 from .packed_linear import PackedLinear, packed_linear
 
-_LLAMA_PARTS = {
+LLAMA_MODULES = {
     LlamaForCausalLM, llama.LlamaModel, llama.LlamaDecoderLayer, llama.LlamaAttention, llama.LlamaMLP,
     llama.LlamaRMSNorm, llama.LlamaRotaryEmbedding, nn.Linear, nn.Embedding, nn.ModuleList, nn.SiLU, SiLUActivation,
 }  # fmt: skip
+"""What a plain Llama is made of; a model with anything else in it is called, not read."""
 
 
 class LlamaDecoder:
@@ -68,7 +69,7 @@ class LlamaDecoder:
         places = cache.reserve(n)
         x = F.embedding(tokens.flatten(), self.embedding).float()  # (R * n, C)
         if len(self.rotations) < cache.end:
-            self.rotations = self._rotations(x, cache.room)
+            self.rotations = self._rotations(x, cache.capacity)
         rotations = self.rotations[places]
         for index, (qkv, scale, project, gate, up, down) in enumerate(self.layers):
             heads = qkv(self._normed(x)).float().view(rows, n, 3, cache.heads, -1)

@@ -1,5 +1,6 @@
 """How probable a prior finds tokens: `wvq.prior.likelihood`."""
 
+import copy
 import itertools
 import math
 
@@ -10,6 +11,7 @@ from scipy.stats import chisquare
 from wvq.prior import PriorConfig, build_prior, sample_tokens
 from wvq.prior.likelihood import bits_per, log_likelihood
 from wvq.tokenizer import InputError
+from wvq.tokenizer.errors import NonFiniteError
 
 CODES, TOKENS = 4, 2
 
@@ -70,3 +72,23 @@ def test_a_uniform_prior_needs_the_logarithm_of_its_codes():
 def test_tokens_that_cannot_be_are_refused(prior, tokens, message):
     with pytest.raises(InputError, match=message):
         log_likelihood(prior, tokens, torch.tensor([0]), CODES)
+
+
+@pytest.mark.parametrize("label", [-1, 2])
+def test_labels_that_cannot_be_are_refused(prior, label):
+    with pytest.raises(InputError, match=f"class_labels reach from {label} to {label}; valid are 0 to 1"):
+        log_likelihood(prior, ALL[:1], torch.tensor([label]), CODES)
+
+
+def test_a_bad_weight_is_named_instead_of_a_likelihood_that_is_no_number(prior):
+    damaged = copy.deepcopy(prior)
+    with torch.no_grad():
+        damaged.lm_head.weight[1] = float("nan")
+    with pytest.raises(NonFiniteError, match="the scores at position 0 are not finite"):
+        log_likelihood(damaged, ALL, torch.zeros(len(ALL), dtype=torch.int64), CODES)
+
+
+def test_likelihoods_are_ordinary_tensors(prior):
+    nats = log_likelihood(prior, ALL, torch.zeros(len(ALL), dtype=torch.int64), CODES)
+    assert not nats.is_inference()
+    nats += 1

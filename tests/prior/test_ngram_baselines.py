@@ -23,7 +23,7 @@ class Tokens:
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def __getitems__(self, indices: list[int]) -> dict[str, torch.Tensor]:
+    def take(self, indices: list[int]) -> dict[str, torch.Tensor]:
         return {"tokens": self.tokens[indices]}
 
 

@@ -150,7 +150,7 @@ def test_a_token_dataset_gives_what_was_written(tmp_path):
 @pytest.mark.parametrize("tied", [False, True])
 def test_optimizers_have_every_parameter_once_and_never_decay_vectors(optimizer, tied):
     prior = tiny_prior(tie_embeddings=tied)
-    optimizers = build_optimizers(prior, PriorTraining("run", "tokenizer", optimizer=optimizer, weight_decay=0.3))
+    optimizers = build_optimizers(prior, PriorTraining(optimizer=optimizer, weight_decay=0.3))
     groups = [group for each in optimizers for group in each.param_groups]
     held = [id(parameter) for group in groups for parameter in group["params"]]
     assert sorted(held) == sorted(id(parameter) for parameter in prior.parameters())
@@ -164,7 +164,7 @@ def test_optimizers_have_every_parameter_once_and_never_decay_vectors(optimizer,
 def test_muon_has_the_matrices_inside_the_layers_and_nothing_else(architecture):
     prior = tiny_prior(architecture=architecture)
     layers = prior.model.layers if architecture == "llama" else prior.transformer.h
-    adamw, muon = build_optimizers(prior, PriorTraining("run", "tokenizer", optimizer="muon"))
+    adamw, muon = build_optimizers(prior, PriorTraining(optimizer="muon"))
     assert isinstance(adamw, torch.optim.AdamW)
     assert isinstance(muon, torch.optim.Muon)
     given, others = ({id(p) for group in o.param_groups for p in group["params"]} for o in (muon, adamw))
@@ -184,4 +184,4 @@ def test_muon_has_the_matrices_inside_the_layers_and_nothing_else(architecture):
 )
 def test_bad_training_options_are_named(changes, message):
     with pytest.raises(InputError, match=message):
-        PriorTraining("run", "tokenizer", model=PriorSize(), **changes)
+        PriorTraining(model=PriorSize(), **changes)

@@ -1,5 +1,6 @@
 """Drawing tokens from a prior: `wvq.prior.sampling`, against transformers' generate and a reference without a cache."""
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from transformers import LlamaForCausalLM
 
 from wvq.prior import PriorConfig, build_prior, sample_tokens
 from wvq.tokenizer import InputError
+from wvq.tokenizer.errors import NonFiniteError
 
 CODES, CLASSES, TOKENS = 24, 3, 12
 NULL = CLASSES
@@ -203,3 +205,55 @@ def test_the_callback_sees_each_position_with_the_tokens_so_far(prior):
     tokens = draw(prior, [0, 1], on_token=lambda position, so_far: seen.append((position, so_far.clone())))
     assert [position for position, _ in seen] == list(range(TOKENS))
     assert all(torch.equal(so_far, tokens[:, : position + 1]) for position, so_far in seen)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("name", ["lm_head", "model.layers.1.mlp.up_proj"])
+@pytest.mark.parametrize("options", [{}, {"temperature": 0.0}, {"guidance_scale": 2.0}, {"top_k": 1}])
+def test_one_bad_weight_is_an_error_and_no_class_id(prior, name, value, options):
+    damaged = copy.deepcopy(prior)
+    with torch.no_grad():
+        damaged.get_submodule(name).weight[3, 0] = value
+    with pytest.raises(NonFiniteError, match="the scores of image 0 at position 0 are not finite"):
+        draw(damaged, [0, 1], **options)
+
+
+def test_scores_that_are_not_finite_are_named_where_they_are(prior):
+    calls = 0
+
+    def spoil(module: Any, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        return output.index_fill(0, torch.tensor(1), float("nan")) if calls == 4 else output
+
+    handle = prior.lm_head.register_forward_hook(spoil)
+    try:
+        with pytest.raises(NonFiniteError, match="of image 1 at position 3 are not finite"):
+            draw(prior, [0, 1])
+    finally:
+        handle.remove()
+
+
+@pytest.mark.parametrize("scale", [1e39, 1e300])
+def test_guidance_too_large_for_float32_is_an_error(prior, scale):
+    with pytest.raises(NonFiniteError, match="at position 0 are not finite; try a guidance_scale below"):
+        draw(prior, [0, 1], guidance_scale=scale)
+
+
+@pytest.mark.parametrize("temperature", [1e-46, 1e-45, 1e-39, 5e-324])
+def test_a_temperature_too_small_for_float32_is_greedy(prior, temperature):
+    assert torch.equal(draw(prior, labels_of(8), temperature=temperature), draw(prior, labels_of(8), temperature=0.0))
+
+
+def test_tokens_are_ordinary_tensors(prior):
+    seen: list[torch.Tensor] = []
+    expected = draw(prior, [0, 1])
+
+    def change(position: int, tokens: torch.Tensor) -> None:
+        prior.get_input_embeddings()(tokens).sum().backward()  # inference tensors cannot be saved for this
+        seen.append(tokens.fill_(0))
+
+    tokens = draw(prior, [0, 1], on_token=change)
+    prior.zero_grad()
+    assert torch.equal(tokens, expected)  # what the callback did to its copies changed nothing
+    assert not any(tensor.is_inference() for tensor in (tokens, *seen))

@@ -36,8 +36,12 @@ class QuantizerOutput:
     terms: dict[str, Tensor]
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class Quantizer(nn.Module):
     """Base of the quantizers: a codebook (K, D) and the way from vectors to codes and back.
+
+    A quantizer is a dataclass: its options are its fields, and each class names only those that it adds or whose
+    default it changes.
 
     Always computed in float32, whatever autocast says: half precision merges neighbouring codes. In training mode each
     forward belongs to an optimizer step; where gradients are accumulated, set `accumulation_steps` to the forwards of
@@ -55,32 +59,28 @@ class Quantizer(nn.Module):
         InputError: for an argument outside these bounds.
     """
 
-    initialized: Tensor
+    codebook_size: int
+    codebook_dim: int
+    init_std: float = 0.01
+    initialization: Initialization = "normal"
+    gradient_estimator: GradientEstimator = "straight-through"
 
-    def __init__(
-        self,
-        codebook_size: int,
-        codebook_dim: int,
-        init_std: float = 0.01,
-        initialization: Initialization = "normal",
-        gradient_estimator: GradientEstimator = "straight-through",
-    ):
-        super().__init__()
-        if codebook_size < 2:
-            raise InputError(f"codebook_size is {codebook_size}; a codebook needs at least 2 codes")
-        if codebook_dim < 1:
-            raise InputError(f"codebook_dim is {codebook_dim}; it must be at least 1")
-        if init_std <= 0:
-            raise InputError(f"init_std is {init_std}; it must be above 0")
-        check_initialization(initialization)
-        check_gradient_estimator(gradient_estimator)
-        self.codebook_size, self.codebook_dim = codebook_size, codebook_dim
-        self.initialization: Initialization = initialization
-        self.gradient_estimator: GradientEstimator = gradient_estimator
+    def __post_init__(self) -> None:
+        super().__init__()  # leaves the fields, which are plain values, as they are
+        if self.codebook_size < 2:
+            raise InputError(f"codebook_size is {self.codebook_size}; a codebook needs at least 2 codes")
+        if self.codebook_dim < 1:
+            raise InputError(f"codebook_dim is {self.codebook_dim}; it must be at least 1")
+        if self.init_std <= 0:
+            raise InputError(f"init_std is {self.init_std}; it must be above 0")
+        check_initialization(self.initialization)
+        check_gradient_estimator(self.gradient_estimator)
         self.accumulation_steps = 1
-        self._parts: list[tuple[Tensor, Tensor]] = []
-        self.weight = nn.Parameter(draw_codebook(initialization, codebook_size, codebook_dim, init_std))
-        self.register_buffer("initialized", torch.tensor(initialization in ("normal", "uniform")))
+        self._seen: list[tuple[Tensor, Tensor]] = []  # vectors and indices of this step's forwards
+        codes = draw_codebook(self.initialization, self.codebook_size, self.codebook_dim, self.init_std)
+        self.weight = nn.Parameter(codes)
+        self.initialized: Tensor
+        self.register_buffer("initialized", torch.tensor(self.initialization in ("normal", "uniform")))
 
     @property
     def codebook(self) -> Tensor:
@@ -109,7 +109,7 @@ class Quantizer(nn.Module):
 
     def abandon_step(self) -> None:
         """Forget the forwards of an optimizer step that will not be made."""
-        self._parts = []
+        self._seen = []
 
     def forward(self, z: Tensor) -> QuantizerOutput:
         """Quantize z, (B, D, *spatial) or (N, D), of a floating-point type.
@@ -128,14 +128,14 @@ class Quantizer(nn.Module):
             quantized = self.lookup(indices)
             loss, terms = self.objective(vectors, quantized)
             if self.training:
-                self._parts.append((vectors.detach(), indices))
-                if len(self._parts) >= self.accumulation_steps:
-                    parts, self._parts = self._parts, []
-                    extra, extra_terms = self.codebook_step(*(torch.cat(column) for column in zip(*parts, strict=True)))
+                self._seen.append((vectors.detach(), indices))
+                if len(self._seen) >= self.accumulation_steps:
+                    seen, self._seen = self._seen, []
+                    extra, extra_terms = self.codebook_step(*(torch.cat(column) for column in zip(*seen, strict=True)))
                     # The loop divides each forward's loss by their number; this one is computed in the last alone.
-                    terms |= {name: term * len(parts) for name, term in extra_terms.items()}
+                    terms |= {name: term * len(seen) for name, term in extra_terms.items()}
                     if extra is not None:
-                        loss = loss + extra * len(parts)
+                        loss = loss + extra * len(seen)
             estimate = rotation_trick if self.gradient_estimator == "rotation" else straight_through
             passed = estimate(vectors, quantized)
         grid = rearrange(passed, "(b n) d -> b d n", b=len(z)).reshape(z.shape)

@@ -21,18 +21,22 @@ class CompositeQuantizer(nn.Module):
         self.quantizers = nn.ModuleList(quantizers)
 
     @property
-    def parts(self) -> list[Quantizer]:
+    def sub_quantizers(self) -> list[Quantizer]:
         """The M quantizers."""
         return list(self.quantizers)  # pyright: ignore[reportReturnType]
 
+    def lookup(self, indices: Tensor) -> Tensor:
+        """Codes of indices (..., M), each in [0, K) of its quantizer, as (..., D)."""
+        raise NotImplementedError(f"{type(self).__name__} defines no lookup")  # what each composite is
+
     @property
     def accumulation_steps(self) -> int:
-        """Forwards of an optimizer step, of all parts."""
-        return self.parts[0].accumulation_steps
+        """Forwards of an optimizer step, of every sub-quantizer."""
+        return self.sub_quantizers[0].accumulation_steps
 
     @accumulation_steps.setter
     def accumulation_steps(self, steps: int) -> None:
-        for quantizer in self.parts:
+        for quantizer in self.sub_quantizers:
             quantizer.accumulation_steps = steps
 
     @staticmethod
@@ -58,11 +62,11 @@ class ProductQuantizer(CompositeQuantizer):
 
     @property
     def _widths(self) -> list[int]:
-        return [quantizer.codebook_dim for quantizer in self.parts]
+        return [quantizer.codebook_dim for quantizer in self.sub_quantizers]
 
     def lookup(self, indices: Tensor) -> Tensor:
         """Codes of indices (..., M), as (..., D)."""
-        chosen = zip(self.parts, indices.unbind(dim=-1), strict=True)
+        chosen = zip(self.sub_quantizers, indices.unbind(dim=-1), strict=True)
         return torch.cat([quantizer.lookup(index) for quantizer, index in chosen], dim=-1)
 
     def forward(self, z: Tensor) -> QuantizerOutput:
@@ -73,7 +77,7 @@ class ProductQuantizer(CompositeQuantizer):
         """
         check_input(z, self.codebook_dim, self.training)
         slices = z.split(self._widths, dim=1)
-        outputs = [quantizer(part) for quantizer, part in zip(self.parts, slices, strict=True)]
+        outputs = [quantizer(own) for quantizer, own in zip(self.sub_quantizers, slices, strict=True)]
         return self._joined(outputs, torch.cat([output.quantized for output in outputs], dim=1))
 
 
@@ -93,11 +97,11 @@ class ResidualQuantizer(CompositeQuantizer):
     @property
     def codebook_dim(self) -> int:
         """D."""
-        return self.parts[0].codebook_dim
+        return self.sub_quantizers[0].codebook_dim
 
     def lookup(self, indices: Tensor) -> Tensor:
         """Sums of the codes of indices (..., M), as (..., D)."""
-        chosen = zip(self.parts, indices.unbind(dim=-1), strict=True)
+        chosen = zip(self.sub_quantizers, indices.unbind(dim=-1), strict=True)
         return torch.stack([quantizer.lookup(index) for quantizer, index in chosen]).sum(dim=0)
 
     def forward(self, z: Tensor) -> QuantizerOutput:
@@ -108,7 +112,7 @@ class ResidualQuantizer(CompositeQuantizer):
         """
         outputs: list[QuantizerOutput] = []
         residual, total = z, torch.zeros_like(z)
-        for quantizer in self.parts:
+        for quantizer in self.sub_quantizers:
             outputs.append(quantizer(residual))
             # The gradient of the sum is that of the first estimate alone: each residual's own would add up to M of it.
             code = outputs[-1].quantized if not outputs[1:] else outputs[-1].quantized.detach()

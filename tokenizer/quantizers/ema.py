@@ -1,5 +1,7 @@
 """VQ with codes that are moving averages of their vectors (arXiv 1711.00937, appendix A.1)."""
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -7,10 +9,9 @@ from torch import Tensor, nn
 from ..distributed import sum_over_processes
 from ..errors import InputError
 from .base import Quantizer
-from .gradient import GradientEstimator
-from .initialization import Initialization
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class EMAQuantizer(Quantizer):
     """Codes follow their vectors by exponential moving averages, without gradient.
 
@@ -20,22 +21,15 @@ class EMAQuantizer(Quantizer):
         decay: of the moving averages, in [0, 1); 0.99 is VQ-VAE's, 0.8 that of arXiv 2506.15078.
     """
 
-    def __init__(
-        self,
-        codebook_size: int,
-        codebook_dim: int,
-        init_std: float = 0.01,
-        initialization: Initialization = "normal",
-        gradient_estimator: GradientEstimator = "straight-through",
-        commitment_weight: float = 1.0,
-        decay: float = 0.99,
-    ):
-        super().__init__(codebook_size, codebook_dim, init_std, initialization, gradient_estimator)
-        if not 0 <= decay < 1:
-            raise InputError(f"decay is {decay}; it must be in [0, 1)")
-        self.commitment_weight = commitment_weight
+    commitment_weight: float = 1.0
+    decay: float = 0.99
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.decay < 1:
+            raise InputError(f"decay is {self.decay}; it must be in [0, 1)")
         self.weight.requires_grad_(False)
-        self.means = RunningMeans(codebook_size, decay)
+        self.means = RunningMeans(self.codebook_size, self.decay)
 
     def objective(self, vectors: Tensor, quantized: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         commitment = F.mse_loss(vectors, quantized)

@@ -1,4 +1,4 @@
-"""Where codes start: drawn from a law, or from the first vectors that are seen."""
+"""Where codes start: drawn from a distribution, or from the first vectors that are seen."""
 
 from typing import Literal, get_args
 

@@ -1,14 +1,15 @@
 """SimVQ: a frozen codebook behind a linear map (arXiv 2411.02038)."""
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .gradient import GradientEstimator
-from .initialization import Initialization
 from .vanilla import VanillaQuantizer
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class LinearQuantizer(VanillaQuantizer):
     """The vanilla loss on codes W e + b: e stays as it was drawn, W (D, D) and b (D,) are learnt.
 
@@ -21,27 +22,12 @@ class LinearQuantizer(VanillaQuantizer):
         codebook_weight: alpha, weight of the term that moves the codes.
     """
 
-    def __init__(
-        self,
-        codebook_size: int,
-        codebook_dim: int,
-        init_std: float = 1.0,
-        initialization: Initialization = "normal",
-        gradient_estimator: GradientEstimator = "straight-through",
-        commitment_weight: float = 1.0,
-        codebook_weight: float = 1.0,
-    ):
-        super().__init__(
-            codebook_size,
-            codebook_dim,
-            init_std,
-            initialization,
-            gradient_estimator,
-            commitment_weight,
-            codebook_weight,
-        )
+    init_std: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         self.weight.requires_grad_(False)
-        self.map = nn.Linear(codebook_dim, codebook_dim)
+        self.map = nn.Linear(self.codebook_dim, self.codebook_dim)
 
     @property
     def codebook(self) -> Tensor:

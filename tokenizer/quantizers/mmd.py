@@ -1,15 +1,16 @@
 """MMD VQ (arXiv 2506.15078): the codebook is drawn to the features by their maximum mean discrepancy."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from ..distributed import rows_of_all_processes
 from ..errors import InputError
-from .gradient import GradientEstimator
-from .initialization import Initialization
 from .vanilla import VanillaQuantizer
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class MMDQuantizer(VanillaQuantizer):
     """The VQ-VAE loss plus gamma times the squared MMD between features and codes; it assumes no Gaussian.
 
@@ -24,32 +25,15 @@ class MMDQuantizer(VanillaQuantizer):
         max_points: features, and codes, that are compared in a step.
     """
 
-    position: Tensor
+    commitment_weight: float = 0.1
+    mmd_weight: float = 0.5
+    max_points: int = 2048
 
-    def __init__(
-        self,
-        codebook_size: int,
-        codebook_dim: int,
-        init_std: float = 0.01,
-        initialization: Initialization = "normal",
-        gradient_estimator: GradientEstimator = "straight-through",
-        commitment_weight: float = 0.1,
-        codebook_weight: float = 1.0,
-        mmd_weight: float = 0.5,
-        max_points: int = 2048,
-    ):
-        super().__init__(
-            codebook_size,
-            codebook_dim,
-            init_std,
-            initialization,
-            gradient_estimator,
-            commitment_weight,
-            codebook_weight,
-        )
-        if max_points < 2:
-            raise InputError(f"max_points is {max_points}; it must be at least 2")
-        self.mmd_weight, self.max_points = mmd_weight, max_points
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.max_points < 2:
+            raise InputError(f"max_points is {self.max_points}; it must be at least 2")
+        self.position: Tensor
         self.register_buffer("position", torch.zeros((), dtype=torch.int64))
 
     def codebook_step(self, vectors: Tensor, indices: Tensor) -> tuple[Tensor | None, dict[str, Tensor]]:

@@ -1,16 +1,17 @@
 """Online clustered codebook, CVQ-VAE (arXiv 2307.15139)."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from ..distributed import minimum_over_processes, sum_over_processes
 from ..errors import InputError
-from .gradient import GradientEstimator
-from .initialization import Initialization
 from .nearest import nearest_codes
 from .vanilla import VanillaQuantizer
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class OnlineQuantizer(VanillaQuantizer):
     """The vanilla quantizer, whose rarely used codes are moved to the vector nearest to them.
 
@@ -25,32 +26,14 @@ class OnlineQuantizer(VanillaQuantizer):
         decay: of the average use, in [0, 1).
     """
 
-    usage: Tensor
+    decay: float = 0.99
 
-    def __init__(
-        self,
-        codebook_size: int,
-        codebook_dim: int,
-        init_std: float = 0.01,
-        initialization: Initialization = "normal",
-        gradient_estimator: GradientEstimator = "straight-through",
-        commitment_weight: float = 1.0,
-        codebook_weight: float = 1.0,
-        decay: float = 0.99,
-    ):
-        super().__init__(
-            codebook_size,
-            codebook_dim,
-            init_std,
-            initialization,
-            gradient_estimator,
-            commitment_weight,
-            codebook_weight,
-        )
-        if not 0 <= decay < 1:
-            raise InputError(f"decay is {decay}; it must be in [0, 1)")
-        self.decay = decay
-        self.register_buffer("usage", torch.zeros(codebook_size))
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.decay < 1:
+            raise InputError(f"decay is {self.decay}; it must be in [0, 1)")
+        self.usage: Tensor
+        self.register_buffer("usage", torch.zeros(self.codebook_size))
 
     @torch.no_grad()
     def codebook_step(self, vectors: Tensor, indices: Tensor) -> tuple[Tensor | None, dict[str, Tensor]]:

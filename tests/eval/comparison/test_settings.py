@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from wvq.eval.comparison.budget import Budget, bought, measure_steps
+from wvq.eval.comparison.budget import Budget, apply_budget, measure_steps
 from wvq.eval.comparison.config import Comparison, Method
 from wvq.pipelines.train_prior import PriorTraining
 from wvq.pipelines.train_tokenizer import TokenizerTraining
@@ -62,6 +62,18 @@ def test_a_method_is_not_varied_in_an_option_that_it_lacks() -> None:
     options = [config.training("tokenizer", cell).model.quantizer_options for cell in config.cells]
     weights = [{"wasserstein_weight": 0.0}, {}, {"wasserstein_weight": 2.0}]
     assert options == [{"commitment_weight": 0.1}, *weights]
+
+
+def test_a_composite_has_its_own_options_and_those_of_its_sub_quantizers() -> None:
+    methods = {"one": Method("ema"), "three": Method("residual", {"quantizers": 3, "quantizer": "ema"})}
+    settings = {"decay": {"decay": [0.9, 0.99]}, "number": {"quantizers": [2, 3]}}
+    config = comparison(methods=methods, settings=settings)
+    assert groups(config) == ["one-decay=0.9", "three-decay=0.9", "one", "three", "three-quantizers=2"]
+    assert [config.setting(cell) for cell in config.cells[2:]] == [
+        {"decay": 0.99, "quantizers": None}, {"decay": 0.99, "quantizers": 3}, {"decay": 0.99, "quantizers": 2},
+    ]  # fmt: skip
+    model = config.training("tokenizer", config.cells[1]).model
+    assert model.quantizer_options == {"quantizers": 3, "quantizer": "ema", "decay": 0.9}
 
 
 def test_fields_of_both_stages() -> None:
@@ -141,7 +153,7 @@ def test_images_buy_steps() -> None:
     trainings = [config.training("tokenizer", cell) for cell in config.cells]
     assert [(one.batch_size, one.steps) for one in trainings] == [(32, 2003), (32, 2003), (100, 640), (100, 640)]
     assert config.training("prior", config.cells[0]).steps == PriorTraining().steps
-    assert bought(PriorTraining(batch_size=128), Budget()) == PriorTraining()
+    assert apply_budget(PriorTraining(batch_size=128), Budget()) == PriorTraining()
 
 
 def test_seconds_buy_as_many_steps_as_were_measured(tmp_path: Path) -> None:

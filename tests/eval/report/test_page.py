@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -135,6 +136,18 @@ def test_every_picture_has_words_and_its_true_shape(four: tuple[str, Page]) -> N
         ratio = image.width / int(picture["width"] or 0)
         assert ratio == (1 if "strip" in (picture.get("class") or "") else 2)
         assert image.height == ratio * int(picture["height"] or 0)
+
+
+def test_a_run_with_several_codebooks_has_no_picture_of_them(two: tuple[str, Page], tmp_path: Path) -> None:
+    rows = [row("vanilla", 0), row("residual", 0)]
+    runs = [plain("vanilla", 0), replace(plain("residual", 0), codes=None)]
+    _, page = render(tmp_path, rows, runs)
+    drawn = [p["alt"] for p in page.pictures() if "principal components" in str(p["alt"])]
+    assert len(drawn) == 1
+    assert str(drawn[0]).startswith("vanilla")
+    remark = "Runs with several codebooks have no picture"
+    assert remark in page.text
+    assert remark not in two[1].text
 
 
 @pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "RGB")])

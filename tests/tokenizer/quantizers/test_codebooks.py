@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from codebooks import NAMES, one_codebook
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -11,17 +12,10 @@ from wvq.tokenizer import (
     InputError,
     OnlineQuantizer,
     VanillaQuantizer,
-    WassersteinQuantizer,
-    build_quantizer,
-    gaussian_wasserstein_distance,
     nearest_codes,
 )
-from wvq.tokenizer.quantizers.gaussian import mean_and_covariance
 from wvq.tokenizer.quantizers.gradient import rotation_trick, straight_through
 from wvq.tokenizer.quantizers.online import nearest_vectors
-from wvq.tokenizer.quantizers.registry import QUANTIZERS
-
-NAMES = tuple(QUANTIZERS)
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +29,7 @@ def _seed() -> None:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("initialization", ["data", "kmeans++"])
 def test_codes_are_drawn_from_the_first_training_batch(name: str, initialization: str):
-    quantizer = build_quantizer(name, 16, 4, initialization=initialization)
+    quantizer = one_codebook(name, initialization=initialization)
     vectors = torch.randn(40, 4) + 7
     quantizer.eval()(vectors)
     assert not quantizer.initialized
@@ -48,7 +42,7 @@ def test_codes_are_drawn_from_the_first_training_batch(name: str, initialization
 
 
 def test_first_forward_initialises_once():
-    quantizer = VanillaQuantizer(16, 4, initialization="data")
+    quantizer = VanillaQuantizer(codebook_size=16, codebook_dim=4, initialization="data")
     quantizer(torch.randn(40, 4))
     codes = quantizer.codebook.detach().clone()
     quantizer(torch.randn(40, 4))
@@ -56,7 +50,9 @@ def test_first_forward_initialises_once():
 
 
 def test_a_saved_codebook_is_not_drawn_again():
-    quantizer, loaded = (VanillaQuantizer(16, 4, initialization="kmeans++") for _ in range(2))
+    quantizer, loaded = (
+        VanillaQuantizer(codebook_size=16, codebook_dim=4, initialization="kmeans++") for _ in range(2)
+    )
     quantizer(torch.randn(40, 4))
     loaded.load_state_dict(quantizer.state_dict())
     loaded(torch.randn(40, 4) + 3)
@@ -65,24 +61,24 @@ def test_a_saved_codebook_is_not_drawn_again():
 
 def test_kmeans_plus_plus_finds_every_far_apart_group():
     centres = torch.randn(8, 4) * 100
-    quantizer = VanillaQuantizer(8, 4, initialization="kmeans++")
+    quantizer = VanillaQuantizer(codebook_size=8, codebook_dim=4, initialization="kmeans++")
     output = quantizer(centres.repeat(50, 1) + torch.randn(400, 4) * 0.01)
     assert len(output.indices.unique()) == 8
 
 
 def test_kmeans_plus_plus_of_few_different_vectors_repeats_them():
-    quantizer = VanillaQuantizer(8, 2, initialization="kmeans++")
+    quantizer = VanillaQuantizer(codebook_size=8, codebook_dim=2, initialization="kmeans++")
     quantizer(torch.tensor([[1.0, 0.0], [0.0, 1.0]]).repeat(10, 1))
     assert {tuple(code) for code in quantizer.codebook.tolist()} == {(1.0, 0.0), (0.0, 1.0)}
 
 
 def test_too_few_vectors_to_draw_codes_from():
     with pytest.raises(InputError, match="has 15 vectors in the first batch for 16 codes"):
-        VanillaQuantizer(16, 4, initialization="data")(torch.randn(15, 4))
+        VanillaQuantizer(codebook_size=16, codebook_dim=4, initialization="data")(torch.randn(15, 4))
 
 
 def test_uniform_codes_lie_within_one_over_their_number():
-    codes = VanillaQuantizer(100, 4, initialization="uniform").codebook
+    codes = VanillaQuantizer(codebook_size=100, codebook_dim=4, initialization="uniform").codebook
     assert 0.009 < codes.abs().max() <= 0.01
 
 
@@ -91,7 +87,7 @@ def test_uniform_codes_lie_within_one_over_their_number():
 
 def test_moving_averages_are_those_of_the_paper():
     """e = m / N with N and m averaged from 0 on, for a code that is used."""
-    quantizer = EMAQuantizer(2, 1, init_std=1.0, decay=0.9)
+    quantizer = EMAQuantizer(codebook_size=2, codebook_dim=1, init_std=1.0, decay=0.9)
     quantizer.weight.data = torch.tensor([[0.0], [100.0]])
     counts, sums = torch.zeros(2), torch.zeros(2)
     for _ in range(20):
@@ -103,7 +99,7 @@ def test_moving_averages_are_those_of_the_paper():
 
 
 def test_unused_codes_stay_where_they_are():
-    quantizer = EMAQuantizer(3, 2, decay=0.5)
+    quantizer = EMAQuantizer(codebook_size=3, codebook_dim=2, decay=0.5)
     quantizer.weight.data = torch.tensor([[0.0, 0.0], [50.0, 0.0], [0.0, 50.0]])
     for _ in range(2000):  # long enough that a moving average of counts underflows
         quantizer(torch.randn(4, 2))
@@ -113,7 +109,7 @@ def test_unused_codes_stay_where_they_are():
 
 
 def test_decay_zero_is_a_step_of_k_means():
-    quantizer = EMAQuantizer(8, 2, init_std=1.0, decay=0)
+    quantizer = EMAQuantizer(codebook_size=8, codebook_dim=2, init_std=1.0, decay=0)
     z = torch.randn(100, 2)
     indices = nearest_codes(z, quantizer.codebook)
     expected = torch.stack([z[indices == k].mean(dim=0) for k in indices.unique()])
@@ -125,7 +121,7 @@ def test_decay_zero_is_a_step_of_k_means():
 
 
 def test_dead_codes_jump_to_their_nearest_vector():
-    quantizer = OnlineQuantizer(3, 1, decay=0.9)
+    quantizer = OnlineQuantizer(codebook_size=3, codebook_dim=1, decay=0.9)
     quantizer.weight.data = torch.tensor([[0.0], [50.0], [-9.0]])
     quantizer(torch.tensor([[0.1], [-0.2], [0.4]]))
     # Code 0 has every vector and stays; the others go to the vector nearest to each, not the farthest.
@@ -136,33 +132,6 @@ def test_dead_codes_jump_to_their_nearest_vector():
 def test_nearest_vectors_equal_brute_force():
     codes, vectors = torch.randn(30, 4), torch.randn(200, 4)
     assert torch.equal(nearest_vectors(codes, vectors), vectors[torch.cdist(codes, vectors).argmin(dim=1)])
-
-
-# Transport
-
-
-@pytest.mark.parametrize("decay", [None, 0.9])
-def test_first_step_carries_the_codes_all_the_way(decay: float | None):
-    quantizer = WassersteinQuantizer(64, 4, alignment="transport", decay=decay)
-    z = torch.randn(500, 4) @ torch.randn(4, 4) + 10
-    output = quantizer(z)
-    reached = gaussian_wasserstein_distance(*mean_and_covariance(quantizer.codebook), *mean_and_covariance(z))
-    assert reached < 1e-4
-    assert output.terms["wasserstein_distance"] < 1e-4
-
-
-def test_later_steps_go_a_part_of_the_way():
-    quantizer = WassersteinQuantizer(64, 4, alignment="transport", transport_step=0.25, statistics_window=1)
-    quantizer(torch.randn(500, 4))
-    before, z = quantizer.codebook.detach().clone(), torch.randn(500, 4) + 8
-    quantizer(z)
-    whole = z.mean(dim=0) - before.mean(dim=0)
-    torch.testing.assert_close(quantizer.codebook.mean(dim=0) - before.mean(dim=0), whole / 4, atol=1e-4, rtol=0)
-
-
-def test_transport_follows_by_gradient_or_by_averages():
-    assert WassersteinQuantizer(64, 4, alignment="transport").weight.requires_grad
-    assert not WassersteinQuantizer(64, 4, alignment="transport", decay=0.9).weight.requires_grad
 
 
 # Gradient estimators
@@ -204,7 +173,7 @@ def test_straight_through_is_the_identity_for_the_gradient():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_quantizer_takes_the_rotation(name: str):
-    quantizer = build_quantizer(name, 16, 4, init_std=1.0, gradient_estimator="rotation").eval()
+    quantizer = one_codebook(name, init_std=1.0, gradient_estimator="rotation").eval()
     z = torch.randn(10, 4, requires_grad=True)
     output = quantizer(z)
     torch.testing.assert_close(output.quantized, quantizer.lookup(output.indices))

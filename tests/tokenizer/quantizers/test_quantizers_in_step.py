@@ -1,4 +1,4 @@
-"""Twenty updates of every quantizer end with one codebook: in one process, in two with half of each batch, in parts."""
+"""Twenty updates of a quantizer end with one codebook: whole, shared by two processes, and in micro-batches."""
 
 import os
 from contextlib import nullcontext
@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from codebooks import one_codebook
 from processes import run
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from wvq.tokenizer import CodebookUsage, build_quantizer
+from wvq.tokenizer import CodebookUsage
 
 K, D, UPDATES, BATCH = 24, 4, 20, 48
 CASES: dict[str, dict[str, Any]] = {
@@ -38,19 +39,19 @@ class Model(nn.Module):
         torch.manual_seed(0)
         self.encoder = nn.Linear(D, D)
         options = {"init_std": 0.3} | (CASES | FROM_DATA)[case]
-        self.quantizer = build_quantizer(case.split(",")[0], K, D, **options)
+        self.quantizer = one_codebook(case.split(",")[0], K, D, **options)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         output = self.quantizer(self.encoder(x))
         return output.loss + (output.quantized - x).square().mean(), output.indices
 
 
-def train(case: str, parts: int = 1) -> dict[str, Tensor]:
-    """State after the updates; this process sees its share of each batch, in so many parts."""
+def train(case: str, micro_batches: int = 1) -> dict[str, Tensor]:
+    """State after the updates; this process sees its share of each batch, in so many micro-batches."""
     world = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
     rank = torch.distributed.get_rank() if world > 1 else 0
     module = Model(case)
-    module.quantizer.accumulation_steps = parts
+    module.quantizer.accumulation_steps = micro_batches
     model = DistributedDataParallel(module) if world > 1 else module
     optimizer = torch.optim.SGD(
         [p for p in module.parameters() if p.requires_grad], lr=0.05
@@ -59,13 +60,13 @@ def train(case: str, parts: int = 1) -> dict[str, Tensor]:
     usage = CodebookUsage(K)
     for _ in range(UPDATES):
         batch = torch.randn(BATCH, D, generator=generator) * 2 + 3
-        # Each part is shared out over the processes, as the loops do it.
-        for number, part in enumerate(batch.chunk(parts)):
-            last = number == parts - 1
+        # Each micro-batch is shared out over the processes, as the loops do it.
+        for number, micro_batch in enumerate(batch.chunk(micro_batches)):
+            last = number == micro_batches - 1
             waiting = model.no_sync() if isinstance(model, DistributedDataParallel) and not last else nullcontext()
             with waiting:
-                loss, indices = model(part.chunk(world)[rank])
-                (loss / parts).backward()
+                loss, indices = model(micro_batch.chunk(world)[rank])
+                (loss / micro_batches).backward()
             usage.update(indices)
         optimizer.step()
         optimizer.zero_grad()
@@ -79,7 +80,7 @@ def train(case: str, parts: int = 1) -> dict[str, Tensor]:
 def process(folder: Path) -> None:
     torch.distributed.init_process_group("gloo")
     results = {case: train(case) for case in CASES | FROM_DATA}
-    results |= {f"{case} in parts": train(case, parts=2) for case in CASES}
+    results |= {f"{case} in micro-batches": train(case, micro_batches=2) for case in CASES}
     torch.save(results, folder / f"{os.environ['RANK']}.pt")
 
 
@@ -104,19 +105,19 @@ def test_two_processes_equal_one(two: list[dict[str, dict[str, Tensor]]], case: 
         assert_equal(other[case], expected)
 
 
-# Not "mmd, thinned": parts of processes follow each other in another order, so that other points are compared.
+# Not "mmd, thinned": vectors of processes follow each other in another order, so that other points are compared.
 @pytest.mark.parametrize("case", [case for case in CASES if case != "mmd, thinned"])
-def test_two_processes_in_parts_equal_one_in_parts(two: list[dict[str, dict[str, Tensor]]], case: str):
-    expected = train(case, parts=2)
+def test_two_processes_in_micro_batches_equal_one_in_micro_batches(two: list[dict[str, dict[str, Tensor]]], case: str):
+    expected = train(case, micro_batches=2)
     for other in two:
-        assert_equal(other[f"{case} in parts"], expected)
+        assert_equal(other[f"{case} in micro-batches"], expected)
 
 
-@pytest.mark.parametrize("parts", [2, 4])
+@pytest.mark.parametrize("micro_batches", [2, 4])
 @pytest.mark.parametrize("case", CASES)
-def test_parts_equal_the_whole(case: str, parts: int):
+def test_micro_batches_equal_the_whole(case: str, micro_batches: int):
     """Codes and statistics move once per optimizer step, with all its vectors."""
-    assert_equal(train(case, parts), train(case))
+    assert_equal(train(case, micro_batches), train(case))
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -1,4 +1,4 @@
-"""How many bytes a quantizer gives to collective calls in a training step; eval/results/scaling.md relies on them."""
+"""How many bytes a quantizer gives to collective calls in a training step; docs/scale.md relies on them."""
 
 from pathlib import Path
 from typing import Any
