@@ -17,7 +17,7 @@ from wvq.tokenizer.storage.atomic import write_json
 
 from .codebook import draw_codebook_figure, examine_tokenizer
 from .feature_scores import FEATURE_SCORES, Real, check_statistics_suffice, score_features
-from .features.chunks import Parts
+from .features.chunks import Chunks
 from .features.extractor import Extractor
 from .features.feature_set import FeatureSet, extract_features
 from .features.image_sources import ImageArchive, ImageFolder, open_images
@@ -26,10 +26,10 @@ from .features.reference import ReferenceStatistics, check_same_images
 from .features.registry import build_extractor
 from .features.samples import sample_features
 from .frechet_metric import check_enough_images
-from .metrics.image_quality import PerceptualSimilarity
+from .metrics.perceptual import PerceptualSimilarity
 from .scores import ReconstructionScores, evaluate_generation, score_reconstructions
 
-Score = Callable[[], tuple[dict[str, Any], list[str]]]  # scores to be written, and lines to be printed
+Scoring = Callable[[], tuple[dict[str, Any], list[str]]]  # scores to be written, and lines to be printed
 Reference = ReferenceStatistics | ImageDataset | ImageFolder | ImageArchive
 
 
@@ -73,7 +73,7 @@ class Evaluation:
     lpips_weights: str | None = None
     """torchvision's file of AlexNet's weights, for the LPIPS of reconstructions as well."""
     resume_dir: str = "runs/evaluation"
-    """Folder of what is computed until the scores are there: the same command goes on from it after it was stopped, and
+    """Folder of what is computed until the scores are there: the same command resumes from it after it was stopped, and
     processes share it."""
     keep_features: bool = False
     """Leave it there, so that more scores of the same images need no pass through a network."""
@@ -119,15 +119,16 @@ def evaluate(config: Evaluation) -> str | None:
     device = state.device or torch.device("cpu")
     if config.codebook:
         return _examine(config, device) if state.is_main_process else None
-    extractor, parts = build_extractor(config.extractor, config.extractor_weights).to(device), Parts(config.resume_dir)
-    score = (_measure_images if config.images is not None else _measure_models)(config, extractor, device, parts)
+    extractor = build_extractor(config.extractor, config.extractor_weights).to(device)
+    chunks = Chunks(config.resume_dir)
+    score = (_measure_images if config.images is not None else _measure_models)(config, extractor, device, chunks)
     if not state.is_main_process:
         return None
     scores, lines = score()
     if config.output:
         write_json(Path(config.output), scores)
     if not config.keep_features:
-        parts.clear()
+        chunks.clear()
     return "\n".join(lines)
 
 
@@ -150,7 +151,7 @@ def _examine(config: Evaluation, device: torch.device) -> str:
     return str(report)
 
 
-def _measure_models(config: Evaluation, extractor: Extractor, device: torch.device, parts: Parts) -> Score:
+def _measure_models(config: Evaluation, extractor: Extractor, device: torch.device, chunks: Chunks) -> Scoring:
     """All passes of a tokenizer and a pipeline; what they return gives the scores."""
     tokenizer, pipeline = _load(config, device)
     splits = load_splits(config.data)
@@ -162,12 +163,12 @@ def _measure_models(config: Evaluation, extractor: Extractor, device: torch.devi
         size = {"image_size": tokenizer.config.image_size, "channels": tokenizer.config.channels}
         _check_comparable(config, reference, size, config.num_images, ["fid", *config.scores], extractor)
     perceptual = PerceptualSimilarity("alex", config.lpips_weights).to(device) if config.lpips_weights else None
-    original_features = extract_features(originals, extractor, parts=parts)
-    measured = measure_reconstructions(tokenizer, originals, extractor, perceptual=perceptual, parts=parts)
+    original_features = extract_features(originals, extractor, chunks=chunks)
+    measured = measure_reconstructions(tokenizer, originals, extractor, perceptual=perceptual, chunks=chunks)
     generated = None
     if pipeline is not None and reference is not None:
-        real = _reference_features(config, reference, extractor, parts)
-        generated = sample_features(pipeline, config.num_images, config.sampling, extractor, parts), real
+        real = _reference_features(config, reference, extractor, chunks)
+        generated = sample_features(pipeline, config.num_images, config.sampling, extractor, chunks), real
 
     def more(against: Real, features: FeatureSet) -> dict[str, Any]:
         if "is" in config.scores:
@@ -199,15 +200,15 @@ def _measure_models(config: Evaluation, extractor: Extractor, device: torch.devi
     return score
 
 
-def _measure_images(config: Evaluation, extractor: Extractor, device: torch.device, parts: Parts) -> Score:
+def _measure_images(config: Evaluation, extractor: Extractor, device: torch.device, chunks: Chunks) -> Scoring:
     """All passes of images from a folder or an .npz; what they return gives the scores."""
     assert config.images is not None
     images = open_images(config.images, config.data.channels, config.data.num_workers)
     reference = _open_reference(config)
     names = config.scores or ["fid"]
     _check_comparable(config, reference, images.description, len(images), names, extractor)
-    real = _reference_features(config, reference, extractor, parts)
-    generated = extract_features(images, extractor, with_logits="is" in names, parts=parts)
+    real = _reference_features(config, reference, extractor, chunks)
+    generated = extract_features(images, extractor, with_logits="is" in names, chunks=chunks)
     num_reference = reference.count if isinstance(reference, ReferenceStatistics) else len(reference)
 
     def score() -> tuple[dict[str, Any], list[str]]:
@@ -254,11 +255,11 @@ def _check_comparable(
     check_enough_images(counts, extractor.num_features, few)
 
 
-def _reference_features(config: Evaluation, reference: Reference, extractor: Extractor, parts: Parts) -> Real:
+def _reference_features(config: Evaluation, reference: Reference, extractor: Extractor, chunks: Chunks) -> Real:
     """The reference's statistics if there is no more; else features of all its images, their statistics saved."""
     if isinstance(reference, ReferenceStatistics):
         return reference
-    features = extract_features(reference, extractor, parts=parts)
+    features = extract_features(reference, extractor, chunks=chunks)
     if config.save_reference is not None and this_process().is_main_process:
         features.statistics().save(config.save_reference)
     return features
@@ -284,12 +285,12 @@ def _reconstruction_line(scores: ReconstructionScores) -> str:
 
 def _line(results: dict[str, dict[str, Any]]) -> str:
     """Each score by its name, with what says how sure it is."""
-    parts = []
+    measured = []
     for result in results.values():
-        part = f"{result['score']} {result['value']:.4g}"
+        words = f"{result['score']} {result['value']:.4g}"
         if "low" in result:
-            part += f" [{result['low']:.4g}, {result['high']:.4g}]"
+            words += f" [{result['low']:.4g}, {result['high']:.4g}]"
         elif "deviation" in result:
-            part += f" +- {result['deviation']:.2g}"
-        parts.append(part)
-    return ", ".join(parts)
+            words += f" +- {result['deviation']:.2g}"
+        measured.append(words)
+    return ", ".join(measured)

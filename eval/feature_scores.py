@@ -14,7 +14,7 @@ from .features.reference import ReferenceStatistics, differences
 from .frechet_metric import check_enough_images
 from .metrics.bootstrap import bootstrap_interval
 from .metrics.by_class import class_accuracy, class_frechet_distances
-from .metrics.frechet import covariance_factor, frechet_distance, mean_and_factor
+from .metrics.frechet import frechet_distance
 from .metrics.frechet_infinity import frechet_infinity
 from .metrics.inception_score import inception_score
 from .metrics.kernel import clip_maximum_mean_discrepancy, kernel_inception_distance
@@ -95,7 +95,7 @@ def score_label(label: str, extractor: Mapping[str, Any]) -> str:
     return f"{label.replace('FID', 'FD').replace('KID', 'KD')}[{extractor['name']}]"
 
 
-def _interval(score: "Score", real: Real, generated: FeatureSet, resamples: int) -> Values:
+def _interval(score: "FeatureScore", real: Real, generated: FeatureSet, resamples: int) -> Values:
     """A 95 % bootstrap interval; rows are drawn by position, so labels and logits stay with their features."""
 
     def redrawn(generated_rows: Tensor, *real_rows: Tensor) -> float:
@@ -108,15 +108,12 @@ def _interval(score: "Score", real: Real, generated: FeatureSet, resamples: int)
 
 
 def _fid(real: Real, generated: FeatureSet) -> Values:
-    if isinstance(real, ReferenceStatistics):
-        side = real.mean, covariance_factor(real.covariance)
-    else:
-        side = mean_and_factor(real.vectors)
-    return {"value": float(frechet_distance(*side, *mean_and_factor(generated.vectors)))}
+    return {"value": float(frechet_distance(*real.mean_and_factor(), *generated.mean_and_factor()))}
 
 
 def _fid_infinity(real: Real, generated: FeatureSet) -> Values:
-    line = frechet_infinity(real.vectors if isinstance(real, FeatureSet) else real, generated.vectors)
+    side = real.vectors if isinstance(real, FeatureSet) else real.mean_and_factor()
+    line = frechet_infinity(side, generated.vectors)
     return {"value": line.value, "low": line.low, "high": line.high, "counts": line.counts, "distances": line.distances}
 
 
@@ -183,9 +180,9 @@ def _labels(features: FeatureSet) -> Tensor:
     return features.labels
 
 
-Score = Callable[[Any, FeatureSet], Values]
+FeatureScore = Callable[[Any, FeatureSet], Values]
 
-FEATURE_SCORES: dict[str, tuple[str, Score]] = {
+FEATURE_SCORES: dict[str, tuple[str, FeatureScore]] = {
     "fid": ("FID", _fid),
     "fid-infinity": ("FID-infinity", _fid_infinity),
     "kid": ("KID", _kid),

@@ -105,13 +105,13 @@ class FrechetDistance(FrechetInceptionDistance):
         Raises:
             InputError: with fewer than 2 images on a side.
         """
-        _, mean, covariance = self.statistics(real=False)
-        if self.reference is None:
-            _, real_mean, real_covariance = self.statistics(real=True)
-        else:
-            real_mean, real_covariance = self.reference.mean.to(mean), self.reference.covariance.to(mean)
-        factors = covariance_factor(real_covariance), covariance_factor(covariance)
-        return frechet_distance(real_mean, factors[0], mean, factors[1]).to(mean)
+        generated = self._mean_and_factor(real=False)
+        real = self.reference.mean_and_factor() if self.reference else self._mean_and_factor(real=True)
+        return frechet_distance(*real, *generated).to(generated[0])
+
+    def _mean_and_factor(self, real: bool) -> tuple[Tensor, Tensor]:
+        _, mean, covariance = self.statistics(real)
+        return mean, covariance_factor(covariance)
 
 
 def check_enough_images(counts: dict[str, int], dimension: int, allow_few_images: bool = False) -> None:

@@ -12,14 +12,14 @@ from wvq.tokenizer.errors import InputError
 from wvq.tokenizer.metrics import QUALITY_PROTOCOL, reconstruction_quality
 from wvq.tokenizer.model import VQTokenizer
 
-from .feature_scores import score_label
+from .feature_scores import score_features, score_label
 from .features.extractor import Extractor
 from .features.feature_set import FeatureSet
 from .features.reconstructions import Reconstructions, measure_reconstructions
 from .features.reference import ReferenceStatistics
 from .frechet_metric import FrechetDistance
-from .metrics.frechet import covariance_factor, frechet_distance, mean_and_factor
-from .metrics.image_quality import IMAGE_QUALITY_PROTOCOL, PerceptualSimilarity
+from .metrics.image_quality import IMAGE_QUALITY_PROTOCOL
+from .metrics.perceptual import PerceptualSimilarity
 
 
 @dataclass(frozen=True)
@@ -184,11 +184,7 @@ def _check_originals(reference: ReferenceStatistics, dataset: ImageDataset, extr
 
 
 def _distance(reference: ReferenceStatistics, features: FeatureSet) -> float:
-    if len(features) < 2:
-        raise InputError(f"the generated side has {len(features)} images; a covariance needs at least 2")
-    reference.check_extractor(dict(features.extractor))
-    side = reference.mean, covariance_factor(reference.covariance)
-    return float(frechet_distance(*side, *mean_and_factor(features.vectors)))
+    return score_features(reference, features, ["fid"], allow_few_images=True)["fid"]["value"]
 
 
 def evaluate_generation(

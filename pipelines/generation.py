@@ -123,7 +123,7 @@ def sample_images(
                 if len(batch) == 1 or not should_reduce_batch_size(error):
                     raise
                 size = -(-len(batch) // 2)
-                bar.write(f"too little memory for {len(batch)} images at once; going on with {size}")
+                bar.write(f"too little memory for {len(batch)} images at once; from here on {size}")
                 continue
             bar.update(len(batch))
             start += len(batch)

@@ -6,12 +6,14 @@ from pathlib import Path
 import torch
 
 from wvq.tokenizer import InputError, VQTokenizer
+from wvq.tokenizer.data.batches import evenly_spaced
 from wvq.tokenizer.data.config import DataConfig
 from wvq.tokenizer.data.dataset import load_splits
 from wvq.tokenizer.image_grid import image_grid
 from wvq.tokenizer.storage.atomic import written_whole
 
 from .base import to_pil
+from .processes import this_device
 from .reconstruction import ReconstructionPipeline
 
 
@@ -38,10 +40,9 @@ def reconstruct(config: Reconstruction) -> Path:
     if config.num_images < 1:
         raise InputError(f"num_images is {config.num_images}; it must be at least 1")
     pipeline = ReconstructionPipeline(VQTokenizer.from_pretrained(config.tokenizer))
-    pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
+    pipeline.to(this_device())
     _, evaluation = load_splits(config.data)
-    chosen = torch.linspace(0, len(evaluation) - 1, min(config.num_images, len(evaluation))).long()
-    originals = evaluation.__getitems__(chosen.tolist())["images"]
+    originals = evaluation.take(evenly_spaced(len(evaluation), config.num_images))["images"]
     reconstructions = pipeline(originals, output_type="uint8").images.cpu()
     folder = Path(config.output_dir)
     with written_whole(folder) as partial:

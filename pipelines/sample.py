@@ -12,7 +12,7 @@ from wvq.tokenizer.storage.atomic import write_json, written_whole
 from .base import to_pil
 from .class_conditional import ClassConditionalPipeline
 from .generation import Sampling, sample_images
-from .processes import this_process
+from .processes import this_device
 from .sample_set import sample_set
 
 
@@ -23,7 +23,7 @@ def sample(config: Sampling) -> Path:
         InputError: for a pipeline that cannot be loaded or a class that does not exist.
     """
     pipeline = ClassConditionalPipeline.from_pretrained(config.pipeline)
-    pipeline.to(this_process().device or "cpu")
+    pipeline.to(this_device())
     num_classes = pipeline.prior.config.num_classes
     given = list(config.classes) or list(range(num_classes)) or None
     classes = pipeline.labels_of(given)

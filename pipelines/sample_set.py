@@ -1,4 +1,4 @@
-"""A large set of samples in parts: shared by processes, and made up to what is missing when it is started again."""
+"""A large set of samples in chunks: shared by processes, and made up to what is missing when it is started again."""
 
 import io
 import math
@@ -46,7 +46,7 @@ def sample_set(pipeline: ClassConditionalPipeline, labels: torch.Tensor, config:
         if config.format == "webdataset" and pipeline.class_names and not names.exists():
             write_file(names, "".join(f"{name}\n" for name in pipeline.class_names).encode())
     state.wait_for_everyone()
-    write_parts(pipeline, labels, config, state.process_index, state.num_processes)
+    write_chunks(pipeline, labels, config, state.process_index, state.num_processes)
     state.wait_for_everyone()
     if config.format == "npz" and state.is_main_process:
         _merge(folder, math.ceil(len(labels) / config.part_size))
@@ -54,27 +54,27 @@ def sample_set(pipeline: ClassConditionalPipeline, labels: torch.Tensor, config:
     return folder
 
 
-def write_parts(
+def write_chunks(
     pipeline: ClassConditionalPipeline, labels: torch.Tensor, config: Sampling, process: int, processes: int
 ) -> None:
-    """Make what is missing of every part whose number is `process` modulo `processes`."""
+    """Make what is missing of every chunk whose number is `process` modulo `processes`."""
     folder = Path(config.output_dir)
     if (folder / "samples.npz").exists():
         return
     work = [
-        (part, missing)
-        for part, numbers in enumerate(torch.arange(len(labels)).split(config.part_size))
-        if part % processes == process and (missing := _missing(folder, config.format, part, numbers.tolist()))
+        (chunk, missing)
+        for chunk, numbers in enumerate(torch.arange(len(labels)).split(config.part_size))
+        if chunk % processes == process and (missing := _missing(folder, config.format, chunk, numbers.tolist()))
     ]
     with tqdm(total=sum(len(m) for _, m in work), desc="sampling", unit="image", disable=process > 0) as progress:
-        for part, missing in work:
+        for chunk, missing in work:
             made = sample_images(pipeline, labels[missing], config, missing, progress)
             if config.format == "folder":
                 _write_pictures(folder, iter(missing), made)
             else:
                 images = torch.cat([batch.cpu() for batch in made])
                 write = _npz if config.format == "npz" else _tar
-                write_file(_part_path(folder, config.format, part), write(images, labels[missing], missing))
+                write_file(_chunk_path(folder, config.format, chunk), write(images, labels[missing], missing))
 
 
 def _claim(folder: Path, about: dict[str, Any]) -> None:
@@ -91,15 +91,15 @@ def _claim(folder: Path, about: dict[str, Any]) -> None:
         write_json(note, about)
 
 
-def _part_path(folder: Path, form: str, part: int) -> Path:
-    return folder / ("parts" if form == "npz" else "") / f"samples-{part:06d}.{'npz' if form == 'npz' else 'tar'}"
+def _chunk_path(folder: Path, form: str, chunk: int) -> Path:
+    return folder / ("parts" if form == "npz" else "") / f"samples-{chunk:06d}.{'npz' if form == 'npz' else 'tar'}"
 
 
-def _missing(folder: Path, form: str, part: int, numbers: list[int]) -> list[int]:
-    """The images of a part that have to be made."""
+def _missing(folder: Path, form: str, chunk: int, numbers: list[int]) -> list[int]:
+    """The images of a chunk that have to be made."""
     if form == "folder":
         return [number for number in numbers if not _picture_path(folder, number).exists()]
-    return [] if _part_path(folder, form, part).exists() else numbers
+    return [] if _chunk_path(folder, form, chunk).exists() else numbers
 
 
 def _picture_path(folder: Path, number: int) -> Path:
@@ -137,14 +137,14 @@ def _tar(images: torch.Tensor, labels: torch.Tensor, numbers: list[int]) -> byte
 
 
 def _merge(folder: Path, count: int) -> None:
-    """All parts as one samples.npz; the parts go."""
+    """All chunks as one samples.npz; the chunks go."""
     if (folder / "samples.npz").exists():
         return
-    paths = [_part_path(folder, "npz", part) for part in range(count)]
-    parts = [np.load(path, allow_pickle=False) for path in paths]
-    images, labels = (torch.from_numpy(np.concatenate([part[key] for part in parts])) for key in ("arr_0", "labels"))
-    for part in parts:
-        part.close()
+    paths = [_chunk_path(folder, "npz", chunk) for chunk in range(count)]
+    chunks = [np.load(path, allow_pickle=False) for path in paths]
+    images, labels = (torch.from_numpy(np.concatenate([chunk[key] for chunk in chunks])) for key in ("arr_0", "labels"))
+    for chunk in chunks:
+        chunk.close()
     write_file(folder / "samples.npz", _npz(images.permute(0, 3, 1, 2), labels, []))
     for path in paths:
         path.unlink()

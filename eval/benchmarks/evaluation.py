@@ -19,13 +19,14 @@ from tqdm import tqdm
 from wvq.tokenizer import InputError
 from wvq.tokenizer.data.config import DataConfig
 from wvq.tokenizer.data.dataset import load_splits
+from wvq.tokenizer.quantizers.gaussian import mean_and_covariance
 from wvq.tokenizer.storage.atomic import write_json
 
 from ..feature_scores import FEATURE_SCORES
 from ..features.feature_set import FeatureSet, extract_features
 from ..features.image_sources import ImageFolder
 from ..features.registry import build_extractor
-from ..metrics.frechet import covariance_factor, frechet_distance, mean_and_covariance
+from ..metrics.frechet import covariance_factor, frechet_distance
 from .peers import feature_peers, hub_with, score_peers, write_random_inception
 
 _PACKAGES = ("torch", "torchvision", "scipy", "torch-fidelity", "torchmetrics", "pytorch-fid")
@@ -94,8 +95,8 @@ def _compare_passes(config: EvaluationBenchmark) -> list[dict[str, Any]]:
     images = load_splits(config.data)[1]
     if len(images) < config.num_images:
         raise InputError(f"num_images is {config.num_images}; the evaluation split has {len(images)}")
-    with tempfile.TemporaryDirectory() as room:
-        folder, weights = Path(room, "images"), Path(room, "weights.pth")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder, weights = Path(temporary, "images"), Path(temporary, "weights.pth")
         folder.mkdir()
         for index in range(config.num_images):
             pixels = images[index]["images"].expand(3, -1, -1).permute(1, 2, 0)
@@ -103,7 +104,7 @@ def _compare_passes(config: EvaluationBenchmark) -> list[dict[str, Any]]:
         write_random_inception(weights)
         passes: dict[str, Callable[[Path, str], Tensor]] = {"wvq": _our_features, **feature_peers(config.network)}
         tools = {name: partial(taken, folder, config.network) for name, taken in passes.items()}
-        with hub_with(weights, Path(room, "hub")):
+        with hub_with(weights, Path(temporary, "hub")):
             times, means = _measured(tools, config.repeats)
     other = "torch-fidelity, batch 64"
     expected = means[other].double()

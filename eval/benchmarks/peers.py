@@ -24,7 +24,7 @@ from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
 from torch_fidelity.utils import create_feature_extractor, extract_featuresdict_from_input_id
-from torchmetrics.image.fid import FrechetInceptionDistance, _compute_fid
+from torchmetrics.image import fid as torchmetrics_fid
 from torchvision.datasets.folder import pil_loader
 from torchvision.transforms.functional import pil_to_tensor
 
@@ -82,7 +82,7 @@ def torch_fidelity_features(folder: Path, network: str) -> Tensor:
 
 
 def torchmetrics_features(folder: Path, network: str) -> Tensor:
-    metric = FrechetInceptionDistance(2048 if network == "inception" else build_extractor(network))
+    metric = torchmetrics_fid.FrechetInceptionDistance(2048 if network == "inception" else build_extractor(network))
     for images in DataLoader(_Pictures(folder), batch_size=64, num_workers=_WORKERS):
         metric.update(images, real=True)
     return metric.real_features_sum / metric.real_features_num_samples
@@ -160,7 +160,7 @@ def score_peers(
     peers: dict[tuple[str, str], Callable[[], object]] = {
         ("distance", "scipy.linalg.sqrtm"): lambda: scipy.linalg.sqrtm(covariance.numpy() @ other.numpy()),
         ("distance", "torch-fidelity"): lambda: fid_statistics_to_metric(arrays[0], arrays[1], False),
-        ("distance", "torchmetrics"): lambda: _compute_fid(*statistics[0], *statistics[1]),
+        ("distance", "torchmetrics"): lambda: torchmetrics_fid._compute_fid(*statistics[0], *statistics[1]),
         ("fid", "torch-fidelity"): fid,
         ("kid", "torch-fidelity"): lambda: kid_features_to_metric(generated, real, **options),
         ("is", "torch-fidelity"): lambda: isc_features_to_metric(generated[:, :1008]),

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from wvq.pipelines.processes import this_device
 from wvq.pipelines.train_prior import PriorTraining, build_optimizers
 from wvq.prior import PriorConfig, PriorSize, build_prior
 from wvq.prior.loss import TokenLoss
@@ -89,7 +90,7 @@ def benchmark_prior(config: PriorBenchmark) -> str:
 
 def measure(config: PriorBenchmark, contender: str) -> dict[str, Any]:
     """One contender's row."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = this_device()
     torch.manual_seed(config.seed)
     codes = torch.randint(config.num_codes, (config.batch_size, config.num_tokens), device=device)
     labels = torch.randint(config.num_classes, (config.batch_size,), device=device)

@@ -1,8 +1,8 @@
 """`wvq benchmark quantizers`: time and memory of a training step of every quantizer, beside other implementations.
 
 Every contender runs in a process of its own, one after the other: a forward and a backward pass over fresh vectors, in
-training mode. Vectors have the law of the contender's codes, as they do once a codebook fits; the search of a codebook
-that does not fit yet is a contender of its own. The peers compute all N x K distances, whatever the law.
+training mode. Vectors have the distribution of the contender's codes, as they do once a codebook fits; the search of a
+codebook that does not fit yet is a contender of its own. The peers compute all N x K distances, whatever the vectors.
 """
 
 import multiprocessing
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from wvq.tokenizer import InputError, build_quantizer
+from wvq.tokenizer.quantizers.base import Quantizer
 from wvq.tokenizer.storage.atomic import write_json
 
 from ..studies.figures import cost_figure
@@ -116,6 +117,7 @@ def build_step(contender: str, size: int, dim: int) -> tuple[Callable[[Tensor], 
     if contender in OURS:
         name, options = OURS[contender]
         quantizer = build_quantizer(name, size, dim, **{"init_std": 1.0, **options})
+        assert isinstance(quantizer, Quantizer)
         fits = "init_std" not in options
         scale = quantizer.codebook.detach().std(dim=0) if fits else torch.ones(dim)
 

@@ -1,4 +1,4 @@
-"""`wvq benchmark sample-size`: how far from 0 the distance of two samples of one law is, plain and extrapolated."""
+"""`wvq benchmark sample-size`: the distance of two samples of one distribution, plain and extrapolated."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path

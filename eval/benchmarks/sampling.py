@@ -12,6 +12,7 @@ import transformers
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from wvq.pipelines.processes import this_device
 from wvq.prior import PriorConfig, PriorSize, build_prior, sample_tokens
 from wvq.prior.decoder.packed_linear import PackedLinear
 from wvq.tokenizer import InputError
@@ -58,7 +59,7 @@ def benchmark_sampling(config: SamplingBenchmark) -> str:
     Raises:
         InputError: for a model that cannot be.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = this_device()
     bandwidth = read_bandwidth(device)
     rows = []
     for length in config.lengths:
@@ -176,7 +177,7 @@ def _matrices(model: PreTrainedModel, num_codes: int) -> list[Tensor]:
     return [matrix.detach() for matrix in [*inner, head.weight[:num_codes]]]
 
 
-def read_bandwidth(device: str) -> float:
+def read_bandwidth(device: torch.device) -> float:
     """Bytes a second at which a tensor larger than any cache is read."""
     big = torch.ones(2**27, dtype=torch.float32, device=device)
     times = []

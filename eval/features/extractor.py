@@ -67,9 +67,9 @@ class Extractor(nn.Module):
                 "(N, 1 or 3, H, W)"
             )
         device = next(self.parameters()).device
-        parts = images.split(self.cpu_batch if device.type == "cpu" else 256)
+        batches = images.split(self.cpu_batch if device.type == "cpu" else 256)
         with torch.autocast(device.type, enabled=False), _full_float32():
-            return torch.cat([self.features(part.to(device).expand(-1, 3, -1, -1)) for part in parts])
+            return torch.cat([self.features(batch.to(device).expand(-1, 3, -1, -1)) for batch in batches])
 
     def logits(self, features: Tensor) -> Tensor:
         """Class scores (N, classes) that the network's own last layer makes of features (N, d), without its bias.
@@ -84,7 +84,7 @@ class Extractor(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} defines no features")  # for subclasses, also a user's own
 
 
-def _read_weights(path: Path) -> tuple[Any, str]:
+def read_weights(path: Path) -> tuple[Any, str]:
     """What a .pth file of nothing but tensors holds, and the file's sha256."""
     try:
         content = path.read_bytes()

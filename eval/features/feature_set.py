@@ -9,15 +9,16 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from wvq.tokenizer.errors import InputError
+from wvq.tokenizer.quantizers.gaussian import mean_and_covariance
 from wvq.tokenizer.storage.pretrained import state_sha256
 
-from ..metrics.frechet import mean_and_covariance
-from .chunks import PART_SIZE, Parts
+from ..metrics.frechet import mean_and_factor
+from .chunks import CHUNK_SIZE, Chunks
 from .reference import ReferenceStatistics
 
 
 class ImageSource(Protocol):
-    """Images to be scored: `wvq.tokenizer.data.ImageDataset`, any class of `wvq.eval.features.image_sources`, or your own.
+    """Images to be scored: an `ImageDataset`, any class of `wvq.eval.features.image_sources`, or your own.
 
     Attributes:
         description: what the images are, JSON-able; `classes` = 0 in it says that the labels mean nothing.
@@ -59,6 +60,10 @@ class FeatureSet:
         labels, logits = (None if x is None else x[chosen] for x in (self.labels, self.logits))
         return replace(self, vectors=self.vectors[chosen], labels=labels, logits=logits)
 
+    def mean_and_factor(self) -> tuple[Tensor, Tensor]:
+        """Mean (d,) of the vectors and L (d, r) with L L' their covariance: a side of a Fréchet distance."""
+        return mean_and_factor(self.vectors)
+
     def statistics(self) -> ReferenceStatistics:
         """Mean and covariance of the vectors, to be saved and compared with."""
         mean, covariance = mean_and_covariance(self.vectors)
@@ -69,20 +74,20 @@ class FeatureSet:
 def extract_features(
     source: ImageSource,
     extractor: nn.Module,
-    batch_size: int = PART_SIZE,
+    batch_size: int = CHUNK_SIZE,
     with_logits: bool = False,
     progress: bool = True,
-    parts: Parts | None = None,
+    chunks: Chunks | None = None,
 ) -> FeatureSet:
-    """Put all images through an extractor, part by part; only the features stay in memory.
+    """Put all images through an extractor, chunk by chunk; only the features stay in memory.
 
     Args:
         source: the images, uint8 or float in [0, 1].
         extractor: an `Extractor`, or any module from uint8 images to (N, d); it is left in eval mode.
-        batch_size: images at once, at most `PART_SIZE`.
+        batch_size: images at once, at most `CHUNK_SIZE`.
         with_logits: whether the class scores are wanted as well, for the Inception score.
         progress: whether to show a bar.
-        parts: where features are kept, for processes to share the work and for another start to go on with it; the
+        chunks: where features are kept, for processes to share the work and for another start to go on with it; the
             source's description must then tell it from any other source.
 
     Raises:
@@ -93,20 +98,20 @@ def extract_features(
     device, protocol = parameter.device, extractor_protocol(extractor)
 
     def work(ranges: Sequence[range]) -> Iterator[dict[str, Tensor]]:
-        for batch in read_parts(source, ranges):
+        for batch in read_chunks(source, ranges):
             images = to_eight_bit(batch["images"]).split(batch_size)
             vectors = torch.cat([finite_features(extractor, some.to(device)) for some in images])
             yield {"vectors": vectors} | ({"labels": batch["labels"]} if "labels" in batch else {})
 
     about = {"images": source.description, "extractor": protocol, "batch_size": batch_size, "device": device.type}
-    made = (parts or Parts()).run("features", about, len(source), work, progress)
+    made = (chunks or Chunks()).run("features", about, len(source), work, progress)
     if not made:
         raise InputError(f"there are no images in {source.description}")
-    vectors = torch.cat([part["vectors"] for part in made])
+    vectors = torch.cat([chunk["vectors"] for chunk in made])
     labelled = "labels" in made[0] and source.description.get("classes", 1)
     return FeatureSet(
         vectors,
-        torch.cat([part["labels"] for part in made]) if labelled else None,
+        torch.cat([chunk["labels"] for chunk in made]) if labelled else None,
         extractor.logits(vectors).cpu() if with_logits else None,  # pyright: ignore[reportCallIssue]
         protocol | {"dimension": vectors.shape[1]},
         source.description,
@@ -134,7 +139,7 @@ def extractor_protocol(extractor: nn.Module) -> dict[str, Any]:
     return dict(own) if own else {"name": type(extractor).__name__, "weights_sha256": state_sha256(extractor)}
 
 
-def read_parts(source: ImageSource, ranges: Sequence[range]) -> Iterator[dict[str, Tensor]]:
+def read_chunks(source: ImageSource, ranges: Sequence[range]) -> Iterator[dict[str, Tensor]]:
     """The images of each range; the source's worker processes, if it has any, read ahead."""
     if ranges:
         images: Any = source  # a data set, though not a torch.utils.data.Dataset

@@ -11,7 +11,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, Basic
 
 from wvq.tokenizer.errors import InputError
 
-from .extractor import Extractor, _read_weights
+from .extractor import Extractor, read_weights
 
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 """sha256 of the weights behind every published FID, converted from TensorFlow's inception-2015-12-05."""
@@ -44,7 +44,7 @@ class InceptionV3(Extractor):
                 f"extractor '{self.name}' found no weights at {path}; pass weights=FILE, or fetch them once, online, "
                 f'with: python -c "{_FETCH_INCEPTION}"'
             )
-        state, self.weights_sha256 = _read_weights(path)
+        state, self.weights_sha256 = read_weights(path)
         # torch-fidelity unpickles without restriction: what it gets is not the file but our copy of the tensors in it.
         copy = io.BytesIO()
         torch.save(state, copy)

@@ -13,10 +13,11 @@ from wvq.tokenizer.data.decoding import to_model, to_uint8
 from wvq.tokenizer.metrics import ReconstructionQuality
 from wvq.tokenizer.model import VQTokenizer
 
-from ..metrics.image_quality import MS_SSIM_ABOVE, PerceptualSimilarity, multiscale_ssim, psnr_luma
-from .chunks import Parts
+from ..metrics.image_quality import MS_SSIM_ABOVE, multiscale_ssim, psnr_luma
+from ..metrics.perceptual import PerceptualSimilarity
+from .chunks import Chunks
 from .extractor import Extractor
-from .feature_set import FeatureSet, finite_features, read_parts
+from .feature_set import FeatureSet, finite_features, read_chunks
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +44,7 @@ def measure_reconstructions(
     batch_size: int = 64,
     progress: bool = True,
     perceptual: PerceptualSimilarity | None = None,
-    parts: Parts | None = None,
+    chunks: Chunks | None = None,
 ) -> Reconstructions:
     """Encode and decode all images, where the tokenizer and the extractor are.
 
@@ -54,12 +55,12 @@ def measure_reconstructions(
         batch_size: images at once; on a CPU more of them are slower.
         progress: whether to show a bar.
         perceptual: network of LPIPS.
-        parts: where results are kept, for processes to share the work and for another start to go on with it.
+        chunks: where results are kept, for processes to share the work and for another start to go on with it.
 
     Raises:
         InputError: if the images do not fit the tokenizer.
     """
-    codebook = tokenizer.quantizer.codebook
+    device = tokenizer.device
     per_image: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"psnr_luma": psnr_luma}
     if min(dataset[0]["images"].shape[-2:]) > MS_SSIM_ABOVE:
         per_image["ms_ssim"] = multiscale_ssim
@@ -67,15 +68,16 @@ def measure_reconstructions(
         per_image["lpips"] = perceptual
 
     def work(ranges: Sequence[range]) -> Iterator[dict[str, Tensor]]:
-        for batch in read_parts(dataset, ranges):
-            quality = ReconstructionQuality(*codebook.shape).to(codebook.device)
+        for batch in read_chunks(dataset, ranges):
+            quality = ReconstructionQuality(tokenizer.config.num_codes, tokenizer.config.codebook_dim).to(device)
             rows: dict[str, list[Tensor]] = {name: [] for name in ("vectors", *per_image)}
             for images in batch["images"].split(batch_size):
-                originals = images.to(codebook.device)
+                originals = images.to(device)
                 features = tokenizer.features(to_model(originals))
                 indices = tokenizer.quantizer(features).indices
                 reconstructions = to_uint8(tokenizer.decode(indices))
-                quality.update(originals, reconstructions, features, indices, codebook)
+                codes = tokenizer.quantizer.lookup(indices)
+                quality.update(originals, reconstructions, features, tokenizer.to_sequence(indices), codes)
                 rows["vectors"].append(finite_features(extractor, reconstructions))
                 for name, measure in per_image.items():
                     rows[name].append(measure(originals, reconstructions).double().cpu())
@@ -89,12 +91,12 @@ def measure_reconstructions(
         "extractor": extractor.protocol,
         "lpips": None if perceptual is None else perceptual.protocol,
         "batch_size": batch_size,
-        "device": codebook.device.type,
+        "device": device.type,
     }
     with _evaluating(tokenizer):
-        made = (parts or Parts()).run("reconstructions", about, len(dataset), work, progress)
-    rows = {name: torch.cat([part[name] for part in made]) for name in ("vectors", "labels", *per_image)}
-    quality = {name: torch.stack([part[name] for part in made]).sum(dim=0) for name in made[0].keys() - rows.keys()}
+        made = (chunks or Chunks()).run("reconstructions", about, len(dataset), work, progress)
+    rows = {name: torch.cat([chunk[name] for chunk in made]) for name in ("vectors", "labels", *per_image)}
+    quality = {name: torch.stack([chunk[name] for chunk in made]).sum(dim=0) for name in made[0].keys() - rows.keys()}
     labels = rows.pop("labels")
     labels = labels if dataset.class_names else None
     features = FeatureSet(rows.pop("vectors"), labels, None, extractor.protocol, {"source": "reconstructions"})
@@ -103,11 +105,11 @@ def measure_reconstructions(
 
 @contextmanager
 def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Eval mode inside; afterwards every part is in the mode it was in."""
-    modes = {part: part.training for part in module.modules()}
+    """Eval mode inside; afterwards every module is in the mode it was in."""
+    modes = {child: child.training for child in module.modules()}
     module.eval()
     try:
         yield
     finally:
-        for part, training in modes.items():
-            part.training = training
+        for child, training in modes.items():
+            child.training = training

@@ -15,6 +15,7 @@ from wvq.tokenizer.errors import InputError
 from wvq.tokenizer.storage.atomic import write_json, written_whole
 from wvq.tokenizer.storage.untrusted import file_inside, read_json
 
+from ..metrics.frechet import covariance_factor
 from .archives import read_array, read_headers
 
 MAX_DIMENSION = 2**14  # a covariance of 2 GiB
@@ -89,6 +90,10 @@ class ReferenceStatistics:
             "origin": "published statistics, of images and a count that the file does not name",
         }
         return cls(None, torch.from_numpy(mean.astype("f8")), torch.from_numpy(covariance.astype("f8")), {}, dataset)
+
+    def mean_and_factor(self) -> tuple[Tensor, Tensor]:
+        """Mean (d,) and L (d, r) with L L' the covariance: a side of a Fréchet distance."""
+        return self.mean, covariance_factor(self.covariance)
 
     def check_extractor(self, protocol: dict[str, Any]) -> None:
         """Refuse features of another extractor; published statistics name none, so only their dimension is compared.

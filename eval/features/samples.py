@@ -11,7 +11,7 @@ from wvq.pipelines import ClassConditionalPipeline
 from wvq.pipelines.generation import SamplingOptions, sample_images
 from wvq.tokenizer.storage.pretrained import state_sha256
 
-from .chunks import Parts
+from .chunks import Chunks
 from .extractor import Extractor
 from .feature_set import FeatureSet, finite_features
 
@@ -22,9 +22,9 @@ def sample_features(
     num_images: int,
     sampling: SamplingOptions,
     extractor: Extractor,
-    parts: Parts | None = None,
+    chunks: Chunks | None = None,
 ) -> FeatureSet:
-    """Generate num_images images, the classes in turn, and extract their features, part by part.
+    """Generate num_images images, the classes in turn, and extract their features, chunk by chunk.
 
     Image i depends on the seed and i alone, so it is the same in whatever process and after whatever interruption. How
     images were made, fingerprints of the models included, is `FeatureSet.images["sampling"]`.
@@ -34,7 +34,7 @@ def sample_features(
         num_images: N.
         sampling: how images are drawn.
         extractor: of features.
-        parts: where features are kept, for processes to share the work and for another start to go on with it.
+        chunks: where features are kept, for processes to share the work and for another start to go on with it.
     """
     num_classes = pipeline.prior.config.num_classes
     labels = torch.arange(num_images) % max(1, num_classes)
@@ -51,6 +51,6 @@ def sample_features(
         "extractor": extractor.protocol,
         "device": pipeline.device.type,
     }
-    vectors = torch.cat([part["vectors"] for part in (parts or Parts()).run("samples", about, num_images, work)])
+    vectors = torch.cat([chunk["vectors"] for chunk in (chunks or Chunks()).run("samples", about, num_images, work)])
     images = {"source": "samples", "sampling": made}
     return FeatureSet(vectors, labels if num_classes else None, None, extractor.protocol, images)

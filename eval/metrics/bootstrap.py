@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+import scipy.stats
 import torch
 from torch import Tensor
 
@@ -34,15 +36,25 @@ def bootstrap_interval(
         seed: of the draw.
 
     Raises:
-        InputError: for fewer than 2 resamples or a confidence outside (0, 1).
+        InputError: for fewer than 2 resamples, a confidence outside (0, 1), or a sample of fewer than 2 rows.
     """
     if resamples < 2 or not 0 < confidence < 1:
         raise InputError(f"resamples is {resamples} and confidence {confidence}; at least 2, and between 0 and 1")
-    generator = torch.Generator().manual_seed(seed)
-    value = float(score(*samples))
-    scores = torch.tensor(
-        [score(*(x[torch.randint(len(x), (len(x),), generator=generator)] for x in samples)) for _ in range(resamples)],
-        dtype=torch.float64,
+    if (fewest := min(map(len, samples))) < 2:
+        raise InputError(f"a sample has {fewest} rows; an interval needs at least 2")
+
+    def redrawn(*rows: np.ndarray) -> float:
+        return score(*(x[torch.from_numpy(drawn)] for x, drawn in zip(samples, rows, strict=True)))
+
+    result = scipy.stats.bootstrap(
+        [np.arange(len(x)) for x in samples],  # numbers of rows, since scipy draws along one axis of arrays
+        redrawn,
+        vectorized=False,
+        n_resamples=resamples,
+        batch=1,
+        confidence_level=confidence,
+        method="basic",
+        rng=np.random.default_rng(seed),
     )
-    tail = (1 - confidence) / 2
-    return Interval(value, 2 * value - float(scores.quantile(1 - tail)), 2 * value - float(scores.quantile(tail)))
+    low, high = result.confidence_interval
+    return Interval(float(score(*samples)), float(low), float(high))

@@ -11,8 +11,10 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
+from wvq.tokenizer.errors import InputError
+from wvq.tokenizer.quantizers.gaussian import mean_and_covariance
+
 _EPS = torch.finfo(torch.float64).eps
-_ROWS = 4096
 _RELATIVE = 1e-7  # what a distance may err by before singular values are computed as such
 
 
@@ -31,22 +33,14 @@ def covariance_factor(covariance: Tensor) -> Tensor:
     return torch.from_numpy(ordered)
 
 
-def mean_and_covariance(vectors: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean (d,) and unbiased covariance (d, d) of the rows of vectors (N, d), N >= 2, in float64.
-
-    In blocks of rows, since a float64 copy of 50,000 features of 2,048 dimensions alone takes 0.8 GB.
-    """
-    blocks = vectors.split(_ROWS)
-    mean = torch.stack([block.sum(dim=0, dtype=torch.float64) for block in blocks]).sum(dim=0) / len(vectors)
-    outer = torch.zeros(len(mean), len(mean), dtype=torch.float64, device=mean.device)
-    for block in blocks:
-        centred = block.double() - mean
-        outer.addmm_(centred.mT, centred)
-    return mean, outer / (len(vectors) - 1)
-
-
 def mean_and_factor(vectors: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean (d,) of the rows of vectors (N, d), N >= 2, and L (d, r) with L L' their unbiased covariance, in float64."""
+    """Mean (d,) of the rows of vectors (N, d) and L (d, r) with L L' their unbiased covariance, in float64.
+
+    Raises:
+        InputError: for fewer than 2 vectors.
+    """
+    if len(vectors) < 2:
+        raise InputError(f"there are {len(vectors)} images; a covariance needs at least 2")
     if len(vectors) > vectors.shape[1]:
         mean, covariance = mean_and_covariance(vectors)
         return mean, covariance_factor(covariance)

@@ -15,9 +15,8 @@ from torch import Tensor
 
 from wvq.tokenizer.errors import InputError
 
-from ..features.reference import ReferenceStatistics
 from .bootstrap import Interval
-from .frechet import covariance_factor, frechet_distance, mean_and_factor
+from .frechet import frechet_distance, mean_and_factor
 
 
 @dataclass(frozen=True)
@@ -34,65 +33,63 @@ class Extrapolation(Interval):
 
 
 def frechet_infinity(
-    real: Tensor | ReferenceStatistics,
+    real: Tensor | tuple[Tensor, Tensor],
     generated: Tensor,
-    parts: int = 3,
-    groups: int = 10,
+    num_sizes: int = 3,
+    jackknife_groups: int = 10,
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Extrapolation:
     """Fréchet distance for endless images, with a jackknife interval; it may be negative, as noise around 0 is.
 
     Where both sides are features, their subsets shrink together and the bias of both is taken out; a reference's
-    statistics stay as they are, and so does their bias. Give at least `parts` times as many images as dimensions: with
-    fewer the bias is no longer a line. The interval leaves out a tenth of the images of each side in turn and repeats
-    all of it, which at 2,048 dimensions takes minutes on a CPU.
+    statistics stay as they are, and so does their bias. Give at least `num_sizes` times as many images as dimensions:
+    with fewer the bias is no longer a line. The interval leaves out a tenth of the images of each side in turn and
+    repeats all of it, which at 2,048 dimensions takes minutes on a CPU.
 
     Args:
-        real: features (N, d), or statistics of a reference.
+        real: features (N, d), or a reference's mean (d,) and covariance factor (d, r), as for `frechet_distance`.
         generated: features (M, d).
-        parts: the line goes through the distances of all images, of halves, thirds, and so on down to these parts.
-        groups: parts of the jackknife.
+        num_sizes: the line goes through the distances of so many sizes of subsets: all images, halves, thirds, ...
+        jackknife_groups: groups of images that are left out in turn.
         confidence: of the interval, in (0, 1).
         seed: of the draw of the subsets.
 
     Raises:
-        InputError: for fewer than 2 parts or groups, a confidence outside (0, 1), or too few images for them.
+        InputError: for fewer than 2 sizes or groups, a confidence outside (0, 1), or too few images for them.
     """
-    if parts < 2 or groups < 2 or not 0 < confidence < 1:
+    if num_sizes < 2 or jackknife_groups < 2 or not 0 < confidence < 1:
         raise InputError(
-            f"parts is {parts}, groups {groups} and confidence {confidence}; valid are at least 2, at least 2, and "
-            "between 0 and 1"
+            f"num_sizes is {num_sizes}, jackknife_groups {jackknife_groups} and confidence {confidence}; valid are at "
+            "least 2, at least 2, and between 0 and 1"
         )
     fewest = min(len(x) for x in (real, generated) if isinstance(x, Tensor))
-    if fewest * (1 - 1 / groups) < 3 * parts:
-        raise InputError(f"{fewest} images are too few for {parts} parts, each without one of {groups} groups")
+    if fewest * (1 - 1 / jackknife_groups) < 3 * num_sizes:
+        raise InputError(
+            f"{fewest} images are too few for {num_sizes} sizes of subsets without one of {jackknife_groups} groups"
+        )
     generator = torch.Generator().manual_seed(seed)
     generated = generated[torch.randperm(len(generated), generator=generator)]
     if isinstance(real, Tensor):
         real = real[torch.randperm(len(real), generator=generator)]
-        fixed = None
-    else:
-        fixed = real.mean, covariance_factor(real.covariance)
 
     def extrapolate(left_out: int | None) -> tuple[float, list[int], list[float]]:
         """Intercept, counts and distances, without the images of one group."""
-        side = _without(generated, left_out, groups)
-        other = _without(real, left_out, groups) if isinstance(real, Tensor) else None
-        counts, distances = [len(side) // k for k in range(1, parts + 1)], []
-        for k in range(1, parts + 1):
+        side = _without(generated, left_out, jackknife_groups)
+        other = _without(real, left_out, jackknife_groups) if isinstance(real, Tensor) else real
+        counts, distances = [len(side) // k for k in range(1, num_sizes + 1)], []
+        for k in range(1, num_sizes + 1):
             values = []
-            for part in range(k):
-                against = fixed if other is None else mean_and_factor(other[part::k])
-                assert against is not None
-                values.append(float(frechet_distance(*against, *mean_and_factor(side[part::k]))))
+            for first in range(k):
+                against = mean_and_factor(other[first::k]) if isinstance(other, Tensor) else other
+                values.append(float(frechet_distance(*against, *mean_and_factor(side[first::k]))))
             distances.append(sum(values) / k)
         return float(np.polyfit(1 / np.array(counts), distances, 1)[1]), counts, distances
 
     value, counts, distances = extrapolate(None)
-    left_out = np.array([extrapolate(group)[0] for group in range(groups)])
-    error = float(((groups - 1) / groups * ((left_out - left_out.mean()) ** 2).sum()) ** 0.5)
-    reach = error * float(scipy.stats.t.ppf((1 + confidence) / 2, groups - 1))
+    left_out = np.array([extrapolate(group)[0] for group in range(jackknife_groups)])
+    error = float(((jackknife_groups - 1) / jackknife_groups * ((left_out - left_out.mean()) ** 2).sum()) ** 0.5)
+    reach = error * float(scipy.stats.t.ppf((1 + confidence) / 2, jackknife_groups - 1))
     return Extrapolation(value, value - reach, value + reach, tuple(counts), tuple(distances))
 
 

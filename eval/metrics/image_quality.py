@@ -1,15 +1,8 @@
-"""How close reconstructions are to their originals, image by image: PSNR of luma, MS-SSIM, LPIPS."""
-
-import hashlib
-import io
-import warnings
-from pathlib import Path
-from typing import Any, Literal, Self
+"""How close reconstructions are to their originals, image by image: PSNR of luma, MS-SSIM."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
-from torchmetrics.functional.image.lpips import _LPIPS
 
 from wvq.tokenizer.errors import InputError
 
@@ -22,7 +15,6 @@ IMAGE_QUALITY_PROTOCOL = {
     "ms_ssim": "mean over images, 5 scales, Gaussian window 11 with sigma 1.5, 8-bit images, range 255",
     "lpips": "mean over images, version 0.1, 8-bit images",
 }
-_BACKBONES = {"alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth"}
 
 
 def luma(images: Tensor) -> Tensor:
@@ -43,7 +35,7 @@ def psnr_luma(originals: Tensor, reconstructions: Tensor) -> Tensor:
     Raises:
         InputError: for another dtype or shapes that differ.
     """
-    _check_pairs(originals, reconstructions)
+    check_pairs(originals, reconstructions)
     error = (luma(originals) - luma(reconstructions)).square().mean(dim=(1, 2, 3)) / 255**2
     return -10 * (error + 1e-8).log10()
 
@@ -57,7 +49,7 @@ def multiscale_ssim(originals: Tensor, reconstructions: Tensor) -> Tensor:
     Raises:
         InputError: for another dtype, shapes that differ, or images too small for 5 scales.
     """
-    _check_pairs(originals, reconstructions)
+    check_pairs(originals, reconstructions)
     if min(originals.shape[-2:]) <= MS_SSIM_ABOVE:
         raise InputError(
             f"images are {tuple(originals.shape[-2:])}; MS-SSIM's 5 scales need more than {MS_SSIM_ABOVE} pixels a side"
@@ -69,59 +61,12 @@ def multiscale_ssim(originals: Tensor, reconstructions: Tensor) -> Tensor:
     return values
 
 
-class PerceptualSimilarity(nn.Module):
-    """LPIPS (arXiv 1801.03924): (originals, reconstructions), uint8 (N, 1 or 3, H, W) each -> distances (N,).
-
-    The linear weights come with torchmetrics; the backbone's are torchvision's ImageNet weights, never downloaded.
-
-    Args:
-        network: backbone, "alex" as evaluations use or "vgg".
-        weights: torchvision's file of the backbone (alexnet-owt-7be5be79.pth or vgg16-397923af.pth); torch hub's cache
-            is searched without it.
+def check_pairs(originals: Tensor, reconstructions: Tensor) -> None:
+    """Refuse what cannot be compared image by image.
 
     Raises:
-        InputError: for another network, and weights that are missing or do not fit.
+        InputError: for another dtype than uint8, or shapes that differ.
     """
-
-    def __init__(self, network: Literal["alex", "vgg"] = "alex", weights: str | Path | None = None):
-        super().__init__()
-        if network not in _BACKBONES:
-            raise InputError(f"network is '{network}'; valid are {', '.join(_BACKBONES)}")
-        path = Path(weights or Path(torch.hub.get_dir(), "checkpoints", _BACKBONES[network]))
-        if not path.is_file():
-            raise InputError(
-                f"LPIPS found no weights of {network} at {path}; pass weights=FILE, which is "
-                f"https://download.pytorch.org/models/{_BACKBONES[network]}"
-            )
-        content = path.read_bytes()
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"torchvision\.")
-            self.model: Any = _LPIPS(net=network, pnet_rand=True)
-        try:
-            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-            names = {name: "features." + name.split(".", 1)[1] for name in self.model.net.state_dict()}
-            self.model.net.load_state_dict({name: state[theirs] for name, theirs in names.items()})
-        except Exception as error:  # the unpickler raises a dozen unrelated types on damaged bytes
-            raise InputError(f"{path} does not hold torchvision's weights of {network}") from error
-        self.protocol = {
-            "name": f"lpips-{network}",
-            "version": "0.1",
-            "weights_sha256": hashlib.sha256(content).hexdigest(),
-        }
-        self.eval()
-
-    def train(self, mode: bool = True) -> Self:
-        """Stay in eval mode, whatever is asked for."""
-        return super().train(False)
-
-    @torch.no_grad()
-    def forward(self, originals: Tensor, reconstructions: Tensor) -> Tensor:
-        _check_pairs(originals, reconstructions)
-        a, b = (x.expand(-1, 3, -1, -1).float() / 127.5 - 1 for x in (originals, reconstructions))
-        return self.model(a, b).flatten()
-
-
-def _check_pairs(originals: Tensor, reconstructions: Tensor) -> None:
     if originals.dtype != torch.uint8 or reconstructions.dtype != torch.uint8:
         raise InputError(f"images are {originals.dtype} and {reconstructions.dtype}; both must be torch.uint8")
     if originals.shape != reconstructions.shape:

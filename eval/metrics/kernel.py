@@ -32,8 +32,8 @@ def gaussian_kernel(a: Tensor, b: Tensor) -> Tensor:
 def squared_mmd(a: Tensor, b: Tensor, kernel: Kernel, unbiased: bool = True) -> float:
     """Squared maximum mean discrepancy between the rows of a (N, d) and b (M, d), in float64.
 
-    Unbiased leaves out each vector's kernel with itself: the mean over draws from equal laws is then 0, and single
-    values may be negative.
+    Unbiased leaves out each vector's kernel with itself: the mean over draws from equal distributions is then 0, and
+    single values may be negative.
 
     Raises:
         InputError: for fewer than 2 vectors on a side.

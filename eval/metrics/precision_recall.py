@@ -37,8 +37,8 @@ def precision_recall(real: Tensor, generated: Tensor, neighbours: int = 3) -> tu
 def density_coverage(real: Tensor, generated: Tensor, neighbours: int = 5) -> tuple[float, float]:
     """In how many real balls a generated vector lies, over k, and the share of real balls that hold one.
 
-    Density is near 1 for equal laws and may exceed it, coverage is in [0, 1]. Neither uses the generated manifold, so
-    single outliers of the generator do not inflate them.
+    Density is near 1 for equal distributions and may exceed it, coverage is in [0, 1]. Neither uses the generated
+    manifold, so single outliers of the generator do not inflate them.
 
     Args:
         real, generated: features (N, d) and (M, d).

@@ -75,7 +75,8 @@ def test_of_a_tokenizer_equals_its_evaluation(fashion_folder: Path):
     batch = images.__getitems__(list(range(len(images))))["images"]
     with torch.no_grad():
         output = tokenizer(batch / 127.5 - 1)
-    quality.update(batch, batch, output.features, output.quantizer.indices, tokenizer.quantizer.codebook)
+    indices = output.quantizer.indices
+    quality.update(batch, batch, output.features, indices, tokenizer.quantizer.lookup(indices))
     expected = quality.compute()
     assert report.num_features == len(images) * 49
     for name in ("utilization", "perplexity", "quantization_error", "relative_quantization_error"):

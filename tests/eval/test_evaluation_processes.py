@@ -16,7 +16,7 @@ from torch.multiprocessing.spawn import spawn
 
 from wvq.eval import evaluate as command
 from wvq.eval.evaluate import Evaluation, evaluate
-from wvq.eval.features import chunks as parts
+from wvq.eval.features import chunks
 from wvq.pipelines.generation import SamplingOptions
 from wvq.tokenizer.data.config import DataConfig
 
@@ -38,10 +38,10 @@ class Counting(Tiny):
 
 
 def scored(configs: list[Evaluation], limit: int = 10**6) -> int:
-    """Evaluate in parts of 15 images; returns how many images this process has put through the extractor."""
+    """Evaluate in chunks of 15 images; returns how many images this process has put through the extractor."""
     extractor = Counting(limit)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(parts, "PART_SIZE", 15)
+        patch.setattr(chunks, "CHUNK_SIZE", 15)
         patch.setattr(command, "build_extractor", lambda *_: extractor)
         for config in configs:
             evaluate(config)

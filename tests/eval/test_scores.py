@@ -83,7 +83,8 @@ def test_reconstruction_scores_equal_their_formulas(tokenizer: VQTokenizer, data
     tokenizer = tokenizer.eval()
     originals = dataset.__getitems__(range(len(dataset)))["images"]
     z = tokenizer.features(to_model(originals)).movedim(1, -1).reshape(-1, 4).double()
-    distances = torch.cdist(z, tokenizer.quantizer.codebook.double()).square()
+    codes = tokenizer.quantizer.lookup(torch.arange(32)).double()
+    distances = torch.cdist(z, codes).square()
     counts = torch.bincount(distances.argmin(dim=1), minlength=32)
     shares = counts[counts > 0].double() / counts.sum()
     reconstructions = to_uint8(tokenizer.decode(tokenizer.encode(to_model(originals))))

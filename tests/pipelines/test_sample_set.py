@@ -21,7 +21,7 @@ from torch import Tensor
 from wvq.pipelines import ClassConditionalPipeline
 from wvq.pipelines.generation import Sampling, SamplingOptions, sample_images
 from wvq.pipelines.sample import sample
-from wvq.pipelines.sample_set import write_parts
+from wvq.pipelines.sample_set import write_chunks
 from wvq.prior import sampling
 from wvq.tokenizer import InputError
 from wvq.tokenizer.data.config import DataConfig
@@ -105,7 +105,7 @@ def test_two_processes_share_the_parts_of_one(saved, tmp_path, form):
     pipeline = ClassConditionalPipeline.from_pretrained(saved)
     shares = []
     for process in (0, 1):
-        write_parts(pipeline, torch.arange(COUNT) % 3, two, process, 2)
+        write_chunks(pipeline, torch.arange(COUNT) % 3, two, process, 2)
         shares.append(len(contents(tmp_path / "two")))
     assert 0 < shares[0] < shares[1]
     del whole["samples.json"]
@@ -176,7 +176,7 @@ def test_a_batch_without_enough_memory_is_halved_and_said(saved, capsys):
     assert max(map(len, batches)) == 3
     assert torch.equal(torch.cat(batches), images)
     said = capsys.readouterr()
-    assert "too little memory for 10 images at once; going on with 5" in said.out + said.err
+    assert "too little memory for 10 images at once; from here on 5" in said.out + said.err
     automatic = SamplingOptions(guidance_scale=2.0, batch_size="auto")
     assert torch.equal(torch.cat(list(sample_images(small, labels, automatic))), images)
 

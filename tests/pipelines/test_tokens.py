@@ -107,15 +107,15 @@ def test_tokens_are_encoded_once_for_what_they_depend_on(fashion_folder, tokeniz
 
 
 @pytest.fixture
-def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tokens_module, "PART_IMAGES", 70)
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokens_module, "CHUNK_IMAGES", 70)
 
 
 class Interruption(Exception):
     """Power failure, say."""
 
 
-@pytest.mark.usefixtures("small_parts")
+@pytest.mark.usefixtures("small_chunks")
 def test_a_tokenization_that_was_stopped_goes_on(fashion_shards, tokenizer_folder, tmp_path, monkeypatch):
     data = DataConfig(source=str(fashion_shards), channels=1, streaming=True, horizontal_flip=True)
     config = Tokenization(str(tokenizer_folder), data, str(tmp_path / "stopped"), batch_size=32)
@@ -143,15 +143,15 @@ def test_a_tokenization_that_was_stopped_goes_on(fashion_shards, tokenizer_folde
     assert [path.name for path in folder.parent.iterdir() if not path.name.startswith(".")] == [folder.name]
 
 
-def tokenize_in_parts(config: Tokenization) -> None:
-    tokens_module.PART_IMAGES = 70
+def tokenize_in_chunks(config: Tokenization) -> None:
+    tokens_module.CHUNK_IMAGES = 70
     tokenize(config)
 
 
 def test_processes_share_the_tokenization(fashion_shards, tokenizer_folder, tmp_path):
     data = DataConfig(source=str(fashion_shards), channels=1, streaming=True)
     config = Tokenization(str(tokenizer_folder), data, str(tmp_path / "two"))
-    run(2, tokenize_in_parts, config)
+    run(2, tokenize_in_chunks, config)
     one = tokenize(dataclasses.replace(config, output_dir=str(tmp_path / "one")))
     for split in ("train", "evaluation"):
         expected, found = TokenDataset(one, split), TokenDataset(tmp_path / "two" / one.name, split)

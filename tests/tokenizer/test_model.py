@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from wvq.tokenizer import InputError, TokenizerConfig, VQTokenizer
-from wvq.tokenizer.storage import atomic as saving
+from wvq.tokenizer.storage import pretrained as saving
 from wvq.tokenizer.storage.pretrained import SavedModule
 
 TINY: dict[str, Any] = {

@@ -31,8 +31,8 @@ def draw(batch: int = 7, channels: int = 3, size: int = 16) -> tuple[Batch, Tens
 
 def measure(batches: list[Batch], codebook: Tensor) -> dict[str, float]:
     quality = ReconstructionQuality(K, D)
-    for batch in batches:
-        quality.update(*batch, codebook)
+    for originals, reconstructions, features, indices in batches:
+        quality.update(originals, reconstructions, features, indices, codebook[indices])
     return quality.compute()
 
 

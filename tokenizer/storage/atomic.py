@@ -31,8 +31,8 @@ def written_whole(target: Path) -> Iterator[Path]:
     """
     target = target.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", suffix=_UNFINISHED, dir=target.parent) as room:
-        new, old = Path(room) / "new", Path(room) / "old"
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", suffix=_UNFINISHED, dir=target.parent) as temporary:
+        new, old = Path(temporary) / "new", Path(temporary) / "old"
         new.mkdir()
         try:
             yield new

@@ -14,32 +14,47 @@ from torch import nn
 
 from ..errors import InputError
 from .atomic import write_json, written_whole
-from .untrusted import check_types, file_inside, first_line, load_weights, read_json
+from .untrusted import check_types, file_inside, first_line, load_weights, read_json, user_path
 
 
 def state_sha256(module: nn.Module, start: bytes = b"") -> str:
-    """sha256 of the bytes `start`, then of the names and values of a module's whole state."""
+    """sha256 of the bytes `start`, then of the names and values of a module's whole state.
+
+    A value of half precision counts as that value in float32, which is what it is loaded as.
+    """
     digest = hashlib.sha256(start)
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(name.encode())
+        if tensor.dtype in (torch.float16, torch.bfloat16):
+            tensor = tensor.float()
         digest.update(tensor.cpu().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
-def local_folder(name_or_path: str | Path, patterns: tuple[str, ...] = ("*.json", "*.safetensors")) -> Path:
+def local_folder(
+    name_or_path: str | Path, patterns: tuple[str, ...] = ("*.json", "*.safetensors"), revision: str | None = None
+) -> Path:
     """The folder itself if it exists, otherwise the JSON and safetensors of the hub's repository of that name.
 
+    Args:
+        name_or_path: the folder ("~" is the user's own), or the repository as "owner/name".
+        patterns: files of the repository.
+        revision: branch, tag or commit of the repository.
+
     Raises:
-        InputError: if it is neither.
+        InputError: if it is neither, or for a revision of a folder.
     """
-    path = Path(name_or_path)
+    path = user_path(name_or_path)
     if path.is_dir():
+        if revision is not None:
+            raise InputError(f"revision is {revision!r}, but '{name_or_path}' is a folder; only a repository has one")
         return path
     try:
-        return Path(snapshot_download(str(name_or_path), allow_patterns=list(patterns)))
+        return Path(snapshot_download(str(name_or_path), revision=revision, allow_patterns=list(patterns)))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        of_revision = "" if revision is None else f" with the revision {revision!r}"
         raise InputError(
-            f"'{name_or_path}' is no folder, and no repository of that name could be had from the hub"
+            f"'{name_or_path}' is no folder, and no repository of that name{of_revision} could be had from the hub"
         ) from error
 
 
@@ -62,14 +77,14 @@ class SavedModule(nn.Module):
             save_file(weights, partial / "model.safetensors")
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | Path) -> Self:
-        """Load from a folder or a hub repository, in eval mode.
+    def from_pretrained(cls, name_or_path: str | Path, revision: str | None = None) -> Self:
+        """Load from a folder or a hub repository (of that revision), in eval mode and in float32.
 
         Raises:
             InputError: for a missing folder or file, another class's folder, an unknown or missing key, or weights that
                 do not fit the configuration.
         """
-        folder = local_folder(name_or_path)
+        folder = local_folder(name_or_path, revision=revision)
         description = read_json(file_inside(folder, "config.json"))
         if not isinstance(description, dict) or description.pop("_class_name", cls.__name__) != cls.__name__:
             raise InputError(f"{folder / 'config.json'} does not describe a {cls.__name__}")

@@ -23,6 +23,18 @@ MAX_JSON_BYTES = 64 * 2**20
 _UNFIT = (SafetensorError, OSError, RuntimeError, ValueError, TypeError, ArithmeticError, MemoryError)
 
 
+def user_path(text: str | Path) -> Path:
+    """The path a user wrote, `~` and `~name` expanded: a shell does so only at the start of a word.
+
+    Raises:
+        InputError: where that home folder is not known.
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{text}: {first_line(error)}") from error
+
+
 def file_inside(folder: Path, name: str) -> Path:
     """The regular file of that name in a folder; a link may also lead to the hub's cache, which is made of links.
 
@@ -56,13 +68,29 @@ def read_json(path: Path) -> Any:
             raise InputError(f"{path} is no regular file")
         if path.stat().st_size > MAX_JSON_BYTES:
             raise InputError(f"{path} has {path.stat().st_size:,} bytes; at most {MAX_JSON_BYTES:,} are read")
-        return json.loads(path.read_text())
+        return json.loads(path.read_bytes())  # of bytes it takes every encoding of JSON, and a byte-order mark
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist") from error
     except InputError:
         raise
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not valid JSON: {error}") from error
+
+
+def read_text(path: Path) -> str:
+    """The text of a file in UTF-8, without the byte-order mark that some editors put before it.
+
+    Raises:
+        InputError: if the file cannot be read, has another encoding, or is larger than `MAX_JSON_BYTES`.
+    """
+    try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise InputError(f"{path} has {path.stat().st_size:,} bytes; at most {MAX_JSON_BYTES:,} are read")
+        return path.read_text("utf-8-sig")
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 (at byte {error.start}: {error.reason}); save it in UTF-8") from error
 
 
 def check_types(values: Mapping[str, Any], config_class: type, prefix: str = "") -> None:

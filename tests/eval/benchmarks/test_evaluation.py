@@ -11,10 +11,10 @@ from wvq.eval.benchmarks.evaluation import EvaluationBenchmark, benchmark_evalua
 from wvq.eval.benchmarks.peers import score_peers
 from wvq.eval.benchmarks.sample_size import SampleSizeBenchmark
 from wvq.eval.feature_scores import FEATURE_SCORES
-from wvq.eval.metrics.frechet import mean_and_covariance
 from wvq.pipelines.command_line import main
 from wvq.tokenizer import InputError
 from wvq.tokenizer.data.config import DataConfig
+from wvq.tokenizer.quantizers.gaussian import mean_and_covariance
 
 INCEPTION = ["wvq", "torch-fidelity, batch 64", "torchmetrics, batch 64", "pytorch-fid, batch 50"]
 

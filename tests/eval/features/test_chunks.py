@@ -1,4 +1,4 @@
-"""Passes in parts: what is kept, what is computed again, and whose results are never taken for another's."""
+"""Passes in chunks: what is kept, what is computed again, and whose results are never taken for another's."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from wvq.eval.features import chunks as module
-from wvq.eval.features.chunks import Parts
+from wvq.eval.features.chunks import Chunks
 from wvq.tokenizer import InputError
 
 ABOUT = {"images": "squares"}
 
 
 class Squares:
-    """The square of each image's number; stops after some parts, if it is told to."""
+    """The square of each image's number; stops after some chunks, if it is told to."""
 
     def __init__(self, stop_after: int | None = None):
         self.seen: list[range] = []
@@ -31,22 +31,22 @@ class Squares:
 
 
 @pytest.fixture(autouse=True)
-def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PART_SIZE", 4)
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CHUNK_SIZE", 4)
 
 
 def run(work: Squares, folder: Path | None, count: int = 10, **about: str) -> Tensor:
-    parts = Parts(folder).run("squares", ABOUT | about, count, work, progress=False)
-    return torch.cat([part["squares"] for part in parts])
+    chunks = Chunks(folder).run("squares", ABOUT | about, count, work, progress=False)
+    return torch.cat([chunk["squares"] for chunk in chunks])
 
 
 @pytest.mark.parametrize("keep", [False, True])
-def test_all_parts_come_in_order(keep: bool, tmp_path: Path) -> None:
+def test_all_chunks_come_in_order(keep: bool, tmp_path: Path) -> None:
     work = Squares()
     assert run(work, tmp_path / "kept" if keep else None).tolist() == [i**2 for i in range(10)]
     assert work.seen == [range(4), range(4, 8), range(8, 10)]
     assert (tmp_path / "kept").exists() == keep
-    assert Parts(tmp_path / "kept").run("squares", ABOUT, 0, work) == []
+    assert Chunks(tmp_path / "kept").run("squares", ABOUT, 0, work) == []
 
 
 def test_an_interruption_costs_the_part_it_fell_into(tmp_path: Path) -> None:
@@ -73,14 +73,14 @@ def test_results_of_another_pass_are_never_taken(tmp_path: Path) -> None:
 
 
 def test_only_what_was_used_is_cleared(tmp_path: Path) -> None:
-    mine, other = Parts(tmp_path / "kept"), Parts(tmp_path / "kept")
+    mine, other = Chunks(tmp_path / "kept"), Chunks(tmp_path / "kept")
     mine.run("squares", ABOUT, 10, Squares(), progress=False)
     other.run("squares", {"images": "others"}, 10, Squares(), progress=False)
     mine.clear()
     assert [json.loads(path.read_text())["images"] for path in tmp_path.glob("kept/*/about.json")] == ["others"]
     other.clear()
     assert not (tmp_path / "kept").exists()
-    Parts(None).clear()
+    Chunks(None).clear()
 
 
 def test_a_damaged_part_is_named(tmp_path: Path) -> None:
@@ -94,5 +94,5 @@ def test_a_damaged_part_is_named(tmp_path: Path) -> None:
 
 
 def test_the_bar_counts_images(capsys: pytest.CaptureFixture[str]) -> None:
-    Parts().run("squares", ABOUT, 10, Squares())
+    Chunks().run("squares", ABOUT, 10, Squares())
     assert "squares: 100%" in capsys.readouterr().err

@@ -8,7 +8,8 @@ import torchvision
 from torch import Tensor
 from torchmetrics.functional.image import learned_perceptual_image_patch_similarity
 
-from wvq.eval.metrics.image_quality import PerceptualSimilarity, luma, multiscale_ssim, psnr_luma
+from wvq.eval.metrics.image_quality import luma, multiscale_ssim, psnr_luma
+from wvq.eval.metrics.perceptual import PerceptualSimilarity
 from wvq.tokenizer.errors import InputError
 
 

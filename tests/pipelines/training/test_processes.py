@@ -75,7 +75,7 @@ def run_process(folder: Path) -> dict[str, Any]:
         usage.update(indices)
         images = batch["indices"].to(torch.uint8)[:, None, None, None].expand(-1, 1, 8, 8)
         grid = indices[:, None, None]
-        quality.update(images, images + 1, batch["z"][:, :, None, None], grid, codes.detach())
+        quality.update(images, images + 1, batch["z"][:, :, None, None], grid, codes.detach()[grid])
         seen.append(batch["indices"])
         draws.append(uniform_draws(0, number, len(indices)))
 

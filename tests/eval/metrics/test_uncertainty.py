@@ -1,0 +1,54 @@
+"""FID-infinity and bootstrap intervals: bias taken out, and intervals that hold what they say."""
+
+import pytest
+import torch
+from feature_sets import normal
+from torch import Tensor
+
+from wvq.eval.metrics.bootstrap import bootstrap_interval
+from wvq.eval.metrics.frechet import frechet_distance, mean_and_factor
+from wvq.eval.metrics.frechet_infinity import frechet_infinity
+from wvq.tokenizer.errors import InputError
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_fid_infinity_of_one_law_holds_0_where_the_plain_distance_is_far_from_it(seed: int) -> None:
+    real, generated = normal(2000, 64, 2 * seed), normal(2000, 64, 2 * seed + 1)
+    line = frechet_infinity(real, generated)
+    assert line.low < 0 < line.high
+    plain = line.distances[0]
+    assert plain == pytest.approx(float(frechet_distance(*mean_and_factor(real), *mean_and_factor(generated))))
+    assert plain > 3 * line.high
+    assert line.counts == (2000, 1000, 666)
+    assert list(line.distances) == sorted(line.distances)
+
+
+def test_fid_infinity_finds_a_known_distance_also_from_statistics() -> None:
+    reference = torch.zeros(32).double(), torch.eye(32).double()
+    lines = [frechet_infinity(reference, 1.5 * normal(300, 32, seed) + 0.2) for seed in range(8)]
+    expected = 32 * (0.5**2 + 0.2**2)
+    assert sum(line.low < expected < line.high for line in lines) >= 6
+    errors = torch.tensor([[line.value - expected, line.distances[0] - expected] for line in lines])
+    assert abs(errors[:, 0].mean()) < abs(errors[:, 1].mean()) / 3, "the bias must be gone"
+    assert errors[:, 0].std() < 1.5 * errors[:, 1].std(), "at little cost in noise"
+
+
+@pytest.mark.parametrize("options", [{"num_sizes": 1}, {"jackknife_groups": 1}, {"confidence": 0.0}])
+def test_impossible_extrapolations_are_refused(options: dict) -> None:
+    with pytest.raises(InputError, match="valid are at least 2, at least 2, and between 0 and 1"):
+        frechet_infinity(normal(50, 3, 0), normal(50, 3, 1), **options)
+    with pytest.raises(InputError, match="9 images are too few"):
+        frechet_infinity(normal(50, 3, 0), normal(9, 3, 1))
+
+
+def test_bootstrap_intervals_hold_the_mean_as_often_as_they_say() -> None:
+    def mean(x: Tensor) -> float:
+        return float(x.mean())
+
+    intervals = [bootstrap_interval(mean, normal(100, 1, seed), confidence=0.9, seed=seed) for seed in range(100)]
+    held = sum(interval.low < 0 < interval.high for interval in intervals)
+    assert 80 <= held <= 98
+    width = sum(interval.high - interval.low for interval in intervals) / 100
+    assert width == pytest.approx(2 * 1.645 / 10, rel=0.1)
+    with pytest.raises(InputError, match="resamples is 1"):
+        bootstrap_interval(mean, normal(5, 1, 0), resamples=1)
