@@ -13,6 +13,7 @@ from .quantizers.mmd import MMDQuantizer, maximum_mean_discrepancy
 from .quantizers.nearest import nearest_codes
 from .quantizers.online import OnlineQuantizer
 from .quantizers.registry import build_quantizer
+from .quantizers.transport import TransportQuantizer
 from .quantizers.vanilla import VanillaQuantizer
 from .quantizers.wasserstein import WassersteinQuantizer
 
@@ -30,6 +31,7 @@ __all__ = [
     "QuantizerOutput",
     "ResidualQuantizer",
     "TokenizerConfig",
+    "TransportQuantizer",
     "VQTokenizer",
     "VanillaQuantizer",
     "WassersteinQuantizer",

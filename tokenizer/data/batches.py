@@ -80,8 +80,14 @@ def training_loader(dataset: Dataset, batches: ShuffledBatches, num_workers: int
     )
 
 
+def evenly_spaced(count: int, wanted: int) -> Tensor:
+    """Indices (min(count, wanted),) int64 of items from all over `count` of them, the first and the last included."""
+    exact = torch.float32 if count <= 2**20 else torch.float64  # float32 as ever: published scores are of these
+    return torch.linspace(0, count - 1, min(count, wanted), dtype=exact).long()
+
+
 def uniform_draws(seed: int, batch: int, local_size: int) -> Tensor:
-    """Numbers in [0, 1), float64 (local_size,), one per item of this process's share of batch number `batch`; on the CPU."""
+    """Numbers in [0, 1) on the CPU, float64 (local_size,): one per item of this process's share of that batch."""
     draws = np.random.default_rng([seed, batch, 1]).random((local_size * num_processes(),))
     own = slice(process_index() * local_size, (process_index() + 1) * local_size)
     return torch.from_numpy(draws[own])

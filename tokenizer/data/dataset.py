@@ -111,10 +111,14 @@ class ImageDataset(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         """One image (C, H, W) and its label ()."""
-        return {name: values[0] for name, values in self.__getitems__([index]).items()}
+        return {name: values[0] for name, values in self.take([index]).items()}
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, Tensor]:
-        """A whole batch, "images" uint8 (B, C, H, W) and "labels" int64 (B,): give `DataLoader` `collate_fn=dict`.
+        """`take`, as `DataLoader` calls it; give it `collate_fn=dict`."""
+        return self.take(indices)
+
+    def take(self, indices: Sequence[int] | Tensor) -> dict[str, Tensor]:
+        """The images of these indices as a batch: "images" uint8 (B, C, H, W) and "labels" int64 (B,).
 
         Raises:
             InputError: for a bad image of a split that does not fit in memory; with `replace_unreadable` only for
@@ -216,7 +220,7 @@ def report_bad_images(folder: str | Path, train: ImageDataset, evaluation: Image
         report = BadImageReport(folder, split.description["split"])
         if writes:
             report.add(split.bad_images)
-        if split._config.skip_bad_images and (split is train or split.streamed):
+        if split._config.skip_bad_images and (split is train or split.streamed):  # noqa: SLF001 (a class of this module)
             split.replace_unreadable(report)
 
 
