@@ -123,7 +123,7 @@ def make_and_count(config: Sampling, counts: Path) -> None:
         return sample_images(pipeline, labels, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("wvq.pipelines.generation.sample_images", counted)
+        patch.setattr("wvq.pipelines.sample_set.sample_images", counted)
         sample(config)
     (counts / os.environ["RANK"]).write_text(str(sum(made)))
 
