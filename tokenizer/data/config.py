@@ -1,9 +1,13 @@
 """Where images come from and what is made of them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 from ..errors import InputError
 from .sources import FASHION_MNIST
+
+IMAGE_SIZE, CHANNELS = 28, 3
+"""What images have by default."""
 
 
 @dataclass(frozen=True)
@@ -14,10 +18,10 @@ class DataConfig:
     """fashion-mnist, a folder of images, .tar (webdataset) or .parquet shards, or a hub data set owner/name."""
     root: str | None = None
     """Folder with the four idx files of fashion-mnist, gzipped or not; by default it is searched for."""
-    image_size: int = 28
-    """Height and width after the centre crop and resize."""
-    channels: int = 3
-    """Colour channels: 1 for grey, 3 for RGB."""
+    image_size: int | None = None
+    """Height and width after the centre crop and resize; by default that of the tokenizer, or 28 without one."""
+    channels: int | None = None
+    """Colour channels, 1 for grey or 3 for RGB; by default those of the tokenizer, or 3 without one."""
     image_column: str = "image"
     """Column of a table that holds the encoded images."""
     label_column: str = "label"
@@ -34,9 +38,9 @@ class DataConfig:
     """Processes that decode images, beside the main one."""
 
     def __post_init__(self) -> None:
-        if self.image_size < 4:
+        if self.image_size is not None and self.image_size < 4:
             raise InputError(f"image_size is {self.image_size}; it must be at least 4")
-        if self.channels not in (1, 3):
+        if self.channels not in (None, 1, 3):
             raise InputError(f"channels is {self.channels}; valid are 1 and 3")
         if not 0 < self.evaluation_fraction < 1:
             raise InputError(
@@ -46,3 +50,17 @@ class DataConfig:
             raise InputError(f"num_workers is {self.num_workers}; it must be at least 0")
         if self.root is not None and self.source != FASHION_MNIST:
             raise InputError(f"root is {self.root!r}, but only the source {FASHION_MNIST} has one, not {self.source!r}")
+
+    def sized(self, like: Any) -> Self:
+        """With the image_size and the channels that were left open: those of the configuration of a tokenizer."""
+        return replace(
+            self,
+            image_size=like.image_size if self.image_size is None else self.image_size,
+            channels=like.channels if self.channels is None else self.channels,
+        )
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of an image, (C, H, W); with the defaults for what is left open."""
+        size = IMAGE_SIZE if self.image_size is None else self.image_size
+        return CHANNELS if self.channels is None else self.channels, size, size

@@ -3,7 +3,7 @@
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
-from tqdm import tqdm
 
 from ..errors import InputError
+from ..progress import progress_bar
 from .bad_images import BadImageReport, shown
 from .config import DataConfig
 from .decoding import CROP, RESIZE, BadImage, square_pixels
@@ -62,10 +62,10 @@ class ImageDataset(torch.utils.data.Dataset):
         self._pixels: Tensor | None = None
         self._report: BadImageReport | None = None
         self.bad_images = dict(records.bad)
-        if self.bad_images and not config.skip_bad_images:
-            raise _refusal(*next(iter(self.bad_images.items())))
+        _check_bad(records, config)
         limit = IN_MEMORY_BYTES if in_memory_bytes is None else in_memory_bytes
-        fits = len(records) * config.channels * config.image_size**2 <= limit
+        channels, size, _ = config.shape
+        fits = len(records) * channels * size**2 <= limit
         if isinstance(records, Records) and (fits or config.skip_bad_images):
             pixels, good, bad = _decode_all(records, config, split, keep=fits)
             self.bad_images |= bad
@@ -74,10 +74,7 @@ class ImageDataset(torch.utils.data.Dataset):
                 raise InputError(f"every {split} image of class {class_names[lost[0]]!r} is bad; repair or remove it")
             records = records.select(good)
             self._pixels = pixels if fits else None
-        if not len(records):
-            raise InputError(
-                f"the {split} split ({records.origin}) of {config.source!r} has no images; it needs at least one"
-            )
+        _check_some(records, config, split, self.bad_images)
         self.class_names = class_names
         self._records = None if self._pixels is not None else records
         self._labels = torch.from_numpy(records.labels) if isinstance(records, Records) else None
@@ -93,8 +90,8 @@ class ImageDataset(torch.utils.data.Dataset):
             "count": len(records),
             "bad_images": len(self.bad_images),
             "classes": len(class_names),
-            "channels": config.channels,
-            "image_size": config.image_size,
+            "channels": channels,
+            "image_size": size,
             "crop": CROP,
             "resize": RESIZE,
             "fingerprint": self.fingerprint,
@@ -185,6 +182,8 @@ def load_splits(config: DataConfig) -> tuple[ImageDataset, ImageDataset]:
     """
     source = find_source(config.source, config.root, config.image_column, config.label_column, config.streaming)
     train, evaluation = source.train, source.evaluation
+    _check_bad(train, config)
+    _check_some(train, config, "train", train.bad)
     if evaluation is None:
         train, evaluation = train.split(config.evaluation_fraction)
         if not len(train) or not len(evaluation):
@@ -239,8 +238,9 @@ class _Decoding(torch.utils.data.Dataset):
 
 def _decode(records: Records | ShardRecords, index: int, config: DataConfig) -> tuple[npt.NDArray[np.uint8], int] | str:
     """Pixels (C, H, W) and label, or the reason why the image is bad."""
+    channels, size, _ = config.shape
     try:
-        return square_pixels(records.content(index), config.image_size, config.channels), records.label(index)
+        return square_pixels(records.content(index), size, channels), records.label(index)
     except BadImage as error:
         return str(error)
 
@@ -249,13 +249,15 @@ def _decode_all(
     records: Records, config: DataConfig, split: str, keep: bool
 ) -> tuple[Tensor, npt.NDArray[np.int64], dict[str, str]]:
     """(pixels of the good images if they are to be kept, their positions, the bad ones by name with the reason)."""
-    pixels = np.empty((len(records) if keep else 0, config.channels, config.image_size, config.image_size), np.uint8)
+    pixels = np.empty((len(records) if keep else 0, *config.shape), np.uint8)
     good: list[int] = []
     bad: dict[str, str] = {}
     loader = DataLoader(
         _Decoding(records, config), 256, collate_fn=list, num_workers=config.num_workers, generator=torch.Generator()
     )
-    progress = tqdm(total=len(records), desc=f"decoding {split}", unit="image", delay=1, leave=False, disable=None)
+    progress = progress_bar(
+        total=len(records), desc=f"decoding {split}", unit="image", delay=1, leave=False, disable=None
+    )
     with progress:
         for decoded in itertools.chain.from_iterable(loader):
             index = len(good) + len(bad)
@@ -271,6 +273,22 @@ def _decode_all(
     return torch.from_numpy(pixels[: len(good)]), np.array(good, np.int64), bad
 
 
+def _check_bad(records: Records | ShardRecords, config: DataConfig) -> None:
+    """Raises: InputError: for what is known to be bad already, if it is not to be left out."""
+    if records.bad and not config.skip_bad_images:
+        raise _refusal(*next(iter(records.bad.items())))
+
+
+def _check_some(records: Records | ShardRecords, config: DataConfig, split: str, bad: Mapping[str, str]) -> None:
+    """Raises: InputError: for a split without images, with the first reasons why they were left out."""
+    if not len(records):
+        reasons = "; ".join(f"{shown(name)}: {reason}" for name, reason in itertools.islice(bad.items(), 2))
+        raise InputError(
+            f"the {split} split ({records.origin}) of {config.source!r} has no images; it needs at least one"
+            + (f"; {len(bad)} left out: {reasons}" if bad else "")
+        )
+
+
 def _refusal(name: str, reason: str) -> InputError:
     return InputError(
         f"{shown(name)} is a bad image: {reason}; "
@@ -279,7 +297,8 @@ def _refusal(name: str, reason: str) -> InputError:
 
 
 def _fingerprint(records: Records | ShardRecords, class_names: tuple[str, ...], config: DataConfig) -> str:
-    transform = [CROP, RESIZE, config.image_size, config.channels]
+    channels, size, _ = config.shape
+    transform = [CROP, RESIZE, size, channels]
     sums = hashlib.sha256(json.dumps([transform, class_names]).encode())
     for part in records.identity():
         sums.update(part)

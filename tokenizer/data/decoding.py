@@ -11,7 +11,7 @@ from torch import Tensor
 
 CROP = "centre square of the shorter side"
 RESIZE = "PIL bicubic, antialiased when reducing"
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+SUFFIXES = (".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # of PIL's others, EPS would run Ghostscript
 
 

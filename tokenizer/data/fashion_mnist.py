@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
+from ..storage.untrusted import user_path
 from .decoding import BadImage, square_pixels
 from .folders import read_regular_file
 from .records import PixelArray, Records, Source
@@ -45,7 +46,7 @@ def read_fashion_mnist(root: str | None) -> Source:
         InputError: if they are not found, or are not the published data.
     """
     if root is not None:
-        return _from_folder(Path(root).expanduser())
+        return _from_folder(user_path(root))
     for folder in FOLDERS:
         if any(_path(folder, name).exists() for name in SHA256):
             return _from_folder(folder)

@@ -6,17 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import datasets
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import InputError
 from ..storage.untrusted import first_line
 from .decoding import BadImage
-from .tables import check_images, listed_classes
+from .names import Label, as_label
+from .tables import UNREADABLE
 
 MAX_ROW_GROUP_BYTES = 2**28  # `POOL_SHARDS` of them are in the memory of each process that decodes
-_UNREADABLE = (OSError, pa.ArrowException)
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,9 @@ class OpenRowGroup:
             # Without threads: those of Arrow do not survive the fork of a worker process.
             with pq.ParquetFile(group.path, pre_buffer=False) as file:
                 table = file.read_row_group(group.number, columns=list(group.columns), use_threads=False)
-        except _UNREADABLE as error:
+        except InputError:
+            raise
+        except UNREADABLE as error:
             raise InputError(f"{group.path} cannot be read: {first_line(error)}") from error
         self._images = table[group.columns[0]]
         self._labels = table[group.columns[1]] if len(group.columns) > 1 else None
@@ -78,33 +78,26 @@ class OpenRowGroup:
         path = cell.get("path") if isinstance(cell, dict) else None
         return f"row {row} of {self._place}" + (f" ({path})" if path else "")
 
-    def label(self, row: int) -> int | str | None:
-        return None if self._labels is None else self._labels[row].as_py()
+    def label(self, row: int) -> Label:
+        return None if self._labels is None else as_label(self._labels[row].as_py())
 
 
-def list_parquet(
-    files: Sequence[Path], image_column: str, label_column: str
-) -> tuple[list[RowGroup], set[int | str | None], tuple[str, ...]]:
-    """(row groups, all labels, () or the classes if the files name them: their labels are not read then).
+def list_parquet(files: Sequence[Path], columns: tuple[str, ...]) -> tuple[list[RowGroup], set[Label]]:
+    """(row groups, all labels), of the column of images and, if there is one, of labels.
 
     Raises:
-        InputError: for files that cannot be read, columns that are missing or of another type, and row groups that
-            are too large to be held in memory.
+        InputError: for files that cannot be read, and row groups that are too large to be held in memory.
     """
     groups: list[RowGroup] = []
-    labels: set[int | str | None] = set()
-    names: tuple[str, ...] = ()
+    labels: set[Label] = set()
     for path in files:
         try:
             status = os.stat(path)
             stamp = (status.st_size, status.st_mtime_ns)
             with pq.ParquetFile(path, pre_buffer=False) as file:
-                features = datasets.Features.from_arrow_schema(file.schema_arrow)
-                check_images(features, image_column, str(path))
-                columns = tuple(name for name in (image_column, label_column) if name in features)
-                if len(columns) > 1 and not (names := listed_classes(features[label_column], label_column, str(path))):
-                    for batch in file.iter_batches(columns=[label_column], use_threads=False):
-                        labels.update(batch.column(0).unique().to_pylist())
+                if len(columns) > 1:
+                    for batch in file.iter_batches(columns=list(columns[1:]), use_threads=False):
+                        labels.update(map(as_label, batch.column(0).unique().to_pylist()))
                 digest = hashlib.sha256(f"{path.name} {status.st_size} ".encode() + _footer(path)).hexdigest()
                 for number in range(file.num_row_groups):
                     group = file.metadata.row_group(number)
@@ -114,9 +107,11 @@ def list_parquet(
                             f"{MAX_ROW_GROUP_BYTES:,} that a stream holds; write it with smaller row groups"
                         )
                     groups.append(RowGroup(path, number, columns, stamp, group.num_rows, f"{digest}-{number}"))
-        except _UNREADABLE as error:
+        except InputError:
+            raise
+        except UNREADABLE as error:
             raise InputError(f"{path}: cannot be read as parquet: {first_line(error)}") from error
-    return groups, labels, names
+    return groups, labels
 
 
 def _footer(path: Path) -> bytes:

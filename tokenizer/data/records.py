@@ -8,8 +8,8 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
+from ..progress import progress_bar
 from .decoding import BadImage
 from .shards import ShardRecords
 
@@ -73,7 +73,9 @@ class Records:
         bad: Mapping[str, str] | None = None,
     ):
         """Records of all of `images`, each read once for its hash."""
-        progress = tqdm(range(len(images)), desc=f"hashing {origin}", unit="image", delay=1, leave=False, disable=None)
+        progress = progress_bar(
+            range(len(images)), desc=f"hashing {origin}", unit="image", delay=1, leave=False, disable=None
+        )
         digests = b"".join(_digest(images, row) for row in progress)
         return cls(
             images,
@@ -133,9 +135,6 @@ class Source:
     train: Records | ShardRecords
     evaluation: Records | ShardRecords | None
     class_names: tuple[str, ...]
-
-
-EVALUATION_NAMES = ("evaluation", "validation", "valid", "val", "test")  # the first one present is taken
 
 
 def _digest(images: StoredImages, row: int) -> bytes:

@@ -1,27 +1,31 @@
 """Sources in shards, `.tar` or `.parquet`: which files a name stands for, and their images, listed or as a stream."""
 
 import glob
-import itertools
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from ..distributed import num_processes, process_index
 from ..errors import InputError
+from ..progress import progress_bar
+from ..storage.untrusted import read_text, user_path
 from .decoding import SUFFIXES, BadImage
+from .folders import folder_contents, images_under, tell_passed_over
+from .names import SPLIT_NAMES, Label, class_positions, in_nfc, split_of, train_and_evaluation
 from .parquet import list_parquet
-from .records import EVALUATION_NAMES, Records, Source
-from .shards import Label, Shard, ShardedImages, ShardRecords, class_positions
-from .tables import check_known, train_and_evaluation
+from .records import Records, Source
+from .shards import Shard, ShardedImages, ShardRecords
+from .tables import column_classes, listed_classes, table_features
 from .webdataset import list_tar, tar_index
 
 CLASS_NAMES_FILE = "classnames.txt"
-_SPLIT_NAMES = ("train", *EVALUATION_NAMES)
+SHARD_SUFFIXES = (".tar", ".parquet")
 _MOST_FILES = 10**6
+_MOST_DEPTH = 3  # of folders of a snapshot of the hub: a configuration in a folder that was given, splits in it
 
 
 @dataclass(frozen=True)
@@ -43,17 +47,18 @@ def find_shards(source: str) -> ShardFiles | None:
     """The shards that a source names: a file, a folder, or a pattern like `shards/{000..099}.tar` or `shards/*.tar`.
 
     A folder has shards in itself, of which all or none are named after splits ("train-00000-of-00002.parquet"), or in
-    `train/` and an evaluation folder. None if it has no shards.
+    `train/` and an evaluation folder; or, as a data set that was downloaded from the hub, it has nothing but one
+    folder of that kind ("data/", "default/", "plain_text/"). None if it has no shards.
 
     Raises:
-        InputError: for a pattern with missing files, a folder that has images as well, and names of which only some say
-            what split they are of.
+        InputError: for a pattern with missing files, a folder that has images as well, several folders of shards, and
+            names of which only some say what split they are of.
     """
-    path = Path(source).expanduser()
-    if path.is_dir():
+    path = user_path(source)
+    if os.path.isdir(path):
         return _in_folder(path)
-    files = [path] if path.is_file() else []
-    if not path.exists() and re.search(r"[*?\[]|\{.*(\.\.|,).*\}", source):
+    files = [path] if os.path.isfile(path) else []
+    if not os.path.exists(path) and re.search(r"[*?\[]|\{.*(\.\.|,).*\}", source):
         names = (name for pattern in _expanded(str(path)) for name in _matching(pattern))
         files = [Path(name) for name in dict.fromkeys(names)]
     suffixes = sorted({file.suffix for file in files})
@@ -64,30 +69,52 @@ def find_shards(source: str) -> ShardFiles | None:
     return ShardFiles(suffixes[0], {"train": files}, files[0].parent)
 
 
-def _in_folder(folder: Path) -> ShardFiles | None:
-    for suffix in (".tar", ".parquet"):
-        if files := _files(folder, suffix):
-            below = itertools.chain(folder.glob("*"), folder.glob("*/*"))
-            if suffix == ".tar" and (image := next((path for path in below if path.suffix.lower() in SUFFIXES), None)):
+def _in_folder(folder: Path, depth: int = 1) -> ShardFiles | None:
+    files, below = folder_contents(folder)
+    for suffix in SHARD_SUFFIXES:
+        if shards := [path for path in files if path.suffix == suffix]:
+            near = (path for place in (folder, *below) for path in folder_contents(place)[0])
+            if suffix == ".tar" and (image := next((path for path in near if path.suffix.lower() in SUFFIXES), None)):
                 odd = image.relative_to(folder)
-                raise InputError(f"{folder} has both shards ({files[0].name}) and images ({odd}); separate them")
-            return ShardFiles(suffix, _by_name(folder, files), folder)
-        splits = {name: files for name in _SPLIT_NAMES if (files := _files(folder / name, suffix))}
-        if "train" in splits:
-            return ShardFiles(suffix, splits, folder)
-    return None
+                raise InputError(f"{folder} has both shards ({shards[0].name}) and images ({odd}); separate them")
+            known = {*shards, folder / CLASS_NAMES_FILE}
+            tell_passed_over(folder, [Path(path.name) for path in files if path not in known])
+            return ShardFiles(suffix, _by_name(folder, shards), folder)
+    for suffix in SHARD_SUFFIXES:
+        inside = {path.name: [file for file in folder_contents(path)[0] if file.suffix == suffix] for path in below}
+        splits = {name: shards for name, shards in inside.items() if shards}
+        if any(split_of(name) == "train" for name in splits):
+            chosen = train_and_evaluation(splits, str(folder))
+            if unknown := [name for name in splits if split_of(name) is None]:
+                raise InputError(
+                    f"{folder} has {chosen[0]}/ and beside it {unknown[0]}/, which is no split; "
+                    f"valid are {', '.join(SPLIT_NAMES)}"
+                )
+            return ShardFiles(suffix, {split_of(name) or name: splits[name] for name in chosen}, folder)
+    filled = [path for path in below if _has_shards(path, depth)]
+    if not filled or images_under(folder):
+        return None
+    if len(filled) > 1:
+        raise InputError(
+            f"{folder} has shards in {', '.join(f'{path.name}/' for path in filled)}, of which none is called train; "
+            "give one of them as the source"
+        )
+    return _in_folder(filled[0], depth + 1)
 
 
-def _files(folder: Path, suffix: str) -> list[Path]:
-    return sorted(path for path in folder.glob(f"*{suffix}") if not path.name.startswith("."))
+def _has_shards(folder: Path, depth: int) -> bool:
+    files, below = folder_contents(folder)
+    if any(path.suffix in SHARD_SUFFIXES for path in files):
+        return True
+    return depth < _MOST_DEPTH and any(_has_shards(path, depth + 1) for path in below)
 
 
 def _by_name(folder: Path, files: list[Path]) -> dict[str, list[Path]]:
     """Files by the split that is a word of their name, or all as "train"."""
     splits: dict[str, list[Path]] = {}
     for file in files:
-        words = re.split(r"[-_.]", file.stem)
-        splits.setdefault(next((name for name in _SPLIT_NAMES if name in words), ""), []).append(file)
+        words = {split_of(word) for word in re.split(r"[-_.]", file.stem)}
+        splits.setdefault(next((name for name in SPLIT_NAMES if name in words), ""), []).append(file)
     if list(splits) == [""]:
         return {"train": files}
     if "" in splits:
@@ -98,25 +125,26 @@ def _by_name(folder: Path, files: list[Path]) -> dict[str, list[Path]]:
     return splits
 
 
-def _expanded(pattern: str) -> list[str]:
+def _expanded(pattern: str) -> Iterator[str]:
     """`{000..099}` and `{a,b}` written out."""
     match = re.search(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*,[^{}]*)\}", pattern)
     if not match:
-        return [pattern]
+        yield pattern
+        return
+    choices: Iterable[str]
     if match[3] is not None:
         choices = match[3].split(",")
     else:
         first, last = int(match[1]), int(match[2])
         if not 0 <= last - first < _MOST_FILES:
             raise InputError(f"data source {pattern!r} has the range {match[0]}; it must rise, by less than a million")
-        choices = [str(number).zfill(len(match[1])) for number in range(first, last + 1)]
-    return [
-        whole for choice in choices for whole in _expanded(pattern[: match.start()] + choice + pattern[match.end() :])
-    ]
+        choices = (str(number).zfill(len(match[1])) for number in range(first, last + 1))
+    for choice in choices:
+        yield from _expanded(pattern[: match.start()] + choice + pattern[match.end() :])
 
 
 def _matching(pattern: str) -> list[str]:
-    found = [pattern] if Path(pattern).is_file() else sorted(glob.glob(pattern))
+    found = [pattern] if os.path.isfile(pattern) else sorted(glob.glob(pattern))
     if not found:
         raise InputError(f"no file is called {pattern!r}")
     return found
@@ -129,11 +157,11 @@ def read_webdataset(files: ShardFiles, label_column: str, streaming: bool) -> So
         InputError: for files that cannot be read, and evaluation labels that are no class of the train split.
     """
     place = str(files.folder)
-    splits = train_and_evaluation(list(files.splits), place)
+    splits = train_and_evaluation(files.splits, place)
     listed = [_list_tars(files.splits[name], label_column) for name in splits]
-    names = _class_names(files.folder / CLASS_NAMES_FILE)
+    names = read_class_names(files.folder / CLASS_NAMES_FILE)
     labels = [found for _, found, _ in listed]
-    class_names, positions = _classes(labels, names, label_column, place)
+    class_names, positions = class_positions(labels, names, label_column, place)
     parts = [
         ShardRecords(ShardedImages(shards), positions, f"split {name}", bad)
         for name, (shards, _, bad) in zip(splits, listed, strict=True)
@@ -146,16 +174,20 @@ def stream_parquet(files: ShardFiles, image_column: str, label_column: str) -> S
     """Parquet files as a stream of row groups.
 
     Raises:
-        InputError: as `list_parquet` does, and for evaluation labels that are no class of the train split.
+        InputError: as `table_features` and `list_parquet` do, and for evaluation labels that are no class of the train
+            split.
     """
     place = str(files.folder)
-    splits = train_and_evaluation(list(files.splits), place)
-    listed = [list_parquet(files.splits[name], image_column, label_column) for name in splits]
-    labels = [found for _, found, _ in listed]
-    class_names, positions = _classes(labels, listed[0][2], label_column, place)
+    splits = train_and_evaluation(files.splits, place)
+    features = table_features([file for name in splits for file in files.splits[name]], image_column, label_column)
+    columns = tuple(name for name in (image_column, label_column) if name in features)
+    listed = [list_parquet(files.splits[name], columns) for name in splits]
+    names = listed_classes(features[label_column], label_column, place) if label_column in features else ()
+    labels = [found for _, found in listed]
+    class_names, positions = column_classes(labels, names, label_column, place)
     records = [
         ShardRecords(ShardedImages(groups), positions, f"split {name}")
-        for name, (groups, _, _) in zip(splits, listed, strict=True)
+        for name, (groups, _) in zip(splits, listed, strict=True)
     ]
     return Source(records[0], records[1] if len(records) > 1 else None, class_names)
 
@@ -163,7 +195,7 @@ def stream_parquet(files: ShardFiles, image_column: str, label_column: str) -> S
 def _list_tars(paths: Sequence[Path], label_column: str) -> tuple[list[Shard], set[Label], dict[str, str]]:
     """(archives, all labels, what is bad by name with the reason)."""
     own = paths[process_index() :: num_processes()]
-    for path in tqdm(own, desc="reading headers", unit="shard", delay=1, leave=False, disable=None):
+    for path in progress_bar(own, desc="reading headers", unit="shard", delay=1, leave=False, disable=None):
         tar_index(path, label_column)  # so that the processes share this work; what is below then finds the index
     shards: list[Shard] = []
     labels: set[Label] = set()
@@ -176,20 +208,17 @@ def _list_tars(paths: Sequence[Path], label_column: str) -> tuple[list[Shard], s
     return shards, labels, bad
 
 
-def _classes(
-    labels: Sequence[set[Label]], names: Sequence[str], label_column: str, place: str
-) -> tuple[tuple[str, ...], dict[Label, int] | None]:
-    """Class names and positions for the labels of the train split and, if there is one, the evaluation split."""
-    class_names, positions = class_positions(labels[0], names)
-    if positions is not None:
-        check_known(set().union(*labels) - {None}, positions, label_column, place)
-    return class_names, positions
+def read_class_names(path: Path) -> list[str]:
+    """The classes that a file names, one a line: the first line is class 0.
 
-
-def _class_names(path: Path) -> list[str]:
+    Raises:
+        InputError: for a file that is no UTF-8, an empty line between others, and a class that is named twice.
+    """
     if not path.is_file():
         return []
-    names = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    names = [in_nfc(line.strip()) for line in read_text(path).rstrip().splitlines()]
+    if "" in names:
+        raise InputError(f"{path} has nothing in line {names.index('') + 1}; it must have one name a line")
     if len(set(names)) < len(names):
         raise InputError(f"{path} names a class twice; it must have one name a line")
     return names

@@ -11,8 +11,7 @@ import numpy as np
 from ..errors import InputError
 from .batches import POOL_SHARDS
 from .decoding import BadImage
-
-Label = int | str | None  # as stored, before it is a class
+from .names import Label
 
 
 class OpenShard(Protocol):
@@ -150,22 +149,3 @@ class ShardRecords:
             for inside in (False, True)
         )
         return rest, part
-
-
-def class_positions(values: set[Label], names: Sequence[str]) -> tuple[tuple[str, ...], dict[Label, int] | None]:
-    """(class names, the class of each label) of the labels of a train split.
-
-    Args:
-        values: all labels.
-        names: of the classes, if the source has such a list: labels are then places in it, or are names in it.
-    """
-    found = values - {None}
-    if names:
-        places: dict[Label, int] = {place: place for place in range(len(names))}
-        listed: dict[Label, int] = {name: place for place, name in enumerate(names)}
-        return tuple(names), places | listed
-    if not found:
-        return (), None
-    whole = all(isinstance(value, int) for value in found)
-    ordered = sorted(found, key=lambda value: (value if whole and isinstance(value, int) else 0, str(value)))
-    return tuple(map(str, ordered)), {value: place for place, value in enumerate(ordered)}

@@ -22,11 +22,16 @@ import datasets.config
 import pyarrow as pa
 
 from ..errors import InputError
+from ..storage.cache import writable_cache
+from ..storage.untrusted import first_line
 from .decoding import SUFFIXES, BadImage
 from .folders import MAX_FILE_BYTES
+from .names import Label, in_nfc
 
 MAX_FIELD_BYTES = 2**20  # of a label, of JSON, and of a header: their sizes are claims of the archive
-_FORMAT = 1  # of the index: raise it when what it holds changes
+_FOLDER = "wvq-shards"  # of the cache
+_FORMAT = 2  # of the index: raise it when what it holds changes
+_COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"PK\3\4": "zip"}
 # All that tarfile raises.
 _DAMAGE = (tarfile.TarError, OSError, ValueError, LookupError, ArithmeticError, RecursionError)
 _SCHEMA = pa.schema([("name", pa.string()), ("offset", pa.int64()), ("size", pa.int64()), ("label", pa.string())])
@@ -91,12 +96,13 @@ class OpenTar:
     def name(self, row: int) -> str:
         return f"{self._names[row].as_py()} in {self._path}"
 
-    def label(self, row: int) -> int | str | None:
+    def label(self, row: int) -> Label:
         return _value(self._labels[row].as_py())
 
 
-def list_tar(path: Path, label_column: str) -> tuple[TarShard, set[int | str | None], dict[str, str]]:
-    """(the archive, all labels in it, samples without an image and damage by name with the reason)."""
+def list_tar(path: Path, label_column: str) -> tuple[TarShard, set[Label], dict[str, str]]:
+    """(the archive, all labels in it, what is bad by name with the reason): samples without an image or a label that
+    can be read, and damage."""
     status = _status(path)
     index = tar_index(path, label_column)
     about = index.schema.metadata
@@ -106,21 +112,37 @@ def list_tar(path: Path, label_column: str) -> tuple[TarShard, set[int | str | N
 
 
 def tar_index(path: Path, label_column: str) -> pa.Table:
-    """Name, offset, size and label of every image of an archive, from the cache or into it."""
+    """Name, offset, size and label of every image of an archive, from the cache or into it, where it can be kept."""
     identity = [_FORMAT, os.path.realpath(path), *_status(path), label_column]
     key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
-    cached = Path(datasets.config.HF_DATASETS_CACHE) / "wvq-shards" / f"{key}.arrow"
+    cache = Path(datasets.config.HF_DATASETS_CACHE)
     try:
-        return pa.ipc.open_file(pa.memory_map(str(cached))).read_all()
+        return _read_index(cache, key)
     except (OSError, pa.ArrowInvalid):  # not there yet, or cut off by a power failure
+        pass
+    try:
+        writable = writable_cache(cache)
+        if writable != cache and (writable / _FOLDER / f"{key}.arrow").exists():
+            return _read_index(writable, key)
         index = _read_headers(path, label_column)
-    cached.parent.mkdir(parents=True, exist_ok=True)
+        _write_index(index, writable, key)
+        return index
+    except OSError:  # of a full disk: it is read anew every time
+        return _read_headers(path, label_column)
+
+
+def _read_index(cache: Path, key: str) -> pa.Table:
+    return pa.ipc.open_file(pa.memory_map(str(cache / _FOLDER / f"{key}.arrow"))).read_all()
+
+
+def _write_index(index: pa.Table, cache: Path, key: str) -> None:
+    folder = cache / _FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
     # A name of its own: several processes may be writing the same index.
-    with tempfile.TemporaryDirectory(dir=cached.parent, prefix=f".{key}-") as own:
+    with tempfile.TemporaryDirectory(dir=folder, prefix=f".{key}-") as own:
         with pa.ipc.new_file(f"{own}/index", index.schema) as writer:
             writer.write_table(index)
-        os.replace(f"{own}/index", cached)
-    return index
+        os.replace(f"{own}/index", folder / f"{key}.arrow")
 
 
 def _status(path: Path) -> tuple[int, int]:
@@ -131,28 +153,41 @@ def _status(path: Path) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def _value(text: str | None) -> int | str | None:
+def _value(text: str | None) -> Label:
     return int(text) if text and re.fullmatch(r"0|-?[1-9]\d{0,17}", text) else text
 
 
 def _read_headers(path: Path, label_column: str) -> pa.Table:
     rows: list[dict[str, Any]] = []
     bad: dict[str, str] = {}
+    first_names: list[str] = []
     try:
         with _Headers(path) as file:
-            for members in _samples(_members(file)):
-                row = _image(members)
-                if isinstance(row, str):
-                    bad[f"{_key(members[0].name)[0]} in {path}"] = row
-                else:
-                    rows.append(row | {"label": _label(file, members, label_column)})
+            for members in _samples(_members(file, first_names)):
+                try:
+                    rows.append(_image(members) | {"label": _label(file, members, label_column)})
+                except BadImage as error:
+                    bad[f"{_key(members[0].name)[0]} in {path}"] = str(error)
     except OSError as error:  # may pass, as that of a network: not to be kept as damage
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
     except _DAMAGE as error:
-        bad[str(path)] = f"damaged after {len(rows)} images: {error}"
+        kind = _compression(path)
+        damage = (
+            f"compressed with {kind}, to be unpacked first" if kind else f"damaged after {len(rows)} images: {error}"
+        )
+        bad[str(path)] = damage
+    if first_names and not rows and not bad:
+        bad[str(path)] = f"no member is called like an image; the first are {', '.join(first_names)}"
     index = pa.Table.from_pylist(rows, _SCHEMA).combine_chunks()
     digest = hashlib.sha256(json.dumps([path.name, os.stat(path).st_size, index.to_pylist()]).encode()).hexdigest()
     return index.replace_schema_metadata({"digest": digest, "bad": json.dumps(bad)})
+
+
+def _compression(path: Path) -> str | None:
+    """With what an archive is compressed as a whole, so that no image in it can be read by its place."""
+    with path.open("rb") as file:
+        start = file.read(8)
+    return next((kind for magic, kind in _COMPRESSED.items() if start.startswith(magic)), None)
 
 
 class _Headers(io.FileIO):
@@ -164,8 +199,8 @@ class _Headers(io.FileIO):
         return super().read(size)
 
 
-def _members(file: _Headers) -> Iterator[tarfile.TarInfo]:
-    """The regular files of an archive.
+def _members(file: _Headers, first_names: list[str]) -> Iterator[tarfile.TarInfo]:
+    """The regular files of an archive; the names of the first three are added to `first_names`.
 
     Raises:
         tarfile.TarError: for what is no archive or a damaged one; `tarfile` takes a damaged header for the end.
@@ -176,6 +211,8 @@ def _members(file: _Headers) -> Iterator[tarfile.TarInfo]:
             if not 0 <= member.size <= end - member.offset_data:
                 raise tarfile.ReadError("unexpected end of data")
             if member.isreg() and not member.issparse():
+                if len(first_names) < 3:
+                    first_names.append(_unicode(member.name))
                 yield member
         file.seek(archive.offset)
         if (block := file.read(tarfile.BLOCKSIZE)) != bytes(tarfile.BLOCKSIZE):
@@ -204,35 +241,55 @@ def _samples(members: Iterator[tarfile.TarInfo]) -> Iterator[list[tarfile.TarInf
         yield sample
 
 
-def _image(members: Sequence[tarfile.TarInfo]) -> dict[str, Any] | str:
-    """Where the one image of a sample lies, or why there is none."""
+def _image(members: Sequence[tarfile.TarInfo]) -> dict[str, Any]:
+    """Where the one image of a sample lies. Raises: BadImage: if there is none, or not one."""
     fields = [_key(member.name)[1] for member in members]
     images = [member for member, field in zip(members, fields, strict=True) if f".{field}" in SUFFIXES]
     if len(set(fields)) < len(fields):
-        return f"two members of one name ({', '.join(fields)})"
+        raise BadImage(f"two members of one name ({', '.join(fields)})")
     if len(images) != 1:
-        return f"{len(images) or 'no'} images ({', '.join(fields)})"
-    name = images[0].name.encode(errors="backslashreplace").decode()  # a name in a tar need not be Unicode
-    return {"name": name, "offset": images[0].offset_data, "size": images[0].size}
+        raise BadImage(f"{len(images) or 'no'} images ({', '.join(fields)})")
+    return {"name": _unicode(images[0].name), "offset": images[0].offset_data, "size": images[0].size}
+
+
+def _unicode(name: str) -> str:
+    return name.encode(errors="backslashreplace").decode()  # a name in a tar need not be Unicode
 
 
 def _label(file: _Headers, members: Sequence[tarfile.TarInfo], label_column: str) -> str | None:
-    """The text of `.cls`, else the field of `.json`; None without either."""
+    """The text of `.cls`, else the field of `.json`, a whole number or text; None without either.
+
+    Raises:
+        BadImage: for a label of another type, or one that cannot be read.
+    """
     fields = {_key(member.name)[1]: member for member in members}
-    if "cls" in fields and label_column in ("label", "cls"):
-        return _text(file, fields["cls"]).strip() or None
-    if "json" not in fields:
+    own = "cls" in fields and label_column in ("label", "cls")
+    name = "cls" if own else "json"
+    if name not in fields:
         return None
     try:
-        values = json.loads(_text(file, fields["json"]))
-    except (ValueError, RecursionError):
-        return None
-    value = values.get(label_column) if isinstance(values, dict) else None
-    return str(value) if isinstance(value, str | int) else None
+        content = _field(file, fields[name])
+        value: Any = content.decode("utf-8-sig").strip() or None if own else _json_field(content, label_column)
+        label = None if value is None else in_nfc(str(value))
+        (label or "").encode()  # JSON can name half of a surrogate pair, which is no text
+    except (ValueError, RecursionError) as error:
+        raise BadImage(f"its .{name} cannot be read: {first_line(error)}") from error
+    return label
 
 
-def _text(file: _Headers, member: tarfile.TarInfo) -> str:
+def _json_field(content: bytes, name: str) -> int | str | None:
+    """Raises: ValueError: for what is no JSON, and a value that is neither a whole number nor text."""
+    values = json.loads(content)
+    value = values.get(name) if isinstance(values, dict) else None
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if value is not None and not isinstance(value, str | int):
+        raise ValueError(f"{name} is {value!r:.60}, neither a whole number nor text")
+    return value
+
+
+def _field(file: _Headers, member: tarfile.TarInfo) -> bytes:
     if member.size > MAX_FIELD_BYTES:
-        return ""
+        raise ValueError(f"{member.size:,} bytes; at most {MAX_FIELD_BYTES:,} are read")
     file.seek(member.offset_data)
-    return file.read(member.size).decode(errors="replace")
+    return file.read(member.size)

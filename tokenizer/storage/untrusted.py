@@ -31,8 +31,16 @@ def user_path(text: str | Path) -> Path:
     """
     try:
         return Path(text).expanduser()
-    except RuntimeError as error:
-        raise InputError(f"{text}: {first_line(error)}") from error
+    except (RuntimeError, ValueError) as error:  # no such user, or a null character
+        raise InputError(f"{str(text)!r}: {first_line(error)}") from error
+
+
+def expand_home(config: Any, *names: str) -> None:
+    """Expand `~` in these fields of a frozen dataclass, texts or None, from its `__post_init__`."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and value.startswith("~"):
+            object.__setattr__(config, name, str(user_path(value)))
 
 
 def file_inside(folder: Path, name: str) -> Path:

@@ -1,5 +1,6 @@
 """Shards that are damaged, change or vanish: named with a reason, and read as far as they go where that is allowed."""
 
+import importlib
 import os
 import tarfile
 from pathlib import Path
@@ -29,12 +30,16 @@ def broken_samples() -> list[tuple[str, bytes]]:
     ]  # fmt: skip
 
 
-INDEXED = {"a": "no images (cls)", "d": "2 images (png, jpg)", "f": "two members of one name"}
+INDEXED = {
+    "a": "no images (cls)",
+    "d": "2 images (png, jpg)",
+    "f": "two members of one name",
+    "g": "its .cls cannot be read: 1,048,577 bytes; at most 1,048,576 are read",
+}
 DECODED = {
     "b.png": "has no label",
     "c.png": "not an image",
     "e.png": "empty",
-    "g.png": "has no label",
 }
 
 
@@ -48,7 +53,7 @@ def test_broken_samples_stop_or_are_left_out_and_named(tmp_path: Path, streaming
     report_bad_images(tmp_path / "run", *splits)
     seen = everything(splits[0])
     assert {(int(image[0]), label) for image, label in seen} == {(number, number % 3) for number in range(30)}
-    assert len(splits[0]) == sum(seen.values()) == 30 + 4 * streaming
+    assert len(splits[0]) == sum(seen.values()) == 30 + 3 * streaming
     report_bad_images(tmp_path / "run", *splits)
     found = {row["name"].split(" in ")[0]: row["reason"] for row in read_bad_images(tmp_path / "run")}
     assert found.keys() == (INDEXED | DECODED).keys()
@@ -157,3 +162,41 @@ def test_row_groups_that_do_not_fit_are_refused(folders, monkeypatch):
         InputError, match=r"row group 0 of .*000.parquet has .* bytes, more than the 1,000 that a stream"
     ):
         load_splits(config_of(folders["parquet"]))
+
+
+# Archives of which no image can be read
+
+
+def without_suffix(folder: Path) -> None:
+    write_tar(folder / "0.tar", [("images/0001", small(1)), ("images/0002", small(2)), ("a", b"")])
+
+
+def compressed(kind: str):
+    def write(folder: Path) -> None:
+        write_tar(folder / "0.tar", sample("a", small(1)))
+        content = (folder / "0.tar").read_bytes()
+        (folder / "0.tar").write_bytes(importlib.import_module(kind).compress(content))
+
+    return write
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    ("write", "reason"),
+    [
+        (compressed("gzip"), "0.tar.*: compressed with gzip"),
+        (compressed("bz2"), "0.tar.*: compressed with bzip2"),
+        (compressed("lzma"), "0.tar.*: compressed with xz"),
+        (lambda folder: write_tar(folder / "0.tar", [("a.input.jpg", small(1))]), r"a in .*no images \(input.jpg\)"),
+        (lambda folder: write_tar(folder / "0.tar", [("a.jpg.gz", small(1))]), r"a in .*no images \(jpg.gz\)"),
+        (lambda folder: write_tar(folder / "0.tar", [("a.heic", b"x")]), r"a in .*no images \(heic\)"),
+        (without_suffix, "0.tar.*: no member is called like an image; the first are images/0001, images/0002, a"),
+    ],
+)
+def test_archives_without_an_image_say_why(tmp_path: Path, write, reason: str, streaming: bool):
+    write(tmp_path)
+    config = {"image_size": 8, "streaming": streaming}
+    with pytest.raises(InputError, match=reason):
+        load_splits(config_of(tmp_path, **config))
+    with pytest.raises(InputError, match=f"has no images; it needs at least one; 1 left out: .*{reason}"):
+        load_splits(config_of(tmp_path, skip_bad_images=True, **config))
