@@ -6,7 +6,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: install demo data test test-slow lint clean
+.PHONY: install demo data test test-slow test-gpu lint clean
 
 install: $(VENV)/.installed
 
@@ -28,6 +28,11 @@ test: install data
 
 test-slow: install data
 	$(BIN)/python -m pytest -m slow
+
+test-gpu: install data
+	@if $(BIN)/python -c "import sys, torch; sys.exit(not torch.accelerator.is_available())"; \
+	then $(BIN)/python -m pytest -m gpu; \
+	else echo "No GPU was found on this machine: the tests that need one did not run."; fi
 
 lint: install
 	$(BIN)/ruff format --check .

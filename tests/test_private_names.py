@@ -193,3 +193,15 @@ def test_accelerate_command_line_that_tests_use() -> None:
     assert callable(getattr(launch, "_validate_launch_command", None)), (
         "see what accelerate's launch_command calls after its parser now, and call that in tests/launch_files.py"
     )
+
+
+def test_torch_says_whether_a_backward_pass_runs() -> None:
+    """tokenizer/quantizers/base.py: what is called in a backward pass is repeated, and belongs to no step."""
+    seen: list[int] = []
+    x = torch.ones(1, requires_grad=True)
+    x.register_hook(lambda _: seen.append(torch._C._current_graph_task_id()))
+    x.sum().backward()
+    assert seen[0] != -1 == torch._C._current_graph_task_id(), (
+        "torch says otherwise whether a backward pass runs: ask in Quantizer.forward what torch/utils/checkpoint.py "
+        "asks"
+    )

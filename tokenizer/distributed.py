@@ -1,7 +1,7 @@
 """Sums and rows over all processes; with one process, the input itself."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -83,3 +83,25 @@ def on_first_process(function: Callable[[], Result]) -> Result:
     if outcome[1] is not None:
         raise outcome[1]
     return outcome[0]
+
+
+def on_every_process(function: Callable[[], Result]) -> Result:
+    """Call a function on each process, for its share of some work; each has its own result. A collective call.
+
+    Raises:
+        InputError, OSError: on all processes alike, if the function raises it on one: that of the first of them by
+            rank. A share may be empty or hold the one bad image; who stopped alone would leave the others waiting.
+    """
+    if not _several():
+        return function()
+    result: Result | None = None
+    error: Exception | None = None
+    try:
+        result = function()
+    except (InputError, OSError) as raised:
+        error = raised
+    errors: list[Exception | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(errors, error)
+    if (first := next((raised for raised in errors if raised is not None), None)) is not None:
+        raise first
+    return cast(Result, result)

@@ -7,16 +7,18 @@ from torchmetrics import Metric
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from .errors import InputError
+from .precision import to_float64
 
 
 def utilization(histogram: Tensor) -> Tensor:
     """Share of the codes with at least one count in histogram (K,); in [1/K, 1]. U of arXiv 2506.15078."""
-    return (histogram > 0).double().mean()
+    return to_float64(histogram > 0).mean()
 
 
 def perplexity(histogram: Tensor) -> Tensor:
     """exp of the entropy of histogram (K,); in [1, K]. C of arXiv 2506.15078, without its 1e-10 in the logarithm."""
-    shares = histogram.double() / histogram.sum()
+    counts = to_float64(histogram)
+    shares = counts / counts.sum()
     return torch.special.entr(shares).sum().exp()
 
 
@@ -73,7 +75,8 @@ QUALITY_PROTOCOL = {
 
 class ReconstructionQuality(Metric):
     """PSNR, SSIM, reconstruction loss, code usage and quantization error; every state is a sum, so any split of the
-    images over batches and processes gives the same result.
+    images over batches and processes gives the same result. Its sums are float64: it belongs on `float64_device` of
+    where the images are.
 
     Args:
         num_codes: codes of all codebooks, K or M * K.
@@ -104,6 +107,9 @@ class ReconstructionQuality(Metric):
             tokens: int64 in [0, num_codes), of any shape: each code that was chosen.
             codes: (B, h, w, D), what the features were quantized to.
         """
+        originals, reconstructions, features, tokens, codes = (
+            part.to(self.sums.device) for part in (originals, reconstructions, features, tokens, codes)
+        )
         difference = (originals.double() - reconstructions.double()) / 255
         error = reduce(difference.square(), "b c h w -> b", "mean")
         smallest = 1 / (255**2 * originals[0].numel())  # or a single exact image would make the mean infinite

@@ -3,7 +3,10 @@
 import json
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
+
+from ..errors import InputError
 
 FILE_NAME = "bad_images.jsonl"
 
@@ -45,10 +48,21 @@ class BadImageReport:
 def read_bad_images(folder: str | Path) -> list[dict[str, str]]:
     """The lines of a run's bad_images.jsonl; none without that file. What a crash cut off is no line."""
     path = Path(folder) / FILE_NAME
-    lines = path.read_text().splitlines() if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("}")]
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        with suppress(json.JSONDecodeError):  # the beginning of an object is no JSON, wherever it was cut
+            rows.append(json.loads(line))
+    return rows
 
 
 def shown(name: str) -> str:
     """A file's name as a message shows it: in quotes and escaped, if it has line breaks or other control characters."""
     return name if name.isprintable() else repr(name)
+
+
+def refusal(name: str, reason: str) -> InputError:
+    """What to raise for a bad image that is not to be left out."""
+    return InputError(
+        f"{shown(name)} is a bad image: {reason}; "
+        "remove it, or leave all such images out with --data.skip-bad-images true"
+    )

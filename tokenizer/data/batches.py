@@ -75,6 +75,7 @@ def training_loader(dataset: Dataset, batches: ShuffledBatches, num_workers: int
         batch_sampler=batches,
         collate_fn=_as_is,
         num_workers=num_workers,
+        pin_memory=torch.cuda.is_available(),
         generator=torch.Generator().manual_seed(batches.seed),  # else iterating draws from the global generator
         persistent_workers=num_workers > 0,
     )

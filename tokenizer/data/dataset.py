@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Subset
 
 from ..errors import InputError
 from ..progress import progress_bar
-from .bad_images import BadImageReport, shown
+from .bad_images import BadImageReport, refusal, shown
 from .config import DataConfig
 from .decoding import CROP, RESIZE, BadImage, square_pixels
 from .records import Records
@@ -140,7 +140,7 @@ class ImageDataset(torch.utils.data.Dataset):
                 return found
             name = self._records.name(candidate % len(self))
             if self._report is None and not (self.streamed and self._config.skip_bad_images):
-                raise _refusal(name, found)
+                raise refusal(name, found)
             reasons[name] = found
         name, reason = next(iter(reasons.items()))
         raise InputError(f"{shown(name)} and the {MAX_UNREADABLE - 1} images after it cannot be used: {reason}")
@@ -159,13 +159,14 @@ class ImageDataset(torch.utils.data.Dataset):
         """Processes that decode images when they are read; 0 if they are in memory."""
         return self._config.num_workers if self._pixels is None else 0
 
-    def batches(self, batch_size: int, indices: range | None = None) -> Iterator[dict[str, Tensor]]:
-        """All images once, or those of `indices`, in order; the last batch may be smaller."""
+    def batches(self, batch_size: int, indices: Sequence[int] | None = None) -> Iterator[dict[str, Tensor]]:
+        """All images once, or those of `indices`, in order, read by `num_workers`; the last batch may be smaller."""
         yield from DataLoader(
             self if indices is None else Subset(self, indices),
             batch_size,
             collate_fn=dict,
             num_workers=self.num_workers,
+            pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # leaves the global one
         )
 
@@ -269,14 +270,14 @@ def _decode_all(
             elif config.skip_bad_images:
                 bad[records.name(index)] = decoded
             else:
-                raise _refusal(records.name(index), decoded)
+                raise refusal(records.name(index), decoded)
     return torch.from_numpy(pixels[: len(good)]), np.array(good, np.int64), bad
 
 
 def _check_bad(records: Records | ShardRecords, config: DataConfig) -> None:
     """Raises: InputError: for what is known to be bad already, if it is not to be left out."""
     if records.bad and not config.skip_bad_images:
-        raise _refusal(*next(iter(records.bad.items())))
+        raise refusal(*next(iter(records.bad.items())))
 
 
 def _check_some(records: Records | ShardRecords, config: DataConfig, split: str, bad: Mapping[str, str]) -> None:
@@ -287,13 +288,6 @@ def _check_some(records: Records | ShardRecords, config: DataConfig, split: str,
             f"the {split} split ({records.origin}) of {config.source!r} has no images; it needs at least one"
             + (f"; {len(bad)} left out: {reasons}" if bad else "")
         )
-
-
-def _refusal(name: str, reason: str) -> InputError:
-    return InputError(
-        f"{shown(name)} is a bad image: {reason}; "
-        "remove it, or leave all such images out with --data.skip-bad-images true"
-    )
 
 
 def _fingerprint(records: Records | ShardRecords, class_names: tuple[str, ...], config: DataConfig) -> str:

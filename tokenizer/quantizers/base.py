@@ -5,7 +5,9 @@ Legend of the shape letters in this package:
     N vectors (all positions of a batch), K codes (codebook_size), D dimension of a code (codebook_dim).
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 
 from ..distributed import minimum_over_processes, rows_of_all_processes
 from ..errors import InputError, NonFiniteError
+from ..precision import full_precision, keeping_dtype
 from .gradient import GradientEstimator, check_gradient_estimator, rotation_trick, straight_through
 from .initialization import Initialization, check_initialization, codes_from_data, draw_codebook
 from .nearest import nearest_codes
@@ -43,9 +46,11 @@ class Quantizer(nn.Module):
     A quantizer is a dataclass: its options are its fields, and each class names only those that it adds or whose
     default it changes.
 
-    Always computed in float32, whatever autocast says: half precision merges neighbouring codes. In training mode each
-    forward belongs to an optimizer step; where gradients are accumulated, set `accumulation_steps` to the forwards of
-    a step, and codes and statistics move once, with all its vectors. Every statistic is that of all processes.
+    Always computed in float32, whatever autocast says and the module is cast to: half precision merges neighbouring
+    codes. In training mode each forward with gradients enabled belongs to an optimizer step; where gradients are
+    accumulated, set `accumulation_steps` to the forwards of a step, and codes and statistics move once, with all its
+    vectors. The forwards of a step that is not made are forgotten by `abandon_step`, `eval` and `load_state_dict`.
+    Every statistic is that of all processes.
 
     Args:
         codebook_size: K >= 2.
@@ -111,23 +116,41 @@ class Quantizer(nn.Module):
         """Forget the forwards of an optimizer step that will not be made."""
         self._seen = []
 
+    def train(self, mode: bool = True) -> Self:
+        """Training mode, or evaluation mode, in which no step is left half seen."""
+        if not mode:
+            self.abandon_step()
+        return super().train(mode)
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **keywords: Any) -> None:
+        self.abandon_step()
+        super()._load_from_state_dict(state_dict, prefix, *args, **keywords)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        return super()._apply(keeping_dtype(fn), recurse)
+
     def forward(self, z: Tensor) -> QuantizerOutput:
         """Quantize z, (B, D, *spatial) or (N, D), of a floating-point type.
 
         Raises:
             InputError: if z is empty, not floating-point, or its axis 1 is not D; if the codes are to be drawn from
-                the first batch and it has fewer than K vectors.
+                the first batch and it has fewer than K vectors; in a backward pass, where activation checkpointing
+                repeats a forward after which codes or statistics have moved.
             NonFiniteError: if z is not finite; in training on all processes if it is so on one.
         """
         check_input(z, self.codebook_dim, self.training)
-        with torch.autocast(z.device.type, enabled=False):
+        counts = self.training and torch.is_grad_enabled()
+        if counts and torch._C._current_graph_task_id() != -1:  # inside a backward pass
+            counts = False
+            self._check_repeatable()
+        with torch.autocast(z.device.type, enabled=False), full_precision():
             vectors = rearrange(z.float(), "b d ... -> (b ...) d")
             if self.training and not self.initialized:
                 self._initialize(vectors.detach())
             indices = nearest_codes(vectors.detach(), self.codebook.detach())
             quantized = self.lookup(indices)
             loss, terms = self.objective(vectors, quantized)
-            if self.training:
+            if counts:
                 self._seen.append((vectors.detach(), indices))
                 if len(self._seen) >= self.accumulation_steps:
                     seen, self._seen = self._seen, []
@@ -145,6 +168,13 @@ class Quantizer(nn.Module):
             loss=loss,
             terms={name: term.detach() for name, term in terms.items()},
         )
+
+    def _check_repeatable(self) -> None:
+        if type(self).codebook_step is not Quantizer.codebook_step:
+            raise InputError(
+                f"{type(self).__name__} was called again in a backward pass, as activation checkpointing does, but its "
+                "codes or statistics have moved since; leave the quantizer out of what is checkpointed"
+            )
 
     @torch.no_grad()
     def _initialize(self, vectors: Tensor) -> None:

@@ -39,6 +39,11 @@ class CompositeQuantizer(nn.Module):
         for quantizer in self.sub_quantizers:
             quantizer.accumulation_steps = steps
 
+    def abandon_step(self) -> None:
+        """Forget the forwards of an optimizer step that will not be made."""
+        for quantizer in self.sub_quantizers:
+            quantizer.abandon_step()
+
     @staticmethod
     def _joined(outputs: list[QuantizerOutput], quantized: Tensor) -> QuantizerOutput:
         return QuantizerOutput(
@@ -111,11 +116,12 @@ class ResidualQuantizer(CompositeQuantizer):
             InputError, NonFiniteError: see `Quantizer.forward`.
         """
         outputs: list[QuantizerOutput] = []
-        residual, total = z, torch.zeros_like(z)
+        residual = z.float() if z.is_floating_point() else z  # half precision would round what is left over
+        total = torch.zeros_like(residual)
         for quantizer in self.sub_quantizers:
             outputs.append(quantizer(residual))
             # The gradient of the sum is that of the first estimate alone: each residual's own would add up to M of it.
             code = outputs[-1].quantized if not outputs[1:] else outputs[-1].quantized.detach()
             total = total + code
             residual = residual - outputs[-1].quantized.detach()
-        return self._joined(outputs, total)
+        return self._joined(outputs, total.to(z.dtype))

@@ -5,7 +5,8 @@ Between N(m1, S1) and N(m2, S2) the squared 2-Wasserstein distance is (arXiv 250
     W2^2 = ||m1 - m2||^2 + tr(S1) + tr(S2) - 2 tr((S1^1/2 S2 S1^1/2)^1/2),
 
 and the trace on the right is the nuclear norm of S1^1/2 S2^1/2. That form is used here: it takes no root of a product,
-so directions without variance cost no digits, and equal inputs give zero to rounding. Everything is float64.
+so directions without variance cost no digits, and equal inputs give zero to rounding. Everything is float64, on the CPU
+for devices that have none.
 """
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from ..distributed import sum_over_processes
+from ..precision import float64_device, to_float64
 
 _BLOCK = 2**25  # numbers that are held in float64 at once: 256 MiB
 
@@ -77,7 +79,7 @@ def gaussian_wasserstein_distance(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor,
     Returns:
         A float64 scalar >= 0. Its gradient is finite for collapsed and for identical distributions.
     """
-    return _GaussianWasserstein.apply(*(x.to(torch.float64) for x in (mean_a, cov_a, mean_b, cov_b)))  # pyright: ignore[reportReturnType]
+    return _GaussianWasserstein.apply(*map(to_float64, (mean_a, cov_a, mean_b, cov_b)))  # pyright: ignore[reportReturnType]
 
 
 def gaussian_transport_map(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tensor) -> tuple[Tensor, Tensor]:
@@ -91,7 +93,7 @@ def gaussian_transport_map(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b:
     Returns:
         (A, b) in float64: A (D, D) symmetric, b (D,).
     """
-    mean_a, cov_a, mean_b, cov_b = (x.to(torch.float64) for x in (mean_a, cov_a, mean_b, cov_b))
+    mean_a, cov_a, mean_b, cov_b = map(to_float64, (mean_a, cov_a, mean_b, cov_b))
     matrix = _transport_matrix(_symmetric_root(cov_a), _symmetric_root(cov_b))
     return matrix, mean_b - matrix @ mean_a
 
@@ -101,6 +103,7 @@ def mean_and_covariance(vectors: Tensor) -> tuple[Tensor, Tensor]:
 
     In blocks of rows, since a float64 copy of 50,000 features of 2,048 dimensions alone takes 0.8 GB.
     """
+    vectors = vectors.to(float64_device(vectors.device))
     if vectors.requires_grad:
         vectors = vectors.to(torch.float64)  # once and for all, so that gradients are summed in float64 as well
     blocks = vectors.split(max(1, _BLOCK // vectors.shape[1]))
@@ -139,7 +142,7 @@ class MomentWindow(nn.Module):
     @torch.no_grad()
     def push(self, vectors: Tensor) -> None:
         """Remember a batch of vectors (N, D), forget the oldest; a collective call if there are several processes."""
-        vectors = vectors.to(torch.float64)
+        vectors = to_float64(vectors)
         count = vectors.new_tensor([len(vectors)])
         packed = sum_over_processes(torch.cat([count, vectors.sum(dim=0), (vectors.mT @ vectors).flatten()]))
         dim = vectors.shape[1]

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from ..precision import to_float64
 
 Initialization = Literal["normal", "uniform", "data", "kmeans++"]
 
@@ -47,10 +48,10 @@ def codes_from_data(name: Literal["data", "kmeans++"], vectors: Tensor, codebook
     generator = torch.Generator().manual_seed(0)
     if name == "data":
         return vectors[torch.randperm(len(vectors), generator=generator)[:codebook_size].to(vectors.device)]
-    draws = torch.rand(codebook_size, dtype=torch.float64, generator=generator).to(vectors.device)
-    points = vectors.double()
-    chosen = torch.empty(codebook_size, dtype=torch.int64, device=vectors.device)
-    distances = torch.ones(len(points), dtype=torch.float64, device=vectors.device)
+    points = to_float64(vectors)
+    draws = torch.rand(codebook_size, dtype=torch.float64, generator=generator).to(points.device)
+    chosen = torch.empty(codebook_size, dtype=torch.int64, device=points.device)
+    distances = torch.ones(len(points), dtype=torch.float64, device=points.device)
     for number, draw in enumerate(draws):
         cumulative = distances.cumsum(dim=0)
         if cumulative[-1] == 0:  # fewer different vectors than codes: all that is left is to repeat
@@ -58,4 +59,4 @@ def codes_from_data(name: Literal["data", "kmeans++"], vectors: Tensor, codebook
         chosen[number] = torch.searchsorted(cumulative, draw * cumulative[-1], right=True).clamp(max=len(points) - 1)
         new = (points - points[chosen[number]]).square().sum(dim=1)
         distances = new if number == 0 else torch.minimum(distances, new)
-    return vectors[chosen]
+    return vectors[chosen.to(vectors.device)]

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..distributed import rows_of_all_processes
 from ..errors import InputError
+from ..precision import to_float64
 from .vanilla import VanillaQuantizer
 
 
@@ -57,10 +58,10 @@ def maximum_mean_discrepancy(x: Tensor, y: Tensor) -> Tensor:
     pooled points (held constant), the kernel is exp(-d / b) + exp(-d / 2b), and the means include each point with
     itself (V-statistic). Three matrices of the sets' sizes are held at once.
     """
-    pooled = torch.cat([x, y]).detach().double()
+    pooled = to_float64(torch.cat([x, y]).detach())
     # The mean squared distance over all pairs, each point with itself included, is twice the total variance.
     bandwidth = 2 * pooled.var(dim=0, correction=0).sum() / pooled.shape[1] ** 0.5
-    bandwidth = bandwidth.clamp(min=torch.finfo(x.dtype).tiny).to(x.dtype)
+    bandwidth = bandwidth.clamp(min=torch.finfo(x.dtype).tiny).to(x.dtype).to(x.device)
 
     def mean_kernel(a: Tensor, b: Tensor) -> Tensor:
         half = torch.exp(-_squared_distances(a, b) / (2 * bandwidth * a.shape[1] ** 0.5))

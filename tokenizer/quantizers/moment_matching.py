@@ -46,4 +46,4 @@ class MomentMatchingQuantizer(VanillaQuantizer):
         """
         scale = covariance.diagonal().max().clamp(min=1e-12).sqrt() if self.scale_free else 1.0
         distance = gaussian_wasserstein_distance(mean, covariance, *mean_and_covariance(self.codebook))
-        return (distance / scale).float()
+        return (distance / scale).float().to(self.weight.device)

@@ -4,8 +4,11 @@ import torch
 from scipy.spatial import KDTree
 from torch import Tensor
 
+from ..precision import float64_device, full_precision
+
 _BLOCK_ENTRIES = 2**20  # scores held at once: 4 MiB of float32, which stays in the cache of a CPU core
 _GPU_BLOCK_ENTRIES = 2**27  # 512 MiB, products large enough to keep a GPU busy
+_PAIRS = 2**20  # vectors with a possible code, and coordinates of them, that are settled at once: some 50 MiB
 # Where a k-d tree beats the products on a CPU (`wvq benchmark quantizers`): above 12 dimensions it visits most codes.
 _TREE_MAX_DIM = 12
 _TREE_MIN_CODES = 8192
@@ -66,7 +69,7 @@ def _search_products(vectors: Tensor, codes: Tensor) -> Tensor:
     rounding = 2 * (codes.shape[1] + 4) * unit * (centred_vectors.norm(dim=1) * largest + half_norms.max())
     indices = torch.empty(len(vectors), dtype=torch.int64, device=vectors.device)
     rows = max(1, (_BLOCK_ENTRIES if vectors.device.type == "cpu" else _GPU_BLOCK_ENTRIES) // len(codes))
-    with torch.autocast(vectors.device.type, enabled=False), _full_precision():
+    with torch.autocast(vectors.device.type, enabled=False), full_precision():
         for start in range(0, len(vectors), rows):
             block = slice(start, start + rows)
             scores = torch.addmm(half_norms, centred_vectors[block], centred_codes.mT, beta=-1)
@@ -82,21 +85,22 @@ def _search_products(vectors: Tensor, codes: Tensor) -> Tensor:
 
 
 def _settle(possible: Tensor, vectors: Tensor, codes: Tensor) -> Tensor:
-    """The nearest of each row's possible codes, (M, K) bool, to vectors (M, D), by distances in float64; (M,)."""
+    """The nearest of each row's possible codes, (M, K) bool, to vectors (M, D), by distances in float64; (M,).
+
+    Where codes coincide every one of them is possible for every row, so rows and pairs are taken in parts.
+    """
+    here, exact = vectors.device, float64_device(vectors.device)
+    possible, vectors, codes = possible.to(exact), vectors.to(exact), codes.to(exact)
+    rows = max(1, _PAIRS // len(codes))
+    parts = zip(possible.split(rows), vectors.split(rows), strict=True)
+    return torch.cat([_nearest_of(*part, codes) for part in parts]).to(here)
+
+
+def _nearest_of(possible: Tensor, vectors: Tensor, codes: Tensor) -> Tensor:
     row, code = possible.nonzero(as_tuple=True)
-    distances = (vectors[row].double() - codes[code].double()).square().sum(dim=1)
+    pairs = zip(row.split(_PAIRS // codes.shape[1] + 1), code.split(_PAIRS // codes.shape[1] + 1), strict=True)
+    distances = torch.cat([(vectors[r].double() - codes[c].double()).square().sum(dim=1) for r, c in pairs])
     least = distances.new_full((len(vectors),), torch.inf).scatter_reduce_(0, row, distances, "amin")
     nearest = torch.full((len(vectors),), len(codes), device=codes.device)
     winners = distances == least[row]
     return nearest.scatter_reduce_(0, row[winners], code[winners], "amin")
-
-
-class _full_precision:
-    """Float32 products without TF32, which keeps 10 bits, for as long as this is entered."""
-
-    def __enter__(self) -> None:
-        self.before = torch.backends.cuda.matmul.allow_tf32
-        torch.backends.cuda.matmul.allow_tf32 = False
-
-    def __exit__(self, *_: object) -> None:
-        torch.backends.cuda.matmul.allow_tf32 = self.before

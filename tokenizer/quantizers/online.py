@@ -1,37 +1,47 @@
-"""Online clustered codebook, CVQ-VAE (arXiv 2307.15139)."""
+"""Online clustered codebook, after CVQ-VAE (arXiv 2307.15139)."""
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from ..distributed import minimum_over_processes, sum_over_processes
+from ..distributed import minimum_over_processes, process_index, rows_of_all_processes, sum_over_processes
 from ..errors import InputError
 from .nearest import nearest_codes
 from .vanilla import VanillaQuantizer
 
+Anchor = Literal["nearest", "probrandom"]
+
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class OnlineQuantizer(VanillaQuantizer):
-    """The vanilla quantizer, whose rarely used codes are moved to the vector nearest to them.
+    """The vanilla quantizer, whose rarely used codes are moved to vectors of the step, their anchors.
 
     With p_k the moving average of a code's share of the vectors, it moves by a_k = exp(-10 p_k K / (1 - decay) - 1e-3)
-    of the way to its anchor, the nearest vector of the step over all processes: a dead code jumps, a code of
-    average use does not move.
+    of the way to its anchor, a vector of the step on any process: a dead code jumps, a code of average use does not
+    move. Codes are chosen by Euclidean distance, where CVQ-VAE's default is the cosine; its contrastive loss is left
+    out.
 
     Args:
         codebook_size, codebook_dim, init_std, initialization, gradient_estimator: see `Quantizer`.
         commitment_weight: beta, weight of the term that moves the vectors.
         codebook_weight: alpha, weight of the term that moves the codes.
         decay: of the average use, in [0, 1).
+        anchor: "nearest", the vector nearest to the code, CVQ-VAE's "closest"; or "probrandom", CVQ-VAE's default, one
+            drawn with a probability in proportion to exp(cosine of vector and code).
     """
 
     decay: float = 0.99
+    anchor: Anchor = "nearest"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.decay < 1:
             raise InputError(f"decay is {self.decay}; it must be in [0, 1)")
+        if self.anchor not in get_args(Anchor):
+            raise InputError(f"anchor is '{self.anchor}'; valid are {', '.join(get_args(Anchor))}")
         self.usage: Tensor
         self.register_buffer("usage", torch.zeros(self.codebook_size))
 
@@ -43,7 +53,8 @@ class OnlineQuantizer(VanillaQuantizer):
         moved = (step > torch.finfo(step.dtype).eps).nonzero().squeeze(1)  # the others would move by less than rounding
         if len(moved):
             codes = self.weight.data[moved]
-            self.weight.data[moved] = codes.lerp(nearest_vectors(codes, vectors), step[moved, None])
+            anchors = nearest_vectors if self.anchor == "nearest" else drawn_vectors
+            self.weight.data[moved] = codes.lerp(anchors(codes, vectors), step[moved, None])
         return None, {}
 
 
@@ -54,3 +65,22 @@ def nearest_vectors(codes: Tensor, vectors: Tensor) -> Tensor:
     best = (distances == minimum_over_processes(distances)).to(codes.dtype)[:, None]
     found = sum_over_processes(torch.cat([best * nearest, best], dim=1))
     return found[:, :-1] / found[:, -1:]  # processes that tie share out
+
+
+def drawn_vectors(codes: Tensor, vectors: Tensor) -> Tensor:
+    """For each code (M, D) one of the vectors (N, D) of all processes, (M, D), drawn by exp(cosine of both).
+
+    The first process draws, with torch's own random numbers. A collective call.
+    """
+    vectors = rows_of_all_processes(vectors)
+    anchors = torch.zeros_like(codes)
+    if process_index() == 0:
+        # Drawn evenly and kept with probability exp(cosine - 1), 0.14 at least: no (M, N) matrix is needed.
+        waiting = torch.arange(len(codes), device=codes.device)
+        while len(waiting):
+            drawn = vectors[torch.randint(len(vectors), (len(waiting),), device=codes.device)]
+            cosine = F.cosine_similarity(drawn, codes[waiting], dim=1)
+            kept = torch.rand(len(waiting), device=codes.device) < (cosine - 1).exp()
+            anchors[waiting[kept]] = drawn[kept]
+            waiting = waiting[~kept]
+    return sum_over_processes(anchors)

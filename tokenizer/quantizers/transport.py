@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import InputError
+from ..precision import to_float64
 from .ema import RunningMeans
 from .gaussian import gaussian_transport_map, mean_and_covariance
 from .moment_matching import MomentMatchingQuantizer
@@ -64,8 +65,8 @@ class TransportQuantizer(MomentMatchingQuantizer):
         """Move the codes by `step` of the way to the features' mean and covariance."""
         code_mean, code_covariance = mean_and_covariance(self.weight)
         matrix, offset = gaussian_transport_map(code_mean, code_covariance, feature_mean, feature_covariance)
-        codes = self.weight.double()
-        self.weight.data.copy_(codes + step * (codes @ matrix.mT + offset - codes))
+        codes = to_float64(self.weight)
+        self.weight.data.copy_((codes + step * (codes @ matrix.mT + offset - codes)).float())
 
 
 def check_transport_step(step: float) -> None:

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,23 +15,28 @@ from typing import Any
 from safetensors import SafetensorError
 
 from ..errors import InputError
+from .untrusted import user_path
 
 _UNFINISHED = ".partial"  # how names end of what is being written or removed; they start with a dot
 
 
 @contextmanager
 def written_whole(target: Path) -> Iterator[Path]:
-    """A new folder that takes the place of `target` when the block ends without an exception, and is gone if not.
+    """A new folder whose content is that of `target` when the block ends without an exception, and is gone if not.
 
-    It is on the disk, not only in the system's memory, before it takes that place.
+    It is on the disk, not only in the system's memory, before it gets there. A folder that exists stays the same one,
+    since it may be a mount point, or have owners and rights of its own: what is in it is replaced, entry by entry.
 
     Raises:
-        InputError: if `target` holds anything that the new folder does not; that would be lost.
+        InputError: if `target` is a file, or holds anything that the new folder does not; that would be lost.
         OSError: if the disk is full; also where a library that writes says so in an exception of its own.
     """
-    target = target.resolve()
+    target = user_path(target).resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", suffix=_UNFINISHED, dir=target.parent) as temporary:
+    if target.exists() and not target.is_dir():
+        raise InputError(f"{target} is a file; give a folder")
+    place = target if target.exists() else target.parent  # of one file system with where it goes
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", suffix=_UNFINISHED, dir=place) as temporary:
         new, old = Path(temporary) / "new", Path(temporary) / "old"
         new.mkdir()
         try:
@@ -42,12 +47,51 @@ def written_whole(target: Path) -> Iterator[Path]:
             raise OSError(errno.EIO, f"could not be written ({str(error).splitlines()[0]})", str(target)) from error
         synchronize(*new.rglob("*"), new)
         if target.exists():
-            lost = {path.name for path in target.iterdir()} - {path.name for path in new.iterdir()}
-            if lost:
-                raise InputError(f"{target} would be replaced, but holds '{min(lost)}' as well; give another folder")
-            os.replace(target, old)
-        os.replace(new, target)
-        synchronize(target.parent)
+            _check_nothing_lost(target, {path.name for path in new.iterdir()})
+            _move_into(target, new, old)
+        else:
+            os.replace(new, target)
+        synchronize(target if place == target else target.parent)
+
+
+def check_output_folder(target: Path, names: Collection[str]) -> None:
+    """Check, before the work is done, that `written_whole` can write these entries.
+
+    Raises:
+        InputError: for a file, a folder that holds anything else, or one that cannot be written to.
+    """
+    target = user_path(target).resolve()
+    existing = next(path for path in (target, *target.parents) if path.exists())
+    if not existing.is_dir():
+        raise InputError(f"{existing} is a file; give a folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise InputError(f"{existing} cannot be written to; give another folder")
+    if target.exists():
+        _check_nothing_lost(target, set(names))
+
+
+def _check_nothing_lost(target: Path, names: set[str]) -> None:
+    there = {path.name for path in target.iterdir()}
+    lost = {name for name in there - names if not (name.startswith(".") and name.endswith(_UNFINISHED))}
+    if lost:
+        raise InputError(f"{target} would be replaced, but holds '{min(lost)}' as well; give another folder")
+
+
+def _move_into(target: Path, new: Path, old: Path) -> None:
+    """Move the entries of `new` into `target`, and those they replace into `old`; all of them back if one cannot be."""
+    old.mkdir()
+    moved: list[tuple[Path, Path]] = []
+    try:
+        for path in sorted(new.iterdir()):
+            there = target / path.name
+            for source, goal in ((there, old / path.name), (path, there)):
+                if os.path.lexists(source):
+                    os.replace(source, goal)
+                    moved.append((source, goal))
+    except OSError:
+        for source, goal in reversed(moved):
+            os.replace(goal, source)
+        raise
 
 
 def synchronize(*paths: Path) -> None:
@@ -90,6 +134,7 @@ def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 def write_file(path: Path, content: bytes) -> None:
     """Write content to path, whole or not at all; folders that are missing are made."""
+    path = user_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}{_UNFINISHED}")
     try:

@@ -138,13 +138,17 @@ def test_a_class_without_a_good_image_is_refused(photos: Path):
 
 
 def test_a_report_cut_off_by_a_crash_goes_on(tmp_path: Path):
-    BadImageReport(tmp_path, "train").add({"a.png": "empty", "b.png": "empty"})
     path = tmp_path / "bad_images.jsonl"
-    path.write_bytes(path.read_bytes()[:-5])
-    assert [row["name"] for row in read_bad_images(tmp_path)] == ["a.png"]
-    report = BadImageReport(tmp_path, "train")
-    report.add({"a.png": "empty", "b.png": "empty"})
-    assert [row["name"] for row in read_bad_images(tmp_path)] == ["a.png", "b.png"]
+    BadImageReport(tmp_path, "train").add({"a.png": "empty"})
+    first = len(path.read_bytes())
+    BadImageReport(tmp_path, "train").add({"{b}.png": 'no "}" at its end'})
+    whole = path.read_bytes()
+    for end in range(first, len(whole) - 1):  # wherever it was cut, also behind a bracket
+        path.write_bytes(whole[:end])
+        assert [row["name"] for row in read_bad_images(tmp_path)] == ["a.png"]
+        report = BadImageReport(tmp_path, "train")
+        report.add({"a.png": "empty", "{b}.png": "empty"})
+        assert [row["name"] for row in read_bad_images(tmp_path)] == ["a.png", "{b}.png"]
 
 
 def test_2000_images_of_which_200_are_broken_train_and_all_200_are_named(tmp_path: Path):

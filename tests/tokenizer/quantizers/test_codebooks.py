@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from codebooks import NAMES, one_codebook
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -158,11 +159,22 @@ def test_rotation_keeps_angles_and_scales_lengths(seed: int, dim: int):
     torch.testing.assert_close(cosine(passed, z, dim=1), cosine(g, q, dim=1))
 
 
-def test_rotation_of_zero_vectors_is_finite():
-    z = torch.zeros(3, 4, requires_grad=True)
-    rotation_trick(z, torch.randn(3, 4)).sum().backward()
-    assert z.grad is not None
-    assert z.grad.isfinite().all()
+@pytest.mark.parametrize("length", [0.0, 1e-38, 1e-12, 1e-6])
+def test_vectors_much_shorter_than_their_codes_pass_the_gradient_straight_through(length: float):
+    z = (F.normalize(torch.randn(3, 4), dim=1) * length).requires_grad_()
+    g, codes = torch.randn(3, 4), torch.randn(3, 4) * 3
+    output = rotation_trick(z, codes)
+    assert torch.equal(output, codes)
+    (passed,) = torch.autograd.grad((output * g).sum(), z)
+    assert torch.equal(passed, g)
+
+
+@settings(deadline=None, max_examples=30)
+@given(power=st.floats(-45, 18), code_power=st.floats(-45, 18))
+def test_rotation_is_finite_and_scales_by_a_thousand_at_most(power: float, code_power: float):
+    z = (torch.randn(5, 4) * 10**power).requires_grad_()
+    (passed,) = torch.autograd.grad(rotation_trick(z, torch.randn(5, 4) * 10**code_power).sum(), z)
+    assert passed.norm(dim=1).max() <= 1001 * 2  # the gradient of the sum is all ones, of length 2
 
 
 def test_straight_through_is_the_identity_for_the_gradient():

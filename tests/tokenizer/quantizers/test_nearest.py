@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from wvq.tokenizer import nearest_codes
 from wvq.tokenizer.quantizers import nearest
@@ -161,3 +162,42 @@ def test_tf32_setting_is_left_as_it_was(allowed: bool):
         assert torch.backends.cuda.matmul.allow_tf32 == allowed
     finally:
         torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def test_codes_that_coincide_need_little_memory():
+    """Every code is possible for every vector: all at once would take 2,048 * 2,048 * 64 * 8 bytes three times over."""
+    vectors, codes = torch.zeros(2048, 64), torch.zeros(2048, 64)
+    codes[1024:] = 1e-20  # as near to float32, and farther
+    vectors[::2] = 1e-20
+    peak = _peak_of(lambda: nearest_codes(vectors, codes))
+    assert torch.equal(nearest_codes(vectors, codes)[:4], torch.tensor([1024, 0, 1024, 0]))
+    assert peak < 2**28
+
+
+def _peak_of(function: Callable[[], object]) -> int:
+    """The largest single allocation in bytes, as the operations of a call report it."""
+    largest = 0
+
+    class Sizes(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            nonlocal largest
+            made = func(*args, **(kwargs or {}))
+            for tensor in made if isinstance(made, list | tuple) else [made]:
+                if isinstance(tensor, Tensor):
+                    largest = max(largest, tensor.numel() * tensor.element_size())
+            return made
+
+    with Sizes():
+        function()
+    return largest
+
+
+@pytest.mark.parametrize("pairs", [1, 7, 2**20])
+def test_ties_are_settled_alike_in_parts_of_any_size(pairs: int, monkeypatch: pytest.MonkeyPatch):
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.randn(40, 3, generator=generator).repeat(3, 1)
+    vectors = torch.randn(200, 3, generator=generator) + 1000
+    expected = nearest_codes(vectors, codes)
+    monkeypatch.setattr(nearest, "_PAIRS", pairs)
+    assert torch.equal(nearest_codes(vectors, codes), expected)
+    assert (expected < 40).all()  # the first of equal codes

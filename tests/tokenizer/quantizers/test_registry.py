@@ -31,7 +31,7 @@ TRANSPORT = {"transport_step": 0.05, "decay": None}
 DEFAULTS: dict[str, dict[str, Any]] = {
     "vanilla": LEARNT,
     "ema": {**OF_ALL, "commitment_weight": 1.0, "decay": 0.99},
-    "online": {**LEARNT, "decay": 0.99},
+    "online": {**LEARNT, "decay": 0.99, "anchor": "nearest"},
     "linear": {**LEARNT, "init_std": 1.0},
     "wasserstein": {**MATCHING, "wasserstein_weight": 0.5, "alignment": "loss", **TRANSPORT},
     "mmd": {**PAPER, "mmd_weight": 0.5, "max_points": 2048},

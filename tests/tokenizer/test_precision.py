@@ -1,0 +1,105 @@
+"""Float32 in full whatever the user allows, and what is put back afterwards."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from fixtures import read_fashion_images
+from torch import nn
+
+from wvq.eval.features.registry import build_extractor
+from wvq.tokenizer import VanillaQuantizer, nearest_codes
+from wvq.tokenizer.precision import full_precision, keeping_dtype
+
+ALLOWED = {
+    "nothing": "",
+    "matmul precision": "torch.set_float32_matmul_precision('medium')",
+    "older flag": "torch.backends.cuda.matmul.allow_tf32 = True",
+    "newer flag": "torch.backends.cuda.matmul.fp32_precision = 'tf32'",
+    "both flags": "torch.backends.cuda.matmul.allow_tf32 = True; torch.backends.cuda.matmul.fp32_precision = 'ieee'",
+    "all backends": "torch.backends.fp32_precision = 'tf32'",
+    "convolutions": "torch.backends.cudnn.fp32_precision = 'tf32'; torch.backends.cudnn.allow_tf32 = False",
+    "the CPU's": "torch.backends.mkldnn.set_flags(_fp32_precision='bf16')",
+}
+SCRIPT = """
+import torch
+from wvq.tokenizer.precision import full_precision
+backends = torch.backends
+places = (backends, backends.cudnn, backends.cuda.matmul, backends.cudnn.conv, backends.mkldnn.matmul,
+          backends.mkldnn.conv)
+def settings():
+    return [place.fp32_precision for place in places]
+def follows():  # what is not set by itself asks what is above it
+    own = backends.fp32_precision
+    try:
+        backends.fp32_precision = "ieee"
+        return settings()
+    finally:
+        backends.fp32_precision = own
+{allow}
+before = settings(), follows()
+with full_precision():
+    assert settings() == ["ieee"] * 6, settings()
+    with full_precision():
+        pass
+    assert settings() == ["ieee"] * 6
+assert (settings(), follows()) == before, (settings(), before)
+"""
+
+
+@pytest.mark.parametrize("allowed", ALLOWED)
+def test_precision_is_full_inside_and_the_users_outside(allowed: str):
+    """In a process of its own, since torch never forgets that the newer flags were used."""
+    script = SCRIPT.format(allow=ALLOWED[allowed])
+    done = subprocess.run([sys.executable, "-W", "error::UserWarning", "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+USES: dict[str, Callable[[], Any]] = {
+    "nearest codes": lambda: nearest_codes(torch.randn(9, 4), torch.randn(8, 4)),
+    "quantizer": lambda: VanillaQuantizer(codebook_size=8, codebook_dim=4)(torch.randn(9, 4)),
+    "extractor": lambda: build_extractor("efficientnet-lite0")(read_fashion_images()[0][:1]),
+}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_newer_flag_is_no_error(use: str):
+    flags = torch.backends.cuda.matmul
+    before, flags.fp32_precision = flags.fp32_precision, "tf32"
+    try:
+        USES[use]()
+        assert flags.fp32_precision == "tf32"
+    finally:
+        flags.fp32_precision = before
+
+
+def test_search_is_exact_at_medium_precision():
+    """On a CPU with matrix units the products themselves would be rounded to bfloat16."""
+    vectors, codes = (torch.randn(n, 32, generator=torch.Generator().manual_seed(n)) for n in (2000, 4000))
+    expected = torch.cdist(vectors.double(), codes.double()).argmin(dim=1)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        assert torch.equal(nearest_codes(vectors, codes), expected)
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_settings_are_put_back_after_an_error():
+    flags = torch.backends.cuda.matmul
+    before, flags.fp32_precision = flags.fp32_precision, "tf32"
+    try:
+        with pytest.raises(ZeroDivisionError), full_precision():
+            raise ZeroDivisionError
+        assert flags.fp32_precision == "tf32"
+    finally:
+        flags.fp32_precision = before
+
+
+def test_keeping_dtype_moves_and_casts_nothing():
+    layer = nn.Linear(2, 2)._apply(keeping_dtype(lambda t: t.to("meta", torch.float16)))
+    assert (layer.weight.device.type, layer.weight.dtype) == ("meta", torch.float32)
