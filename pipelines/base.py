@@ -14,17 +14,21 @@ from PIL import Image
 from torch import Tensor, nn
 
 from wvq.tokenizer import InputError
+from wvq.tokenizer.data.decoding import to_uint8
+from wvq.tokenizer.errors import NonFiniteError
 from wvq.tokenizer.storage.atomic import write_json, written_whole
 from wvq.tokenizer.storage.pretrained import local_folder
-from wvq.tokenizer.storage.untrusted import check_inside, file_inside, read_json
+from wvq.tokenizer.storage.untrusted import check_inside, file_inside, first_line, read_json
 
 OUTPUT_TYPES = ("pil", "np", "pt", "uint8", "latent")
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 @dataclass
 class ImagePipelineOutput:
     """What a pipeline made, by its output_type: for "pil" a list of PIL images, for "np" a float array (N, H, W, C) and
-    for "pt" a float tensor (N, C, H, W), both in [0, 1], for "uint8" a uint8 tensor, for "latent" tokens (N, h, w)."""
+    for "pt" a float tensor (N, C, H, W), both in [0, 1], for "uint8" a uint8 tensor, for "latent" the tokenizer's
+    indices."""
 
     images: Any
 
@@ -49,10 +53,35 @@ class Pipeline:
     def device(self) -> torch.device:
         return next(next(iter(self.components.values())).parameters()).device
 
-    def to(self, device: torch.device | str) -> Self:
-        """Move all components to a device."""
-        for component in self.components.values():
-            component.to(device)
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(next(iter(self.components.values())).parameters()).dtype
+
+    def to(
+        self,
+        *targets: torch.device | str | int | torch.dtype,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Self:
+        """Move all components to a device, cast them to a dtype, or both: `.to("cuda", torch.bfloat16)`.
+
+        Raises:
+            InputError: for a dtype that is not one of `DTYPES`, or a device that there is not.
+        """
+        for target in targets:
+            device, dtype = (device, target) if isinstance(target, torch.dtype) else (target, dtype)
+        if dtype not in (None, *DTYPES):
+            raise InputError(f"dtype is {dtype}; valid are {', '.join(map(str, DTYPES))}")
+        try:
+            for component in self.components.values():
+                component.to(device=device, dtype=dtype)
+        except (
+            AssertionError,
+            RuntimeError,
+        ) as error:  # torch's, for a device that it does not know or that is not here
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            raise InputError(f"device is {device!r}: {first_line(error)}") from error
         return self
 
     def set_progress_bar_config(self, **options: Any) -> None:
@@ -73,13 +102,21 @@ class Pipeline:
                 component.save_pretrained(partial / name)  # pyright: ignore[reportCallIssue]
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | Path) -> Self:
+    def from_pretrained(
+        cls, name_or_path: str | Path, torch_dtype: torch.dtype | None = None, revision: str | None = None
+    ) -> Self:
         """Load from a folder or a hub repository.
 
+        Args:
+            name_or_path: the folder, or the repository as "owner/name".
+            torch_dtype: of all components, one of `DTYPES`; by default the tokenizer has float32, and a prior what it
+                was saved with.
+            revision: branch, tag or commit of the repository.
+
         Raises:
-            InputError: for a missing folder, an index of another pipeline or with other components.
+            InputError: for a missing folder, an index of another pipeline or with other components, another dtype.
         """
-        folder = local_folder(name_or_path, ("*.json", "*.safetensors"))
+        folder = local_folder(name_or_path, ("*.json", "*.safetensors"), revision)
         index = read_json(file_inside(folder, "model_index.json"))
         if not isinstance(index, dict) or index.get("_class_name") != cls.__name__:
             raise InputError(f"{folder / 'model_index.json'} does not describe a {cls.__name__}")
@@ -94,7 +131,8 @@ class Pipeline:
             if not (folder / name).is_dir():
                 raise InputError(f"{folder / name} does not exist")
         components = {name: load(folder / name) for name, load in cls.component_loaders.items()}
-        return cls(**components, **cls.extra_arguments(index))
+        pipeline = cls(**components, **cls.extra_arguments(index))
+        return pipeline if torch_dtype is None else pipeline.to(torch_dtype)
 
     @classmethod
     def extra_arguments(cls, index: dict[str, Any]) -> dict[str, Any]:
@@ -125,6 +163,17 @@ def format_images(images: Tensor, output_type: str) -> list[Image.Image] | np.nd
         return images
     unit = images.float() / 255
     return rearrange(unit, "n c h w -> n h w c").cpu().numpy() if output_type == "np" else unit
+
+
+def to_pixels(images: Tensor) -> Tensor:
+    """What a tokenizer has decoded, (N, C, H, W) in [-1, 1], as uint8.
+
+    Raises:
+        NonFiniteError: for NaN, which would be black or white.
+    """
+    if images.isnan().any():
+        raise NonFiniteError("the decoded images are not finite; try whether all weights of the tokenizer are finite")
+    return to_uint8(images)
 
 
 def to_pil(images: Tensor) -> list[Image.Image]:

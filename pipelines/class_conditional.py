@@ -6,7 +6,6 @@ from typing import Any, ClassVar, Self
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from tqdm import tqdm
 from transformers import GPT2LMHeadModel, LlamaForCausalLM
 
 from wvq.prior import sample_tokens
@@ -17,6 +16,7 @@ from wvq.prior.model import PRIOR_CLASSES
 from wvq.tokenizer import InputError, VQTokenizer
 from wvq.tokenizer.blocks import in_blocks
 from wvq.tokenizer.data.decoding import to_model
+from wvq.tokenizer.progress import progress_bar
 
 from .base import ImagePipelineOutput, Pipeline, check_output_type, format_images, to_pixels
 from .labels import ClassLabels, labels_of
@@ -162,7 +162,7 @@ class ClassConditionalPipeline(Pipeline):
             generator = [own for own in generator for _ in range(best_of)]
         labels = labels.repeat_interleave(best_of)
         bar: dict[str, Any] = {"desc": "sampling", "unit": "token", **self._progress_bar_config}
-        with tqdm(total=config.num_tokens, **bar) as progress:
+        with progress_bar(total=config.num_tokens, **bar) as progress:
 
             def on_token(position: int, tokens: Tensor) -> None:
                 progress.update(position + 1 - progress.n)

@@ -24,6 +24,10 @@ class Command(NamedTuple):
 
 
 _DATA_TO_MODEL = (("data.image_size", "model.image_size"), ("data.channels", "model.channels"))
+_DEFAULTS = {  # what these are for a model where they are left open
+    "data.image_size": lambda size: 28 if size is None else size,
+    "data.channels": lambda channels: 3 if channels is None else channels,
+}
 _COMPARISON = (
     ("data", "tokenizer.data"),
     ("data", "prior.data"),
@@ -34,7 +38,7 @@ _COMPARISON = (
 COMMANDS = {
     "demo": Command(
         "both stages, samples, scores and a report on Fashion-MNIST, sized for 2 CPU cores",
-        "wvq.eval.comparison.compare:compare",
+        "wvq.eval.comparison.compare:compare_and_summarize",
         "wvq.eval.comparison.compare:Comparison",
         _COMPARISON,
         recipe="demo.yaml",
@@ -64,7 +68,7 @@ COMMANDS = {
     ),
     "compare": Command(
         "train and score quantizers under one budget, and write the report",
-        "wvq.eval.comparison.compare:compare",
+        "wvq.eval.comparison.compare:compare_and_summarize",
         "wvq.eval.comparison.compare:Comparison",
         _COMPARISON,
     ),
@@ -94,7 +98,7 @@ COMMANDS = {
         "wvq.eval.benchmarks.evaluation:EvaluationBenchmark",
     ),
     "benchmark sample-size": Command(
-        "how far from 0 the FID of two samples of one law is, plain and extrapolated",
+        "how far from 0 the FID of two samples of one distribution is, plain and extrapolated",
         "wvq.eval.benchmarks.sample_size:benchmark_sample_size",
         "wvq.eval.benchmarks.sample_size:SampleSizeBenchmark",
     ),
@@ -132,6 +136,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         result = _load(command.function)(configuration)
     except InputError as error:
         _fail(f"wvq {name}", plain_message(error))
+    except MemoryError as error:
+        _fail(f"wvq {name}", f"out of memory: {str(error) or 'the system gave no more'}")
     except OSError as error:
         _fail(f"wvq {name}", f"{error.filename or 'input or output'}: {error.strerror or error}")
     if result is not None:
@@ -149,6 +155,7 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
 
     from wvq.tokenizer.errors import InputError
 
+    from .list_options import list_options, with_lists
     from .recipes import allow_recipes
 
     class Parser(ArgumentParser):
@@ -160,26 +167,41 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
     command = COMMANDS[name]
     configuration = _load(command.configuration)
     recipes: list[str | PathLike[str]] = [str(files("wvq.pipelines") / command.recipe)] if command.recipe else []
+    lists = dict(list_options(configuration))
     dashed = [re.sub(r"^--[\w.-]+", lambda o: "--" + o[0][2:].replace("-", "_"), a) for a in arguments]
+    dashed = with_lists(dashed, lists)
     parser = Parser(
         prog=f"wvq {name}",
         description=command.summary,
         exit_on_error=False,
         default_config_files=recipes,
-        parser_mode=allow_recipes(dashed),
+        parser_mode=allow_recipes(dashed, lists),
     )
     parser.add_argument("--config", action="config", help="a recipe: these options in a YAML or JSON file")
     parser.add_class_arguments(configuration)
     for source, target in command.links:
         for part in _parts(configuration, source):
-            parser.link_arguments(source + part, target + part)
+            parser.link_arguments(source + part, target + part, _DEFAULTS.get(source + part))
     try:
         values = parser.instantiate(parser.parse_args(dashed))
+        _check_whole_numbers(vars(values))
         return configuration(**{key: value for key, value in values.items() if key != "config"})
     except (ArgumentError, TypeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(_first_cause(error)) from error
+
+
+def _check_whole_numbers(values: dict[str, Any], prefix: str = "") -> None:
+    """Raises: InputError: for a whole number that no tensor can hold."""
+    from wvq.tokenizer.errors import InputError
+
+    for name, value in values.items():
+        if dataclasses.is_dataclass(value):
+            _check_whole_numbers(vars(value), f"{prefix}{name}.")
+        for number in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(number, int) and abs(number) >= 2**63:
+                raise InputError(f"{prefix}{name} is {value}; whole numbers must be below 2^63")
 
 
 def _parts(configuration: type, name: str) -> list[str]:

@@ -14,6 +14,9 @@ from tqdm import tqdm
 from wvq.prior.guidance import GuidanceSchedule
 from wvq.prior.sampling import check_sampling
 from wvq.tokenizer import InputError
+from wvq.tokenizer.errors import check_range
+from wvq.tokenizer.progress import progress_bar
+from wvq.tokenizer.storage.untrusted import expand_home
 
 from .class_conditional import ClassConditionalPipeline
 
@@ -47,10 +50,14 @@ class SamplingOptions:
 
     def __post_init__(self) -> None:
         check_sampling(self.guidance_scale, self.temperature, self.top_k, self.top_p, self.min_p)
-        if self.batch_size != "auto" and self.batch_size < 1:
-            raise InputError(f"batch_size is {self.batch_size}; it must be at least 1")
+        check_range(self, "seed", least=0)
+        if self.batch_size != "auto":
+            check_range(self, "batch_size", least=1)
         if self.guidance_interval is not None:
             object.__setattr__(self, "guidance_interval", tuple(self.guidance_interval))
+            first, end = self.guidance_interval
+            if not 0 <= first < end:
+                raise InputError(f"guidance_interval is {self.guidance_interval}; valid are 0 <= first < end")
 
 
 @dataclass(frozen=True)
@@ -74,9 +81,9 @@ class Sampling(SamplingOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, least in (("num_images_per_class", 1), ("num_images", 0), ("part_size", 1)):
-            if getattr(self, name) < least:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        expand_home(self, "pipeline", "output_dir")
+        check_range(self, "num_images", least=0)
+        check_range(self, "num_images_per_class", "part_size", least=1)
 
 
 def sample_images(
@@ -100,7 +107,9 @@ def sample_images(
         size = _MANY_ON_CPU if pipeline.device.type == "cpu" else _MANY
     start = 0
     with (
-        nullcontext(progress) if progress is not None else tqdm(total=len(labels), desc="sampling", unit="image") as bar
+        nullcontext(progress)
+        if progress is not None
+        else progress_bar(total=len(labels), desc="sampling", unit="image") as bar
     ):
         while start < len(labels):
             batch = labels[start : start + size]

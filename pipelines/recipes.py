@@ -6,11 +6,12 @@ note of. They, and recipes that another recipe names, stay in the folder that th
 """
 
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import pairwise
 from pathlib import Path, PurePath
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -19,32 +20,39 @@ from jsonargparse import get_loader, set_loader
 
 from wvq.tokenizer.errors import InputError
 
+from .list_options import read_lists
+
 MAX_VALUES = 100_000
 _CODE = ("class_path", "init_args", "dict_kwargs")  # what jsonargparse would import and call
 _WRITTEN = ("output_dir", "output", "tokens_dir")
 
 
-def allow_recipes(arguments: Sequence[str]) -> str:
-    """Make `load_recipe` known to jsonargparse, for a command line (underscores in its options); returns the
-    `parser_mode` of the parser that is to use it."""
+def allow_recipes(arguments: Sequence[str], lists: Mapping[str, bool]) -> str:
+    """Make `load_recipe` known to jsonargparse, for a command line (underscores in its options) and its `list_options`;
+    returns the `parser_mode` of the parser that is to use it."""
     given = {argument.removeprefix("--").partition("=")[0] for argument in arguments if argument.startswith("--")}
     own = set(_own_texts(arguments))
-    set_loader("recipe", partial(load_recipe, given=given, own=own), (yaml.YAMLError,))
+    set_loader("recipe", partial(load_recipe, given=given, own=own, lists=lists), (yaml.YAMLError,))
     return "recipe"
 
 
-def load_recipe(text: str, given: Collection[str] = (), own: Collection[str] = ()) -> Any:
+def load_recipe(
+    text: str,
+    given: Collection[str] = (),
+    own: Collection[str] = (),
+    lists: Mapping[str, bool] = MappingProxyType({}),
+) -> Any:
     """The values in a recipe, or in one option of the command line: what jsonargparse's own loader makes of them.
 
     Args:
         text: YAML.
         given: options of the command line, which replace the recipe's.
         own: texts that may name any folder to write into.
+        lists: as `list_options` gives them.
 
     Raises:
-        InputError: for the name of a class, a folder to write into that is not among `given` and starts with "~" or, of
-            a text that is not among `own`, leaves the working folder, and references that unfold to more than
-            `MAX_VALUES` values.
+        InputError: for the name of a class, a folder to write into that is not among `given` and, of a text that is not
+            among `own`, leaves the working folder, and references that unfold to more than `MAX_VALUES` values.
     """
     content = get_loader("yaml")(text)
     pending, count = [("", content)], 0
@@ -58,7 +66,7 @@ def load_recipe(text: str, given: Collection[str] = (), own: Collection[str] = (
             pending.extend((f"{prefix}{key}.", item) for key, item in value.items())
         elif isinstance(value, list):
             pending.extend((prefix, item) for item in value)
-    return content
+    return read_lists(content, text, lists)
 
 
 def is_downloaded(file: Path) -> bool:
@@ -90,9 +98,7 @@ def _check(options: dict[Any, Any], prefix: str, given: Collection[str], own: bo
             raise InputError(f"the recipe has the key '{key}', which names code to run; valid are a command's options")
         if name in _WRITTEN and isinstance(value, str) and f"{prefix}{key}" not in given:
             path = PurePath(value)
-            if value.startswith("~"):
-                raise InputError(f"the recipe has {key} = {value}; '~' stands for no folder there, give its whole name")
-            if not own and (path.is_absolute() or ".." in path.parts):
+            if not own and (path.is_absolute() or ".." in path.parts or value.startswith("~")):
                 raise InputError(
                     f"the recipe has {key} = {value}, outside the working folder, where only a recipe of your own may "
                     "write (this one was downloaded, or is named in another); say that on the command line"

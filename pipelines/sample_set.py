@@ -10,17 +10,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from wvq.tokenizer import InputError
 from wvq.tokenizer.data.shard_files import CLASS_NAMES_FILE
+from wvq.tokenizer.progress import progress_bar
 from wvq.tokenizer.storage.atomic import write_file, write_json
+from wvq.tokenizer.storage.pretrained import state_sha256
 from wvq.tokenizer.storage.untrusted import read_json
 
 from .base import to_pil
 from .class_conditional import ClassConditionalPipeline
 from .generation import Sampling, sample_images
 from .processes import this_process
+from .training.saved_config import first_difference
 
 _RUNNING = ("batch_size", "output_dir", "num_images_per_class")  # options that change no image
 
@@ -29,16 +31,17 @@ def sample_set(pipeline: ClassConditionalPipeline, labels: torch.Tensor, config:
     """Write the images of labels (N,) that config.output_dir does not have yet; returns the folder.
 
     "folder" has a PNG for each image, "webdataset" tar files of config.part_size images (PNG and class) and the names
-    of classes, "npz" one samples.npz of arr_0 (N, H, W, C), uint8, and labels (N,), as evaluators of FID read. Every
-    file is written whole or not at all and depends on its images alone, so the set is the same however often it was
-    interrupted.
+    of classes, "npz" one samples.npz of arr_0 (N, H, W, C), uint8, and arr_1 (N,), the labels, as evaluators of FID
+    read. Every file is written whole or not at all and depends on its images alone, so the set is the same however
+    often it was interrupted.
 
     Raises:
         InputError: if the folder holds samples of other options.
     """
     state, folder = this_process(), Path(config.output_dir)
     about = {key: value for key, value in asdict(config).items() if key not in _RUNNING}
-    about |= {"tokenizer": pipeline.tokenizer.fingerprint, "labels": labels.tolist()}
+    about |= {"tokenizer": pipeline.tokenizer.fingerprint, "prior": state_sha256(pipeline.prior)}
+    about |= {"labels": labels.tolist(), "class_names": list(pipeline.class_names)}
     about = {key: list(value) if isinstance(value, tuple) else value for key, value in about.items()}
     if state.is_main_process:
         _claim(folder, about)
@@ -66,7 +69,9 @@ def write_chunks(
         for chunk, numbers in enumerate(torch.arange(len(labels)).split(config.part_size))
         if chunk % processes == process and (missing := _missing(folder, config.format, chunk, numbers.tolist()))
     ]
-    with tqdm(total=sum(len(m) for _, m in work), desc="sampling", unit="image", disable=process > 0) as progress:
+    with progress_bar(
+        total=sum(len(m) for _, m in work), desc="sampling", unit="image", disable=process > 0
+    ) as progress:
         for chunk, missing in work:
             made = sample_images(pipeline, labels[missing], config, missing, progress)
             if config.format == "folder":
@@ -82,9 +87,11 @@ def _claim(folder: Path, about: dict[str, Any]) -> None:
     note = folder / "samples.json"
     if note.exists():
         before = read_json(note)
-        odd = sorted(key for key in {*before, *about} if before.get(key) != about.get(key))
-        if odd:
-            raise InputError(f"{folder} holds samples of another {odd[0]}; give another output_dir")
+        # Where the pipeline lies is compared only where an older version did not note what is in it.
+        if difference := first_difference(
+            before, about, {"pipeline"} if "prior" in before else {"prior", "class_names"}
+        ):
+            raise InputError(f"{folder} holds samples of another {difference[0]}; give another output_dir")
     elif folder.exists() and any(folder.iterdir()):
         raise InputError(f"{folder} holds '{min(p.name for p in folder.iterdir())}'; give a new or empty output_dir")
     else:
@@ -120,7 +127,7 @@ def _png(picture: Any) -> bytes:
 
 def _npz(images: torch.Tensor, labels: torch.Tensor, numbers: list[int]) -> bytes:
     content = io.BytesIO()
-    np.savez(content, arr_0=images.permute(0, 2, 3, 1).numpy(), labels=labels.numpy())
+    np.savez(content, arr_0=images.permute(0, 2, 3, 1).numpy(), arr_1=labels.numpy(), labels=labels.numpy())
     return content.getvalue()
 
 

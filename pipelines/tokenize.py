@@ -14,19 +14,20 @@ import numpy as np
 import torch
 from datasets import Dataset, Features, List, Value, concatenate_datasets
 from torch import Tensor
-from tqdm import tqdm
 
 from wvq.pipelines.processes import this_process
+from wvq.tokenizer import tokens as token_sets
 from wvq.tokenizer.data.bad_images import FILE_NAME
 from wvq.tokenizer.data.config import DataConfig
 from wvq.tokenizer.data.dataset import ImageDataset, load_splits, report_bad_images
 from wvq.tokenizer.data.decoding import to_model
 from wvq.tokenizer.distributed import on_first_process
-from wvq.tokenizer.errors import InputError
+from wvq.tokenizer.errors import check_range
 from wvq.tokenizer.model import VQTokenizer
+from wvq.tokenizer.progress import progress_bar
 from wvq.tokenizer.storage.atomic import remove_unfinished, write_json, written_whole
 from wvq.tokenizer.storage.lock import Lock
-from wvq.tokenizer import tokens as token_sets
+from wvq.tokenizer.storage.untrusted import expand_home
 
 LARGER = 1.1  # than a crop is the image it is taken from, as in LlamaGen (arXiv 2406.06525)
 
@@ -50,10 +51,9 @@ class Tokenization:
     """Images encoded at once."""
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise InputError(f"batch_size is {self.batch_size}; it must be at least 1")
-        if self.crops < 0:
-            raise InputError(f"crops is {self.crops}; it must be at least 0")
+        expand_home(self, "tokenizer", "output_dir")
+        check_range(self, "batch_size", least=1)
+        check_range(self, "crops", least=0)
 
 
 def tokenize(config: Tokenization) -> Path:
@@ -69,7 +69,8 @@ def tokenize(config: Tokenization) -> Path:
     # No second Accelerator: it would undo the gradient accumulation of the training loop's.
     processes = this_process()
     tokenizer = VQTokenizer.from_pretrained(config.tokenizer).to(processes.device)
-    train, evaluation = load_splits(config.data)
+    data = config.data.sized(tokenizer.config)
+    train, evaluation = load_splits(data)
     identity = {
         "format": _FORMAT,
         "tokenizer_fingerprint": tokenizer.fingerprint,
@@ -82,7 +83,7 @@ def tokenize(config: Tokenization) -> Path:
     flips = (False, True) if config.data.horizontal_flip else (False,)
     chunks = [*_chunks(folder, train, flips), *_chunks(folder, evaluation, flips=(False,))]
     if config.crops:
-        larger = dataclasses.replace(config.data, image_size=math.ceil(LARGER * config.data.image_size))
+        larger = dataclasses.replace(data, image_size=math.ceil(LARGER * tokenizer.config.image_size))
         chunks += _chunks(folder, load_splits(larger)[0], flips, range(1, config.crops + 1))
     locks: list[Lock] = []
 
@@ -164,7 +165,7 @@ def _encode(tokenizer: VQTokenizer, chunk: _Chunk, batch_size: int) -> Dataset:
     places = iter(draws)
     batches = chunk.images.batches(batch_size, chunk.indices)
     shown = {"desc": chunk.path.name, "unit": "batch", "disable": not this_process().is_main_process}
-    for batch in tqdm(batches, total=-(-len(chunk.indices) // batch_size), **shown):
+    for batch in progress_bar(batches, total=-(-len(chunk.indices) // batch_size), **shown):
         images = batch["images"]
         if chunk.crop:
             images = torch.stack([_cropped(image, size, *next(places)) for image in images])

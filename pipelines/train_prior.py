@@ -12,6 +12,7 @@ from accelerate.utils import set_seed
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from wvq.prior.code_geometry import CodeGeometry, code_features
 from wvq.prior.loading import load_prior
 from wvq.prior.loss import TokenLoss
 from wvq.prior.model import PriorConfig, PriorSize, build_prior, transformer_layers
@@ -22,8 +23,11 @@ from wvq.tokenizer import InputError, VQTokenizer
 from wvq.tokenizer.data import DataConfig, to_uint8
 from wvq.tokenizer.data.batches import evenly_spaced
 from wvq.tokenizer.distributed import on_first_process
+from wvq.tokenizer.errors import check_range
 from wvq.tokenizer.image_grid import save_grid
+from wvq.tokenizer.precision import float64_device, to_float64
 from wvq.tokenizer.storage.atomic import remove_unfinished
+from wvq.tokenizer.storage.untrusted import expand_home
 from wvq.tokenizer.tokens import TokenDataset
 
 from .class_conditional import ClassConditionalPipeline
@@ -32,7 +36,7 @@ from .training.accelerator import build_accelerator
 from .training.config import TrainingConfig
 from .training.loop import Loop
 from .training.micro_batches import accumulation_steps
-from .training.run import Run
+from .training.run import Run, finished_model
 from .training.sharding import whole_model
 
 
@@ -65,6 +69,9 @@ class PriorTraining(TrainingConfig):
     """Decoupled weight decay of the matrices."""
     final_learning_rate: float = 0.05
     """Where the cosine ends, as a share of the peak."""
+    code_geometry: int = 0
+    """Random Fourier features of the code vectors that the tables are trained with, such as 256; 0 for none. The prior
+    that is saved is a plain one all the same."""
     class_dropout: float = 0.1
     """Share of the training images whose class is replaced by the null class, for guidance."""
     label_smoothing: float = 0.0
@@ -80,6 +87,8 @@ class PriorTraining(TrainingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        expand_home(self, "tokenizer", "tokens_dir")
+        check_range(self, "code_geometry", "crops", "sample_every", "sample_guidance_scale", least=0)
         if self.gradient_accumulation_steps < 0:
             raise InputError(
                 f"gradient_accumulation_steps is {self.gradient_accumulation_steps}; it must be at least 1, or 0 to try"
@@ -115,9 +124,10 @@ def train_prior(config: PriorTraining) -> Path:
         InputError: for data or a tokenizer that cannot be read, and as `train_tokenizer`.
     """
     accelerator = build_accelerator(config, may_shard=True)
-    run = Run(config.output_dir, config, accelerator)
-    if run.finished:
-        return run.folder / "model"
+    if None in (config.data.image_size, config.data.channels):
+        config = replace(config, data=config.data.sized(VQTokenizer.from_pretrained(config.tokenizer).config))
+    if done := finished_model(config):
+        return done
     tokens = tokenize(Tokenization(config.tokenizer, config.data, config.tokens_dir, config.crops))
     train_set, evaluation_set = TokenDataset(tokens, "train"), TokenDataset(tokens, "evaluation")
 
@@ -132,8 +142,15 @@ def train_prior(config: PriorTraining) -> Path:
     prior = build_prior(description)
     prior.config.tokenizer_fingerprint = train_set.tokenizer_fingerprint
     prior.config.class_names = list(train_set.class_names)
-    optimizers = build_optimizers(prior, config)
-    model = TokenLoss(prior, description.num_codes, config.label_smoothing)
+    geometry = None
+    if config.code_geometry:
+        codebooks = VQTokenizer.from_pretrained(config.tokenizer).codebooks
+        geometry = CodeGeometry(code_features(*codebooks, count=config.code_geometry, seed=config.seed), prior)
+    model = TokenLoss(prior, description.num_codes, config.label_smoothing, geometry)
+    optimizers = build_optimizers(model, config)
+    run = Run(config.output_dir, config, accelerator, train_set.inputs)  # not before it is known that it can begin
+    if run.finished:
+        return run.folder / "model"
     if config.gradient_checkpointing:
         prior.activation_checkpointing_enable()
     if config.compile:
@@ -149,7 +166,7 @@ def train_prior(config: PriorTraining) -> Path:
     with loop:
         for batch in loop:
             codes, labels = batch["tokens"], batch["labels"]
-            dropped = loop.uniform_draws(len(labels)) < config.class_dropout
+            dropped = loop.drawn(len(labels), config.class_dropout)
             labels = torch.where(dropped, description.num_classes, labels)  # without classes 0 is the null class
 
             with loop.step():
@@ -200,14 +217,14 @@ def build_optimizers(model: nn.Module, config: PriorTraining) -> list[torch.opti
 def validate(model: TokenLoss, dataset: TokenDataset, accelerator: Accelerator) -> float:
     """Mean loss in nats per token over the held-out images, shared out over the processes, with their own classes."""
     model.eval()
-    total = torch.zeros(2, dtype=torch.float64, device=accelerator.device)
+    total = torch.zeros(2, dtype=torch.float64, device=float64_device(accelerator.device))
     own = torch.arange(accelerator.process_index, len(dataset), accelerator.num_processes)
-    for indices in own.split(256):
+    for indices in own.split(256) if len(own) else ():  # none, with fewer images than processes
         batch = dataset.take(indices)
         codes, labels = batch["tokens"].to(accelerator.device), batch["labels"].to(accelerator.device)
         with accelerator.autocast():
             loss = model(codes, labels)
-        total += torch.stack([loss.double() * len(indices), total.new_tensor(len(indices))])
+        total += torch.stack([to_float64(loss) * len(indices), total.new_tensor(len(indices))])
     total = accelerator.reduce(total, "sum")
     assert isinstance(total, Tensor)
     return float(total[0] / total[1])

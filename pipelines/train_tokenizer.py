@@ -1,6 +1,7 @@
 """Stage one, training: `wvq train-tokenizer`."""
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -13,14 +14,17 @@ from wvq.tokenizer import InputError, TokenizerConfig, VQTokenizer
 from wvq.tokenizer.data import ImageDataset, load_splits, to_model, to_uint8
 from wvq.tokenizer.data.batches import evenly_spaced
 from wvq.tokenizer.data.dataset import report_bad_images
+from wvq.tokenizer.distributed import on_every_process, on_first_process
+from wvq.tokenizer.errors import check_range
 from wvq.tokenizer.image_grid import save_grid
 from wvq.tokenizer.metrics import ReconstructionQuality
+from wvq.tokenizer.precision import float64_device
 
 from .training.accelerator import build_accelerator
 from .training.collapse import collapse_warning
 from .training.config import TrainingConfig
 from .training.loop import Loop
-from .training.run import Run
+from .training.run import Run, finished_model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +54,8 @@ class TokenizerTraining(TrainingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "data", self.data.sized(self.model))
+        check_range(self, "codebook_learning_rate", "evaluation_images", least=0)
         if (self.model.image_size, self.model.channels) != (self.data.image_size, self.data.channels):
             raise InputError(
                 f"model is for {self.model.channels} x {self.model.image_size} x {self.model.image_size} images, data "
@@ -69,8 +75,11 @@ def train_tokenizer(config: TokenizerTraining) -> Path:
             checkpoint is damaged, the memory does not suffice, or too many steps in a row are skipped.
     """
     accelerator = build_accelerator(config)
+    if model := finished_model(config):
+        return model
     train_set, evaluation_set = load_splits(config.data)
-    run = Run(config.output_dir, config, accelerator)
+    inputs = {"train images": train_set.fingerprint, "evaluation images": evaluation_set.fingerprint}
+    run = Run(config.output_dir, config, accelerator, inputs)
     report_bad_images(run.folder, train_set, evaluation_set, accelerator.is_main_process)
     if run.finished:
         return run.folder / "model"
@@ -87,7 +96,7 @@ def train_tokenizer(config: TokenizerTraining) -> Path:
         for batch in loop:
             images = to_model(batch["images"])
             if config.data.horizontal_flip:
-                flipped = loop.uniform_draws(len(images)) < 0.5
+                flipped = loop.drawn(len(images), 0.5)
                 images = torch.where(flipped[:, None, None, None], images.flip(-1), images)
 
             with loop.step():
@@ -107,9 +116,9 @@ def train_tokenizer(config: TokenizerTraining) -> Path:
                     f"PSNR {scores['psnr']:.2f} dB, SSIM {scores['ssim']:.3f}, "
                     f"utilization {scores['utilization']:.3f}, perplexity {scores['perplexity']:.0f}",
                 )
+                picture = run.folder / "images" / f"step-{loop.step_number:08d}.png"
+                on_first_process(partial(write_reconstructions, loop.evaluated, evaluation_set, picture))
                 if accelerator.is_main_process:
-                    picture = run.folder / "images" / f"step-{loop.step_number:08d}.png"
-                    write_reconstructions(loop.evaluated, evaluation_set, picture)
                     count = config.evaluation_images or len(evaluation_set)
                     if warning := collapse_warning(run.metrics(), config.model, count):
                         loop.say(warning, warning=True)
@@ -134,20 +143,25 @@ def validate(
 ) -> dict[str, float]:
     """`ReconstructionQuality` of the evaluation images, which are shared out over the processes."""
     model.eval()
-    quality = ReconstructionQuality(config.model.num_codes, config.model.codebook_dim).to(accelerator.device)
+    quality = ReconstructionQuality(config.model.num_codes, config.model.codebook_dim)
+    quality = quality.to(float64_device(accelerator.device))
     chosen = evenly_spaced(len(dataset), config.evaluation_images or len(dataset))
     chosen = chosen[accelerator.process_index :: accelerator.num_processes]
-    for indices in chosen.split(256):
-        originals = dataset.take(indices)["images"].to(accelerator.device)
-        with accelerator.autocast():
-            output = model(to_model(originals))
-        quality.update(
-            originals,
-            to_uint8(output.reconstructions.float()),
-            output.features,
-            model.to_sequence(output.quantizer.indices),
-            model.quantizer.lookup(output.quantizer.indices),
-        )
+
+    def count() -> None:
+        for batch in dataset.batches(256, chosen.tolist()):  # none, with fewer images than processes
+            originals = batch["images"].to(accelerator.device, non_blocking=True)
+            with accelerator.autocast():
+                output = model(to_model(originals))
+            quality.update(
+                originals,
+                to_uint8(output.reconstructions.float()),
+                output.features,
+                model.to_sequence(output.quantizer.indices),
+                model.quantizer.lookup(output.quantizer.indices),
+            )
+
+    on_every_process(count)
     return quality.compute()
 
 

@@ -7,6 +7,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from wvq.tokenizer.errors import InputError, NonFiniteError
+from wvq.tokenizer.precision import float64_device
 
 from .turns import check_codes_per_position, check_turns, turns
 
@@ -57,11 +58,11 @@ def log_likelihood(
                 inputs = torch.cat([labels.to(model.device)[:, None] + num_codes, codes[:, :-1]], dim=1)
                 logits = model(input_ids=inputs, use_cache=False).logits[:, :, :num_codes].float()
                 _check_finite(logits)
-                total = torch.zeros(len(codes), dtype=torch.float64, device=model.device)
+                total = torch.zeros(len(codes), dtype=torch.float64, device=float64_device(model.device))
                 for places, ids in turns(num_codes, codes_per_position):
                     scores = logits[:, places, ids].log_softmax(dim=-1)
                     own = codes[:, places, None] - ids.start
-                    total += scores.gather(-1, own).sum(dim=(1, 2), dtype=torch.float64)
+                    total += scores.gather(-1, own).to(total.device).sum(dim=(1, 2), dtype=torch.float64)
                 sums.append(total)
     finally:
         model.train(was_training)

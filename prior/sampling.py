@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 
 from wvq.tokenizer.blocks import default_block_size, padded_blocks
 from wvq.tokenizer.errors import InputError, NonFiniteError
+from wvq.tokenizer.precision import float64_device, has_float64
 
 from .decoder import build_decoder
 from .guidance import GuidanceSchedule, guidance_scales
@@ -78,7 +79,7 @@ def sample_tokens(
     guided = any(scale != 1 for scale in scales)
     _check_vocabulary(model, class_labels, num_codes, guided)
     batch, null_class = len(class_labels), model.config.vocab_size - 1
-    draws = _uniform(batch, num_tokens, generator).to(model.device)
+    draws = _uniform(batch, num_tokens, generator).to(float64_device(model.device))
     sequences = torch.full((batch, num_tokens + 1), -1, device=model.device)  # the prompt, then the tokens
     sequences[:, 0] = class_labels.to(model.device) + num_codes
     if known_tokens is not None:
@@ -180,10 +181,15 @@ def _check_known(known: Tensor, batch: int, num_tokens: int, num_codes: int) -> 
 
 
 def _uniform(batch: int, num_tokens: int, generator: torch.Generator | Sequence[torch.Generator] | None) -> Tensor:
-    """Uniform numbers (B, T), float64, from one generator or from one per image."""
+    """Uniform numbers (B, T), float64 where the generator's device has it, from one generator or from one per image."""
+
+    def draw(*shape: int, source: torch.Generator | None) -> Tensor:
+        device = source.device if source else torch.device("cpu")
+        dtype = torch.float64 if has_float64(device) else torch.float32
+        return torch.rand(*shape, dtype=dtype, generator=source, device=device)
+
     if generator is None or isinstance(generator, torch.Generator):
-        device = generator.device if generator else None
-        return torch.rand(batch, num_tokens, dtype=torch.float64, generator=generator, device=device)
+        return draw(batch, num_tokens, source=generator)
     if len(generator) != batch:
         raise InputError(f"{len(generator)} generators were given for {batch} images; give one, or one per image")
-    return torch.stack([torch.rand(num_tokens, dtype=torch.float64, generator=g, device=g.device) for g in generator])
+    return torch.stack([draw(num_tokens, source=own) for own in generator])

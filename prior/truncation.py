@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from wvq.tokenizer.errors import InputError
+from wvq.tokenizer.precision import float64_device, to_float64
 
 SHORT_LIST = 256
 _GREEDY = torch.finfo(torch.float32).tiny  # below, 1 / temperature overflows, and the highest score would be 0 * inf
@@ -61,6 +62,7 @@ def kept_weights(scores: Tensor, temperature: float, top_k: int, top_p: float, m
 
 def _smallest_of_nucleus(weights: Tensor, top_p: float) -> Tensor:
     """The last weight (B, 1) that is needed to reach the share top_p of the sum of weights (B, K), largest first."""
+    here, weights = weights.device, weights.to(float64_device(weights.device))
     target = top_p * weights.sum(dim=-1, keepdim=True, dtype=torch.float64)
     for count in (min(SHORT_LIST, weights.shape[-1]), weights.shape[-1]):
         largest = weights.topk(count, dim=-1).values
@@ -68,7 +70,7 @@ def _smallest_of_nucleus(weights: Tensor, top_p: float) -> Tensor:
         if (reached[:, -1:] >= target).all():
             break
     last = (reached < target).sum(dim=-1, keepdim=True).clamp(max=weights.shape[-1] - 1)
-    return largest.gather(-1, last)
+    return largest.gather(-1, last).to(here)
 
 
 def invert_cumulative(weights: Tensor, draws: Tensor) -> Tensor:
@@ -76,7 +78,10 @@ def invert_cumulative(weights: Tensor, draws: Tensor) -> Tensor:
 
     Never an index of weight zero. The sum runs in float64: in float32 it would be blind to codes below 6e-8.
     """
+    here, weights = weights.device, weights.to(float64_device(weights.device))
     cumulative = weights.cumsum(dim=-1, dtype=torch.float64)
     total = cumulative[:, -1:]
-    targets = torch.minimum(draws.double()[:, None] * total, total.nextafter(torch.zeros_like(total)))
-    return torch.searchsorted(cumulative, targets, right=True).squeeze(1)
+    targets = torch.minimum(
+        to_float64(draws).to(weights.device)[:, None] * total, total.nextafter(torch.zeros_like(total))
+    )
+    return torch.searchsorted(cumulative, targets, right=True).squeeze(1).to(here)

@@ -1,10 +1,12 @@
 """Which of Accelerate's engines trains, and how."""
 
 import os
+from collections.abc import Sequence
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from accelerate.utils import (
     DataLoaderConfiguration,
     DistributedType,
@@ -14,6 +16,7 @@ from accelerate.utils import (
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from wvq.tokenizer.errors import InputError
+from wvq.tokenizer.storage.untrusted import first_line
 
 from ..processes import this_process
 from .config import TrainingConfig
@@ -29,9 +32,10 @@ def build_accelerator(config: TrainingConfig, may_shard: bool = False) -> Accele
         may_shard: whether this training can have its weights sharded.
 
     Raises:
-        InputError: for an engine that cannot do this training (the message says which can), or a batch that the
-            processes cannot share out evenly.
+        InputError: for an engine that cannot do this training (the message says which can), a tracker that is unknown
+            or not installed, or a batch that the processes cannot share out evenly.
     """
+    check_trackers(config.log_with)
     sharded = parse_flag_from_env("ACCELERATE_USE_FSDP")
     if parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
         raise InputError(
@@ -44,6 +48,8 @@ def build_accelerator(config: TrainingConfig, may_shard: bool = False) -> Accele
     if sharded and (version := os.environ.get("FSDP_VERSION", "1")) != "2":
         raise InputError(f"accelerate launch asks for fsdp_version {version}; it must be 2, as in launch/fsdp.yaml")
     this_process()  # finds the processes on CPUs as well
+    if AcceleratorState._shared_state.get("_mixed_precision", config.mixed_precision) != config.mixed_precision:
+        AcceleratorState._shared_state.clear()  # an earlier run of this process had another; the processes stay known
     plugin = _sharding(config.mixed_precision) if sharded else None
     accelerator = Accelerator(
         mixed_precision=config.mixed_precision,
@@ -59,6 +65,34 @@ def build_accelerator(config: TrainingConfig, may_shard: bool = False) -> Accele
             state._shared_state["distributed_type"] = DistributedType.FSDP
     config.check_processes(accelerator.num_processes)
     return accelerator
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Check that all these trackers can be used: Accelerate passes over those that are not installed.
+
+    Raises:
+        InputError: for one that is unknown or not installed; the message says how to install it.
+    """
+    available = [str(tracker) for tracker in get_available_trackers()]
+    known = ["all", *LOGGER_TYPE_TO_CLASS]
+    for name in names:
+        if name not in known:
+            raise InputError(f"log_with has {name!r}, which is no tracker; valid are {', '.join(known)}")
+        if name not in available and not (name == "all" and available):
+            package = "tensorboard" if name == "all" else name.replace("_", "-")
+            raise InputError(f"log_with has {name!r}, but it is not installed; pip install {package}")
+
+
+def start_trackers(accelerator: Accelerator, project: str) -> None:
+    """Start the trackers of an accelerator.
+
+    Raises:
+        InputError: if one does not start, as where nobody has logged in; the reason is the tracker's own.
+    """
+    try:
+        accelerator.init_trackers(project)
+    except Exception as error:  # each tracker has exceptions of its own
+        raise InputError(f"a tracker of log_with does not start: {first_line(error)}") from error
 
 
 def _sharding(mixed_precision: str) -> FullyShardedDataParallelPlugin:

@@ -6,6 +6,8 @@ from typing import Literal
 
 from wvq.tokenizer import InputError
 from wvq.tokenizer.data import DataConfig
+from wvq.tokenizer.errors import LARGEST_SEED, check_range
+from wvq.tokenizer.storage.untrusted import expand_home
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,10 +59,13 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "log_with", tuple(self.log_with))
+        expand_home(self, "output_dir")
         counts = ("steps", "batch_size", "log_every", "evaluate_every", "checkpoint_every", "keep_checkpoints")
-        for name in (*counts, "max_skipped_steps"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        check_range(self, *counts, "max_skipped_steps", least=1)
+        check_range(self, "learning_rate", "weight_decay", least=0)
+        check_range(self, "seed", least=0, most=LARGEST_SEED)
+        if not self.max_grad_norm > 0:
+            raise InputError(f"max_grad_norm is {self.max_grad_norm}; it must be above 0 (.inf never clips)")
         if self.gradient_accumulation_steps and self.batch_size % self.gradient_accumulation_steps:
             raise InputError(
                 f"batch_size is {self.batch_size}; it must divide by gradient_accumulation_steps, "

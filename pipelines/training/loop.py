@@ -10,12 +10,13 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
-from tqdm import tqdm
 
 from wvq.tokenizer.data import ImageDataset
 from wvq.tokenizer.data.batches import ShuffledBatches, training_loader, uniform_draws
+from wvq.tokenizer.progress import progress_bar
 from wvq.tokenizer.tokens import TokenDataset
 
+from .accelerator import start_trackers
 from .memory import memory_advice
 from .run import Run
 from .sharding import weight_average
@@ -55,8 +56,8 @@ class Loop:
         step_number: optimizer steps made, those that were skipped included.
 
     Raises:
-        InputError: if every checkpoint is damaged; in the loop, if the memory does not suffice or too many steps in a
-            row are skipped.
+        InputError: if every checkpoint is damaged or a tracker does not start; in the loop, if the memory does not
+            suffice or too many steps in a row are skipped.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class Loop:
     ):
         self.run, self.config, self.accelerator = run, run.config, run.accelerator
         if self.config.log_with:
-            self.accelerator.init_trackers(tracker)
+            start_trackers(self.accelerator, tracker)
         self.average: AveragedModel | None = None
         if self.config.ema_decay:  # before the model is prepared, since shards cannot be copied
             self.average = weight_average(model, self.config.ema_decay, self.accelerator)
@@ -89,10 +90,10 @@ class Loop:
             self.config.seed,
         )
         self.loader = self.accelerator.prepare(training_loader(train_set, batches, num_workers))
-        self.progress = tqdm(
+        self.progress = progress_bar(
             total=self.config.steps,
             initial=self.step_number,
-            desc=run.folder.name,
+            desc=f"{run.folder.absolute().parent.name}/{run.folder.name}",
             unit="step",
             disable=not self.accelerator.is_main_process,
         )
@@ -129,9 +130,10 @@ class Loop:
                     self.stop.exit(self.step_number)
             self._fetched = time.perf_counter()
 
-    def uniform_draws(self, count: int) -> Tensor:
-        """Numbers in [0, 1) (count,), float64, one for each item of this process's micro-batch."""
-        return uniform_draws(self.config.seed, self.number, count).to(self.accelerator.device)
+    def drawn(self, count: int, probability: float) -> Tensor:
+        """Which of the `count` items of this process's micro-batch are drawn, each with that probability; bool."""
+        draws = uniform_draws(self.config.seed, self.number, count)
+        return (draws < probability).to(self.accelerator.device)  # compared first: not every device has float64
 
     @contextmanager
     def step(self) -> Iterator[None]:

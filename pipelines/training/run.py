@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,69 +16,73 @@ from wvq.tokenizer.storage.atomic import (
     remove_whole,
     synchronize,
     write_file,
-    write_json,
     written_whole,
 )
 from wvq.tokenizer.storage.lock import Lock
 from wvq.tokenizer.storage.manifest import find_damage, write_manifest
-from wvq.tokenizer.storage.untrusted import read_json
+from wvq.tokenizer.storage.untrusted import user_path
 
-from .saved_config import MAY_CHANGE, as_json, first_difference, read_config
+from .same_run import Difference, is_of_inputs, recorded_config, run_difference, write_run
 from .state import TrainingState, write_state
+
+_FILES = ("run.json", "inputs.json", "accumulation.json", "metrics.jsonl", "bad_images.jsonl")  # of a run, at its top
 
 
 class Run:
-    """run.json, metrics.jsonl, images/, checkpoints/ and, at the end, model/.
+    """run.json, inputs.json, metrics.jsonl, images/, checkpoints/ and, at the end, model/.
 
     A run that is not finished is locked for this program from here on; leave it as a context manager to release it.
 
     A run of an older version, whose run.json lacks fields that have defaults since then, resumes with these. run.json
     says what the newest checkpoint was written with: where it said less, or fields that may change have changed, it is
-    written anew after the first checkpoint.
+    written anew after the first checkpoint. A run of another configuration that has no checkpoint yet, and had none to
+    lose, is begun anew.
 
     Args:
         folder: where the run lives; made if need be.
         config: the run's configuration, a dataclass; a folder that holds a run of another configuration, except for the
             fields in `MAY_CHANGE`, is refused.
         accelerator: its first process writes.
+        inputs: hashes of what the run is made from, by what that is. They are compared instead of the fields that say
+            where it lies, so that it may be moved and may not be changed.
 
     Raises:
         InputError: if the folder holds a run of another configuration; the message names the first difference. If
             run.json cannot be read, or another process works on the run.
     """
 
-    def __init__(self, folder: str | Path, config: Any, accelerator: Accelerator):
-        self.folder, self.config, self.accelerator = Path(folder), config, accelerator
+    def __init__(
+        self, folder: str | Path, config: Any, accelerator: Accelerator, inputs: Mapping[str, str] | None = None
+    ):
+        self.folder, self.config, self.accelerator = user_path(folder), config, accelerator
+        self.inputs = inputs
         self._lock: Lock | None = None
         self._checkpoint_every = config.checkpoint_every  # of those that the metrics in the folder belong to
         on_first_process(self._open)
 
     def _open(self) -> None:
-        path, config = self.folder / "run.json", as_json(self.config)
-        folder = {"output_dir": config["output_dir"]} if "output_dir" in config else {}  # not written: it may be moved
-        if path.exists():
-            recorded = read_config(path, type(self.config), **folder)
-            if difference := first_difference(as_json(recorded), config, MAY_CHANGE | folder.keys()):
-                name, old, new = difference
-                raise InputError(
-                    f"{self.folder} holds a run with {name} = {old}, this one has {new}; "
-                    f"give it another --output-dir or remove that folder"
-                )
+        difference = None
+        if (self.folder / "run.json").exists():
+            recorded = recorded_config(self.folder, self.config)
+            difference = run_difference(self.folder, recorded, self.config, self.inputs)
+            if difference and _would_lose(self.folder, recorded.checkpoint_every):
+                raise _another_run(self.folder, difference)
             self._checkpoint_every = recorded.checkpoint_every
         if self.finished:
             return
         self._lock = Lock(self.folder / ".lock")
         for written_to in (self.folder, self.folder / "images", self.folder / "checkpoints"):
             remove_unfinished(written_to)
-        if not path.exists():
-            self._write_config()
-
-    def _write_config(self) -> None:
-        """Write run.json, if it does not say so already."""
-        path, config = self.folder / "run.json", as_json(self.config)
-        config.pop("output_dir", None)
-        if not path.exists() or read_json(path) != config:
-            write_json(path, config)
+        if difference:
+            print(
+                f"{self.folder} has no checkpoint of its run with {difference[0]} = {difference[1]}: it begins anew",
+                file=sys.stderr,
+            )
+            for name in (*_FILES, "images/step-*.png"):
+                for file in self.folder.glob(name):
+                    file.unlink()
+        if not (self.folder / "run.json").exists():
+            write_run(self.folder, self.config, self.inputs)
 
     def __enter__(self) -> Self:
         return self
@@ -149,7 +154,7 @@ class Run:
             with written_whole(self._checkpoint(step)) as partial:
                 write_state(partial, tensors, counts)
                 write_manifest(partial)
-            self._write_config()
+            write_run(self.folder, self.config, self.inputs)
             self._remove_old_checkpoints()
 
         on_first_process(write)
@@ -187,6 +192,43 @@ class Run:
     def _forget_metrics_after(self, step: int) -> None:
         kept = [row for row in self.metrics() if row["step"] <= step]
         write_file(self.folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in kept).encode())
+
+
+def finished_model(config: Any) -> Path | None:
+    """The model of the run in `config.output_dir`, if it is finished and of this configuration to the letter.
+
+    So a finished run needs neither its data nor time. A collective call.
+
+    Raises:
+        InputError: if the folder holds a run of another configuration. Where that may be only another place of its data
+            or tokenizer, which `Run` can tell, there is no error, and no model.
+    """
+    folder = user_path(config.output_dir)
+
+    def find() -> Path | None:
+        if not (folder / "run.json").exists():
+            return None
+        recorded = recorded_config(folder, config)
+        difference = run_difference(folder, recorded, config)
+        if difference and not is_of_inputs(difference) and _would_lose(folder, recorded.checkpoint_every):
+            raise _another_run(folder, difference)
+        return folder / "model" if not difference and (folder / "model").is_dir() else None
+
+    return on_first_process(find)
+
+
+def _would_lose(folder: Path, checkpoint_every: int) -> bool:
+    """Whether a run that begins anew in a folder would lose a model, checkpoints, or what is left where these were."""
+    gone = any(row["step"] > checkpoint_every for row in read_metrics(folder))
+    return gone or (folder / "model").exists() or any((folder / "checkpoints").glob("*step-*"))
+
+
+def _another_run(folder: Path, difference: Difference) -> InputError:
+    name, old, new = difference
+    return InputError(
+        f"{folder} holds a run with {name} = {old}, this one has {new}; "
+        "give it another --output-dir or remove that folder"
+    )
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

@@ -2,15 +2,23 @@
 
 import dataclasses
 import json
+import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from wvq.tokenizer.errors import InputError
-from wvq.tokenizer.storage.untrusted import check_types, read_json
+from wvq.tokenizer.storage.untrusted import check_types, read_json, user_path
 
-MAY_CHANGE = frozenset({"data.num_workers", "log_every", "log_with", "checkpoint_every", "keep_checkpoints"})
+MAY_CHANGE = frozenset({
+    *("data.num_workers", "log_every", "log_with", "checkpoint_every", "keep_checkpoints", "max_skipped_steps"),
+    *("evaluate_every", "evaluation_images", "sample_every", "sample_guidance_scale"),
+    *("gradient_accumulation_steps", "gradient_checkpointing", "compile"),  # the same steps, to rounding
+})  # fmt: skip
 """Fields of a training, by dotted names, that do not change what comes out of it: they may change when it resumes."""
+
+PLACES = frozenset({"data.source", "data.root", "tokenizer", "tokens_dir", "pipeline"})
+"""Fields that say where something lies, by the ends of their dotted names: two names of one place are the same."""
 
 Config = TypeVar("Config")
 
@@ -73,7 +81,7 @@ def first_difference(old: Any, new: Any, ignored: Collection[str] = (), name: st
 
     Args:
         old, new: the values.
-        ignored: dotted names of what may differ.
+        ignored: dotted names of what may differ, beside two names of the same of the `PLACES`.
         name: of the two values themselves.
     """
     if name in ignored:
@@ -84,4 +92,17 @@ def first_difference(old: Any, new: Any, ignored: Collection[str] = (), name: st
             if found:
                 return found
         return None
-    return None if old == new else (name, old, new)
+    if old == new or (_is_place(name) and _same_place(old, new)):
+        return None
+    return name, old, new
+
+
+def _is_place(name: str) -> bool:
+    return any(f".{name}".endswith(f".{place}") for place in PLACES)
+
+
+def _same_place(old: Any, new: Any) -> bool:
+    """Whether two texts name one place: a slash at the end, "~", and where the working folder is make no difference."""
+    if not isinstance(old, str) or not isinstance(new, str):
+        return False
+    return os.path.abspath(user_path(old)) == os.path.abspath(user_path(new))

@@ -23,18 +23,20 @@ def weight_average(model: nn.Module, decay: float, accelerator: Accelerator) -> 
 
 
 def whole_model(model: TokenLoss) -> TokenLoss:
-    """The model itself or, if it is sharded, a plain copy with all of its weights on every process.
+    """The model itself or, if it is sharded or knows the geometry of the codes, a plain one around a plain prior.
 
-    A collective call. The copy can be evaluated, sampled from and saved by one process alone, as shards cannot; it
-    takes 4 bytes a parameter while it lives.
+    A collective call. The plain model can be evaluated, sampled from and saved by one process alone, as shards cannot,
+    and its tables are folded. While it lives it takes 4 bytes a parameter of shards, else only those of the two tables.
     """
     state = model.state_dict()
-    if not any(isinstance(value, DTensor) for value in state.values()):
+    if model.geometry is None and not any(isinstance(value, DTensor) for value in state.values()):
         return model
     description = model.prior.config
     with init_empty_weights(include_buffers=False):
         prior = PRIOR_CLASSES[description.model_type](description)
-    plain = TokenLoss(prior, model.num_codes, model.label_smoothing)
-    plain.load_state_dict({name: whole_tensor(value) for name, value in state.items()}, assign=True)
+    own = {name.removeprefix("prior."): value for name, value in state.items() if name.startswith("prior.")}
+    prior.load_state_dict({name: whole_tensor(value) for name, value in own.items()}, assign=True)
     prior.tie_weights()
-    return plain.to(next(iter(state.values())).device)
+    if model.geometry is not None:
+        model.geometry.fold_into(prior)
+    return TokenLoss(prior, model.num_codes, model.label_smoothing).to(next(iter(state.values())).device)

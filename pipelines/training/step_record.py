@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from wvq.tokenizer.distributed import minimum_over_processes, rows_of_all_processes, whole_tensor
 from wvq.tokenizer.errors import InputError, NonFiniteError
+from wvq.tokenizer.precision import to_float64
 from wvq.tokenizer.quantizers.base import Quantizer
 
 
@@ -57,7 +58,7 @@ class StepRecord:
 
     def add(self, terms: dict[str, Tensor]) -> None:
         """Take note of loss terms, scalars, of the micro-batch."""
-        self._pending[-1] |= {name: term.detach().double() for name, term in terms.items()}
+        self._pending[-1] |= {name: to_float64(term.detach()) for name, term in terms.items()}
 
     def check(self, **norms: Tensor | None) -> None:
         """Before the optimizer's step: whether all terms and these gradient norms are finite.
@@ -67,8 +68,11 @@ class StepRecord:
         Raises:
             NonFiniteError: if not, on all processes alike; `guard` turns it into a skipped step.
         """
+        device = self.accelerator.device  # the norm of parameters without gradients is made on the CPU
         known = {
-            f"gradient norm of {name}": whole_tensor(norm).double() for name, norm in norms.items() if norm is not None
+            f"gradient norm of {name}": to_float64(whole_tensor(norm).to(device))
+            for name, norm in norms.items()
+            if norm is not None
         }
         seen = [*self._pending, known]
         values = torch.stack([value for terms in seen for value in terms.values()])

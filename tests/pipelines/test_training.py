@@ -3,14 +3,13 @@
 import dataclasses
 import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 from PIL import Image
 from torch.optim.swa_utils import AveragedModel
@@ -41,14 +40,6 @@ def stage_one(fashion_folder: Path, tmp_path: Path) -> TokenizerTraining:
 @pytest.fixture
 def stage_two(fashion_folder: Path, tmp_path: Path) -> PriorTraining:
     return toy_stage("prior", fashion_folder, tmp_path)[1]
-
-
-@pytest.fixture
-def any_precision() -> Iterator[None]:
-    """A process keeps the precision of its first `Accelerator` for good otherwise."""
-    AcceleratorState._reset_state()
-    yield
-    AcceleratorState._reset_state()
 
 
 def assert_picture(path: Path) -> None:
@@ -198,7 +189,7 @@ def test_the_average_of_the_weights_is_what_is_saved(stage, monkeypatch):
         torch.testing.assert_close(saved[name.removeprefix("prior.")], expected, msg=name)
 
 
-def test_bfloat16_learns_with_an_average_and_saves_float32(stage, any_precision):
+def test_bfloat16_learns_with_an_average_and_saves_float32(stage):
     train, config = stage
     config = changed(config, mixed_precision="bf16", ema_decay=0.5)
     train(config)
@@ -206,7 +197,6 @@ def test_bfloat16_learns_with_an_average_and_saves_float32(stage, any_precision)
     assert last["loss"] < first["loss"]
     assert not {value.dtype for value in weights(config).values()} & {torch.bfloat16, torch.float16}
     straight = changed(config, "float32", mixed_precision="no")
-    AcceleratorState._reset_state()
     train(straight)
     for row, reference in zip(rows(config, "evaluation"), rows(straight, "evaluation"), strict=True):
         name = "psnr" if train is train_tokenizer else "loss"

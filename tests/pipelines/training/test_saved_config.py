@@ -125,8 +125,10 @@ def test_first_difference():
 
 
 @pytest.mark.parametrize("config_class", [TokenizerTraining, PriorTraining])
-def test_the_fields_that_may_change_are_fields_of_every_training(config_class: type):
-    assert set(MAY_CHANGE) <= {".".join(names) for names in nested_names(as_json(config_class()))}
+def test_the_fields_that_may_change_are_fields_of_a_training(config_class: type):
+    fields = {".".join(names) for names in nested_names(as_json(config_class()))}
+    assert set(MAY_CHANGE) - fields <= {"evaluation_images", "sample_every", "sample_guidance_scale", "compile",
+                                        "gradient_checkpointing"}  # fmt: skip
 
 
 # Of a run
@@ -154,7 +156,7 @@ def test_folder_may_be_moved(config: Training, tmp_path: Path):
 
 
 def test_other_configuration_is_refused_by_the_name_of_its_field(config: Training):
-    Process(config)
+    Process(config).save(3)
     before = (Path(config.output_dir) / "run.json").read_text()
     with pytest.raises(InputError, match=r"holds a run with steps = 10, this one has 20; give it another --output-dir"):
         Process(replace(config, steps=20))

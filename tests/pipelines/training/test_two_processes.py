@@ -35,7 +35,7 @@ def trainings(images: Path, shards: Path, folder: Path) -> Runs:
     streamed = dataclasses.replace(config.data, source=str(shards), streaming=True, skip_bad_images=True)
     runs["stream"] = train, changed(config, "stream", data=streamed)
     train, config = toy_stage("prior", images, folder)
-    accumulated = {"gradient_accumulation_steps": 2, "optimizer": "adamw"}  # Muon rounds to bfloat16
+    accumulated = {"gradient_accumulation_steps": 2, "optimizer": "adamw", "code_geometry": 8}  # Muon is bfloat16
     runs["prior"] = train, changed(config, sample_every=0, **accumulated, **short)
     tried = {**accumulated, "gradient_accumulation_steps": 0}
     runs["prior, parts tried"] = train, changed(config, "tried", sample_every=0, **tried, **short)
@@ -68,5 +68,6 @@ def test_every_parameter_had_a_gradient_and_one_update_in_each_step(both: list[R
         folder = Path(runs[name][1].output_dir)
         model = (load_prior if name.startswith("prior") else VQTokenizer.from_pretrained)(folder / "model")
         trained = sum(parameter.requires_grad for parameter in model.parameters())
+        trained += 2 * name.startswith("prior")  # the maps of the geometry, which are folded
         optimizer = load_file(folder / "checkpoints" / f"step-{STEPS:08d}" / "optimizers.safetensors")
         assert [int(value) for key, value in optimizer.items() if key.endswith(".step")] == [STEPS] * trained

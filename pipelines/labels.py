@@ -1,0 +1,60 @@
+"""Classes as users give them, by number or by name, as the labels of a prior."""
+
+import difflib
+import operator
+import unicodedata
+from collections.abc import Iterable, Sequence
+from typing import Any, SupportsIndex
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from wvq.tokenizer.errors import InputError
+
+ClassLabels = SupportsIndex | str | Sequence[SupportsIndex | str] | npt.NDArray[Any] | Tensor
+"""One class or several: names, and whole numbers of any kind, those of numpy and torch among them."""
+
+
+def labels_of(given: ClassLabels, class_names: Sequence[str], num_classes: int) -> Tensor:
+    """Labels (N,), int64, of classes.
+
+    Names are compared in Unicode's composed form; a text that is no name stands for the number that it writes.
+
+    Args:
+        given: the classes; an array or a tensor has one axis or none.
+        class_names: names of the labels 0, 1, ...; () for a prior without names.
+        num_classes: of the prior.
+
+    Raises:
+        InputError: for a class that does not exist (near matches are suggested) and for what is neither a whole number
+            nor a name.
+    """
+    values = given.tolist() if isinstance(given, Tensor | np.ndarray) else given
+    if isinstance(values, str | SupportsIndex) or not isinstance(values, Iterable):
+        values = [values]
+    labels = [_label_of(value, class_names, num_classes) for value in values]
+    return torch.tensor(labels, dtype=torch.int64)
+
+
+def _label_of(given: Any, names: Sequence[str], num_classes: int) -> int:
+    if isinstance(given, str) and (composed := _composed(given)) in (known := [*map(_composed, names)]):
+        return known.index(composed)
+    if isinstance(given, str) and not given.removeprefix("-").isdecimal():
+        near = difflib.get_close_matches(given, names, n=3, cutoff=0.4)
+        hint = f"did you mean {', '.join(near)}?" if near else f"valid are {', '.join(names) or 'none'}"
+        raise InputError(f"class '{given}' does not exist; {hint}")
+    try:
+        label = int(given) if isinstance(given, str) else operator.index(given)
+    except TypeError:
+        label = None
+    if label is None or isinstance(given, bool):
+        raise InputError(f"class {given!r:.60} is neither a whole number nor a name; valid are 0 to {num_classes - 1}")
+    if not 0 <= label < num_classes:
+        raise InputError(f"class {label} does not exist; this prior has classes 0 to {num_classes - 1}")
+    return label
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)  # folders from a Mac may be spelt in the other form
