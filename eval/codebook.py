@@ -22,6 +22,8 @@ from .report.figures import FEATURE_COLOR, UNUSED_COLOR, USED_COLOR, principal_p
 
 # Two codes count as one where they are this much nearer to each other than vectors are to their codes.
 _DUPLICATE_SHARE = 0.05
+# In few dimensions independent codes are often as near: the share is lowered so that it happens to few in ten thousand.
+_CHANCE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,8 @@ class CodebookReport:
         relative_wasserstein_distance: the same over the root of the trace of the features' covariance.
         dead_codes: codes that no feature chose.
         duplicate_codes: codes whose nearest other code is nearer than 5 % of the root mean square distance between
-            features and their codes.
+            features and their codes; below 4 dimensions than a share of 0.0001^(1/D), since independent codes would
+            be as near by chance.
         feature_dimension, code_dimension: effective dimensions, (sum l)^2 / sum l^2 over the eigenvalues l of the
             covariance; in [1, D].
         findings: each a sentence, with what to change.
@@ -121,7 +124,7 @@ def examine_codebook(features: Tensor, codes: Tensor) -> CodebookReport:
         "wasserstein_distance": distance,
         "relative_wasserstein_distance": distance / max(variance, 1e-30) ** 0.5,
         "dead_codes": int((histogram == 0).sum()),
-        "duplicate_codes": _duplicates(codes, _DUPLICATE_SHARE * error**0.5),
+        "duplicate_codes": _duplicates(codes, min(_DUPLICATE_SHARE, _CHANCE ** (1 / dim)) * error**0.5),
         "feature_dimension": effective_dimension(feature_moments[1]),
         "code_dimension": effective_dimension(code_moments[1]),
     }
@@ -180,7 +183,9 @@ def _duplicates(codes: Tensor, distance: float) -> int:
     near = torch.zeros(len(unique), dtype=torch.bool)
     if len(unique) > 1:
         for start in range(0, len(unique), 1024):  # in blocks, so that K x K never exists
-            block = torch.cdist(unique[start : start + 1024], unique)
+            # Without the products of the fast way, which around an offset lose the digits of what is near.
+            rows = unique[start : start + 1024]
+            block = torch.cdist(rows, unique, compute_mode="donot_use_mm_for_euclid_dist")
             block[torch.arange(len(block)), torch.arange(start, start + len(block))] = torch.inf
             near[start : start + 1024] = block.amin(dim=1) < distance
     return int((copies | near[inverse]).sum())

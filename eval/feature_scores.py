@@ -1,6 +1,6 @@
 """Scores of one set of images against another by name, all from the same features, each with its settings."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -8,8 +8,8 @@ from torch import Tensor
 
 from wvq.tokenizer.errors import InputError
 
+from .features.classes import labels_by_name
 from .features.feature_set import FeatureSet
-from .features.inception import INCEPTION_SHA256
 from .features.reference import ReferenceStatistics, differences
 from .frechet_metric import check_enough_images
 from .metrics.bootstrap import bootstrap_interval
@@ -21,6 +21,7 @@ from .metrics.kernel import clip_maximum_mean_discrepancy, kernel_inception_dist
 from .metrics.memorization import memorization_distance, memorization_informed_distance
 from .metrics.precision_recall import density_coverage, precision_recall
 from .metrics.sliced_wasserstein import sliced_wasserstein_distance
+from .score_names import score_label
 
 Values = dict[str, Any]
 Real = FeatureSet | ReferenceStatistics
@@ -36,36 +37,40 @@ def score_features(
     """Scores of `generated` against `real`.
 
     Args:
-        real: features of the reference images; their statistics are enough for fid, fid-infinity and is.
+        real: features of the reference images; their statistics are enough for fid, sfid, fid-infinity and is.
         generated: features of the images to be scored, of the same extractor.
         scores: any of `FEATURE_SCORES`.
         allow_few_images: whether to give a Fréchet distance of no more images than dimensions.
-        resamples: of the bootstrap intervals of fid, is, cmmd and mind; 0 for none.
+        resamples: of the bootstrap intervals of fid, sfid, is, cmmd and mind; 0 for none.
 
     Returns:
         By name {"score": what it may be called, "value": ..., further numbers and the settings}, JSON-able.
 
     Raises:
         InputError: for an unknown score, features of two extractors, too few images, or what a score needs and is not
-            there: classes, the images of the reference.
+            there: the images of the reference, classes of the same names on both sides.
     """
     unknown = [name for name in scores if name not in FEATURE_SCORES]
     if unknown or not scores:
         raise InputError(f"scores has {unknown[0] if unknown else 'nothing'}; valid are {', '.join(FEATURE_SCORES)}")
     if isinstance(real, ReferenceStatistics):
         real.check_extractor(dict(generated.extractor))
-        check_statistics_suffice(scores)
+        check_statistics_suffice(scores, real)
     elif different := differences(dict(real.extractor), dict(generated.extractor)):
         raise InputError(f"the reference features are of another extractor: {different}")
-    if {"fid", "fid-infinity", "mifid"} & set(scores):
-        known = real.count if isinstance(real, ReferenceStatistics) else len(real)
+    widths = [generated.vectors.shape[1]] if {"fid", "fid-infinity", "mifid"} & set(scores) else []
+    if "sfid" in scores and generated.spatial is not None:
+        widths = [*widths, generated.spatial.shape[1]]
+    for width in widths:
+        statistics = real if isinstance(real, ReferenceStatistics) else real.published
+        known = statistics.count if statistics else len(real)  # pyright: ignore[reportArgumentType]
         counts = {"generated": len(generated)} | ({} if known is None else {"reference": known})
-        check_enough_images(counts, generated.vectors.shape[1], allow_few_images)
-    if "class-fid" in scores:
+        check_enough_images(counts, width, allow_few_images)
+    if "class-fid" in scores and isinstance(real, FeatureSet):
+        numbered = labels_by_name(real.classes, generated.classes, same_classes=True)
         counts = {
-            f"{side} class": int(_labels(of).unique(return_counts=True)[1].min())
-            for side, of in (("generated", generated), ("reference", real))
-            if isinstance(of, FeatureSet)
+            f"{side} class": int(labels.unique(return_counts=True)[1].min())
+            for side, labels in (("reference", numbered[0]), ("generated", numbered[1]))
         }
         check_enough_images(counts, generated.vectors.shape[1], allow_few_images)
     results = {}
@@ -77,22 +82,17 @@ def score_features(
     return results
 
 
-def check_statistics_suffice(scores: Sequence[str]) -> None:
+def check_statistics_suffice(scores: Sequence[str], statistics: ReferenceStatistics) -> None:
     """Refuse scores that need more of the reference than its statistics.
 
     Raises:
         InputError: that names the first of them.
     """
-    needing = [name for name in scores if name not in _OF_STATISTICS]
+    needing = [name for name in scores if name not in OF_STATISTICS]
     if needing:
         raise InputError(f"score {needing[0]} needs the images of the reference, not their statistics alone")
-
-
-def score_label(label: str, extractor: Mapping[str, Any]) -> str:
-    """A published name as it is only with Inception's standard weights; else with the extractor's name beside it."""
-    if extractor.get("weights_sha256") == INCEPTION_SHA256:
-        return label
-    return f"{label.replace('FID', 'FD').replace('KID', 'KD')}[{extractor['name']}]"
+    if "sfid" in scores:
+        statistics.spatial_mean_and_factor()
 
 
 def _interval(score: "FeatureScore", real: Real, generated: FeatureSet, resamples: int) -> Values:
@@ -111,8 +111,13 @@ def _fid(real: Real, generated: FeatureSet) -> Values:
     return {"value": float(frechet_distance(*real.mean_and_factor(), *generated.mean_and_factor()))}
 
 
+def _sfid(real: Real, generated: FeatureSet) -> Values:
+    distance = frechet_distance(*real.spatial_mean_and_factor(), *generated.spatial_mean_and_factor())
+    return {"value": float(distance), "features": "first 7 channels of mixed_6/conv, 17x17"}
+
+
 def _fid_infinity(real: Real, generated: FeatureSet) -> Values:
-    side = real.vectors if isinstance(real, FeatureSet) else real.mean_and_factor()
+    side = real.vectors if isinstance(real, FeatureSet) and not real.published else real.mean_and_factor()
     line = frechet_infinity(side, generated.vectors)
     return {"value": line.value, "low": line.low, "high": line.high, "counts": line.counts, "distances": line.distances}
 
@@ -163,27 +168,25 @@ def _mifid(real: Any, generated: FeatureSet) -> Values:
 
 
 def _class_fid(real: Any, generated: FeatureSet) -> Values:
-    by_class = class_frechet_distances(real.vectors, _labels(real), generated.vectors, _labels(generated))
-    return {"value": sum(by_class.values()) / len(by_class), "by_class": by_class}
+    there, here, names = labels_by_name(real.classes, generated.classes, same_classes=True)
+    by_class = class_frechet_distances(real.vectors, there, generated.vectors, here)
+    return {
+        "value": sum(by_class.values()) / len(by_class),
+        "by_class": {names[label]: distance for label, distance in by_class.items()},
+    }
 
 
 def _class_accuracy(real: Any, generated: FeatureSet) -> Values:
-    value = class_accuracy(real.vectors, _labels(real), generated.vectors, _labels(generated))
+    there, here, _ = labels_by_name(real.classes, generated.classes, same_classes=False)
+    value = class_accuracy(real.vectors, there, generated.vectors, here)
     return {"value": value, "classifier": "linear discriminant analysis of the reference features"}
-
-
-def _labels(features: FeatureSet) -> Tensor:
-    if features.labels is None:
-        raise InputError(
-            f"scores by class need labelled images; those of {features.images.get('source')} have no classes"
-        )
-    return features.labels
 
 
 FeatureScore = Callable[[Any, FeatureSet], Values]
 
 FEATURE_SCORES: dict[str, tuple[str, FeatureScore]] = {
     "fid": ("FID", _fid),
+    "sfid": ("sFID", _sfid),
     "fid-infinity": ("FID-infinity", _fid_infinity),
     "kid": ("KID", _kid),
     "is": ("IS", _inception_score),
@@ -199,5 +202,8 @@ FEATURE_SCORES: dict[str, tuple[str, FeatureScore]] = {
 }
 """What each score is called with the standard Inception, and how it is taken."""
 
-_OF_STATISTICS = ("fid", "fid-infinity", "is")
-_RESAMPLED = ("fid", "is", "cmmd", "mind")  # those without neighbours, which copies of an image would bring to 0
+BY_CLASS = {"class-fid": True, "class-accuracy": False}
+"""Scores by class, and whether both sides must have the same classes."""
+
+OF_STATISTICS = ("fid", "sfid", "fid-infinity", "is")
+_RESAMPLED = ("fid", "sfid", "is", "cmmd", "mind")  # without neighbours, which copies of an image would bring to 0

@@ -1,5 +1,6 @@
 """The Fréchet distance between two sets of images, in float64."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 from wvq.tokenizer.errors import InputError
+from wvq.tokenizer.precision import keeping_dtype
 
 from .features.reference import ReferenceStatistics
 from .metrics.frechet import covariance_factor, frechet_distance
@@ -55,6 +57,9 @@ class FrechetDistance(FrechetInceptionDistance):
         self.inception = extractor.eval()
         self.reference = reference
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> nn.Module:
+        return super()._apply(keeping_dtype(fn), exclude_state)
+
     @torch.no_grad()
     def update(self, imgs: Tensor, real: bool) -> None:
         """Count images, uint8 (B, C, H, W), on the real side (the reference) or the other one.
@@ -68,7 +73,7 @@ class FrechetDistance(FrechetInceptionDistance):
         if real and self.reference is not None:
             raise InputError("real is True, but the real side is the given reference; leave out one of the two")
         self.inception.eval()  # again, since its owner may have called train() in between
-        features = self.inception(imgs).to(self.real_features_sum)
+        features = self.inception(imgs).to(self.real_features_sum.device).to(self.real_features_sum.dtype)
         if features.shape != (len(imgs), len(self.real_features_sum)):
             raise InputError(
                 f"the extractor returned {tuple(features.shape)} for {len(imgs)} images; "
@@ -96,6 +101,7 @@ class FrechetDistance(FrechetInceptionDistance):
         if count < 2:
             side = "real" if real else "generated"
             raise InputError(f"the {side} side has {int(count)} images; a covariance needs at least 2")
+        count = count.to(total.device)
         mean = total / count
         return int(count), mean, (outer - count * torch.outer(mean, mean)) / (count - 1)
 

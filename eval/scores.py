@@ -5,14 +5,14 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from torch import Tensor
-from tqdm import tqdm
 
 from wvq.tokenizer.data.dataset import ImageDataset
 from wvq.tokenizer.errors import InputError
 from wvq.tokenizer.metrics import QUALITY_PROTOCOL, reconstruction_quality
 from wvq.tokenizer.model import VQTokenizer
+from wvq.tokenizer.progress import progress_bar
 
-from .feature_scores import score_features, score_label
+from .feature_scores import score_features
 from .features.extractor import Extractor
 from .features.feature_set import FeatureSet
 from .features.reconstructions import Reconstructions, measure_reconstructions
@@ -20,6 +20,7 @@ from .features.reference import ReferenceStatistics
 from .frechet_metric import FrechetDistance
 from .metrics.image_quality import IMAGE_QUALITY_PROTOCOL
 from .metrics.perceptual import PerceptualSimilarity
+from .score_names import score_label
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class ReconstructionScores:
         psnr: dB.
         psnr_luma: dB, of the luma alone, some 3 dB higher: what the paper reports.
         ssim: in [-1, 1].
-        ms_ssim: in [0, 1]; None for images of 160 pixels and less.
+        ms_ssim: in [0, 1]; None for images of 175 pixels and less.
         lpips: None without a network for it.
         utilization: in [1/K, 1].
         perplexity: in [1, K].
@@ -84,8 +85,7 @@ def score_name(extractor: Extractor, kind: Literal["reconstruction", "generation
 
     With any other extractor, or other weights, it is named after the extractor: "rFD[...]" and "FD[...]".
     """
-    prefix = "r" if kind == "reconstruction" else ""
-    return prefix + score_label("FID", extractor.protocol)
+    return score_label("rFID" if kind == "reconstruction" else "FID", extractor.protocol)
 
 
 def reference_statistics(
@@ -238,7 +238,7 @@ def _batches(dataset: ImageDataset, batch_size: int, description: str, progress:
 
 
 def _with_bar(batches: Iterable[Tensor], total: int | None, description: str, progress: bool) -> Iterator[Tensor]:
-    with tqdm(total=total, desc=description, unit="image", disable=not progress) as bar:
+    with progress_bar(total=total, desc=description, unit="image", disable=not progress) as bar:
         for images in batches:
             yield images
             bar.update(len(images))

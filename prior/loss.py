@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from transformers import PreTrainedModel
 
+from .code_geometry import CodeGeometry
+
 _BLOCK_ENTRIES = 2**24  # logits held at once: 64 MiB of float32
 
 
@@ -80,18 +82,30 @@ class TokenLoss(nn.Module):
         prior: a causal language model of transformers with an output layer without bias.
         num_codes: K, the id of the first class.
         label_smoothing: share of the target probability spread over all ids.
+        geometry: what is added to the prior's two tables while it is trained, if anything.
     """
 
-    def __init__(self, prior: PreTrainedModel, num_codes: int, label_smoothing: float = 0.0):
+    def __init__(
+        self,
+        prior: PreTrainedModel,
+        num_codes: int,
+        label_smoothing: float = 0.0,
+        geometry: CodeGeometry | None = None,
+    ):
         super().__init__()
-        self.prior, self.num_codes, self.label_smoothing = prior, num_codes, label_smoothing
+        self.prior, self.num_codes, self.label_smoothing, self.geometry = prior, num_codes, label_smoothing, geometry
         self._no_split_modules = prior._no_split_modules  # the layers, each a unit of FSDP
+        self._ddp_params_and_buffers_to_ignore = ["geometry.features"]  # DDP would send them around in every step
 
     def forward(self, codes: Tensor, labels: Tensor) -> Tensor:
         """Loss in nats per token of codes (B, T) int64 under labels (B,) in [0, classes], the last the null class."""
         inputs = torch.cat([(labels + self.num_codes)[:, None], codes[:, :-1]], dim=1)
-        hidden = self.prior.base_model(input_ids=inputs, use_cache=False).last_hidden_state
-        head = self.prior.get_output_embeddings()
+        embedding, head = self.prior.get_input_embeddings(), self.prior.get_output_embeddings()
         assert isinstance(head, nn.Linear)
+        embedded, output_table = embedding(inputs), head.weight
+        if self.geometry is not None:
+            embedded = embedded + self.geometry.input_part(inputs)
+            output_table = output_table + self.geometry.output_part()
+        hidden = self.prior.base_model(inputs_embeds=embedded, use_cache=False).last_hidden_state
         smoothing = self.label_smoothing if self.training else 0.0
-        return linear_cross_entropy(hidden.flatten(0, 1), head.weight, codes.flatten(), smoothing)
+        return linear_cross_entropy(hidden.flatten(0, 1), output_table, codes.flatten(), smoothing)

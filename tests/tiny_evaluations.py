@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from fixtures import CLASS_FOLDERS
 from PIL import Image
 from torch import Tensor, nn
 
@@ -35,7 +36,7 @@ class Tiny(Extractor):
 
 
 def tiny_pipeline_folder(parent: Path) -> Path:
-    """A saved pipeline of a tiny tokenizer and prior for 28x28 RGB images of ten classes."""
+    """A saved pipeline of a tiny tokenizer and prior for 28x28 RGB images of the ten classes of the fixtures."""
     torch.manual_seed(0)
     config = TokenizerConfig(
         image_size=28, channels=3, base_channels=8, channel_multipliers=(1, 1, 1), num_blocks=1, latent_channels=8,
@@ -46,7 +47,7 @@ def tiny_pipeline_folder(parent: Path) -> Path:
         PriorConfig(hidden_size=16, num_layers=1, num_heads=2, num_codes=16, num_tokens=49, num_classes=10)
     )
     prior.config.tokenizer_fingerprint = tokenizer.fingerprint
-    ClassConditionalPipeline(tokenizer, prior, tuple("abcdefghij")).save_pretrained(parent / "model")
+    ClassConditionalPipeline(tokenizer, prior, tuple(sorted(CLASS_FOLDERS))).save_pretrained(parent / "model")
     return parent / "model"
 
 

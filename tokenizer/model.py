@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from .autoencoder import Decoder, Encoder
 from .errors import InputError
 from .quantizers.base import QuantizerOutput
+from .quantizers.composite import CompositeQuantizer
 from .quantizers.registry import build_quantizer, codes_per_vector
 from .storage.pretrained import SavedModule, state_sha256
 
@@ -177,6 +178,12 @@ class VQTokenizer(SavedModule):
             )
         codes = self.quantizer.lookup(indices).movedim(-1, 1)
         return self.images(codes).clamp(-1, 1)
+
+    @property
+    def codebooks(self) -> list[Tensor]:
+        """The codes (K, D) of each sub-quantizer, in the order of their tokens; a single codebook without any."""
+        parts = self.quantizer.sub_quantizers if isinstance(self.quantizer, CompositeQuantizer) else [self.quantizer]
+        return [quantizer.codebook.detach() for quantizer in parts]
 
     def to_sequence(self, indices: Tensor) -> Tensor:
         """Indices (B, h, w) or (B, h, w, M) -> the token sequences (B, T) of a prior, position by position.

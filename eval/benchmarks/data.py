@@ -30,6 +30,7 @@ from wvq.tokenizer.data.config import DataConfig
 from wvq.tokenizer.data.dataset import ImageDataset
 from wvq.tokenizer.data.sources import find_source
 from wvq.tokenizer.storage.atomic import write_json
+from wvq.tokenizer.storage.untrusted import expand_home
 
 SOURCES = {"png folder": "png", "jpeg folder": "jpg", "parquet": "jpg", "tar stream": "jpg", "parquet stream": "jpg"}
 SHARD = 100  # pictures in a shard of a stream
@@ -56,6 +57,7 @@ class DataBenchmark:
     """Images a batch; it must divide num_images."""
 
     def __post_init__(self) -> None:
+        expand_home(self, "output_dir")
         for name in ("sources", "num_workers"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if unknown := [name for name in self.sources if name not in SOURCES]:

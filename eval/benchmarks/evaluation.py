@@ -14,13 +14,14 @@ from typing import Any, Literal
 import torch
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
 from wvq.tokenizer import InputError
 from wvq.tokenizer.data.config import DataConfig
 from wvq.tokenizer.data.dataset import load_splits
+from wvq.tokenizer.progress import progress_bar
 from wvq.tokenizer.quantizers.gaussian import mean_and_covariance
 from wvq.tokenizer.storage.atomic import write_json
+from wvq.tokenizer.storage.untrusted import expand_home
 
 from ..feature_scores import FEATURE_SCORES
 from ..features.feature_set import FeatureSet, extract_features
@@ -30,6 +31,8 @@ from ..metrics.frechet import covariance_factor, frechet_distance
 from .peers import feature_peers, hub_with, score_peers, write_random_inception
 
 _PACKAGES = ("torch", "torchvision", "scipy", "torch-fidelity", "torchmetrics", "pytorch-fid")
+
+TIMED_SCORES = tuple(name for name in FEATURE_SCORES if name != "sfid")  # that is fid of other features
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class EvaluationBenchmark:
     """How many; 0 leaves this part out."""
     network: Literal["inception", "efficientnet-lite0"] = "inception"
     """Inception with random weights, or our EfficientNet-Lite0, which is given to the other tools as a module."""
-    scores: tuple[str, ...] = ("distance", *FEATURE_SCORES)
+    scores: tuple[str, ...] = ("distance", *TIMED_SCORES)
     """Which are timed; "distance" is the Fréchet distance of means and covariances that are there already."""
     num_features: int = 5000
     """Feature vectors of each side, drawn at random."""
@@ -56,9 +59,10 @@ class EvaluationBenchmark:
     """Threads of torch for every tool; 0 for its own choice."""
 
     def __post_init__(self) -> None:
+        expand_home(self, "output")
         object.__setattr__(self, "scores", tuple(self.scores))
-        if unknown := [name for name in self.scores if name not in ("distance", *FEATURE_SCORES)]:
-            raise InputError(f"scores has {unknown[0]}; valid are distance, {', '.join(FEATURE_SCORES)}")
+        if unknown := [name for name in self.scores if name not in ("distance", *TIMED_SCORES)]:
+            raise InputError(f"scores has {unknown[0]}; valid are distance, {', '.join(TIMED_SCORES)}")
         for name, least in (
             ("num_images", 0),
             ("num_features", 200),
@@ -142,7 +146,7 @@ def _compare_scores(config: EvaluationBenchmark) -> list[dict[str, Any]]:
         return frechet_distance(*factors[0], *factors[1])
 
     ours: dict[tuple[str, str], Callable[[], object]] = {("distance", "wvq"): distance}
-    ours |= {(name, "wvq"): partial(score, real, generated) for name, (_, score) in FEATURE_SCORES.items()}
+    ours |= {(name, "wvq"): partial(FEATURE_SCORES[name][1], real, generated) for name in TIMED_SCORES}
     tools = ours | score_peers(sides[0], sides[1], given)
     tools = {(score, tool): tools[score, tool] for score in config.scores for s, tool in tools if s == score}
     times, _ = _measured(tools, config.repeats)
@@ -174,7 +178,7 @@ class _Times:
 def _measured(tools: dict[Any, Callable[[], Any]], repeats: int) -> tuple[dict[Any, _Times], dict[Any, Any]]:
     """Times of all tools in turn, and what each returned."""
     times, results = {name: _Times() for name in tools}, {}
-    for name in tqdm([name for _ in range(repeats) for name in tools], desc="measuring", unit="run"):
+    for name in progress_bar([name for _ in range(repeats) for name in tools], desc="measuring", unit="run"):
         wall, cpu = time.perf_counter(), _cpu_seconds()
         results[name] = tools[name]()
         times[name].wall.append(time.perf_counter() - wall)

@@ -16,14 +16,16 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from wvq.pipelines.processes import this_device
 from wvq.pipelines.train_prior import PriorTraining, build_optimizers
 from wvq.prior import PriorConfig, PriorSize, build_prior
 from wvq.prior.loss import TokenLoss
 from wvq.tokenizer import InputError
+from wvq.tokenizer.errors import LARGEST_SEED, check_range
+from wvq.tokenizer.progress import progress_bar
 from wvq.tokenizer.storage.atomic import write_json
+from wvq.tokenizer.storage.untrusted import expand_home
 
 from .memory import peak_memory
 
@@ -57,7 +59,9 @@ class PriorBenchmark:
     """Of weights and tokens."""
 
     def __post_init__(self) -> None:
+        expand_home(self, "output")
         object.__setattr__(self, "contenders", tuple(self.contenders))
+        check_range(self, "seed", least=0, most=LARGEST_SEED)
         if unknown := [name for name in self.contenders if name not in CONTENDERS]:
             raise InputError(f"contenders holds '{unknown[0]}'; valid are {', '.join(CONTENDERS)}")
         for name in ("num_codes", "num_classes", "num_tokens", "batch_size", "repeats"):
@@ -69,7 +73,7 @@ def benchmark_prior(config: PriorBenchmark) -> str:
     """Measure, write the measurements as JSON, and return them as a table."""
     spawn = multiprocessing.get_context("spawn")
     rows: list[dict[str, Any]] = []
-    for contender in tqdm(config.contenders, unit="contender"):
+    for contender in progress_bar(config.contenders, unit="contender"):
         with ProcessPoolExecutor(1, mp_context=spawn) as process:
             rows.append(process.submit(measure, config, contender).result())
     about = {

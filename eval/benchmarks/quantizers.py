@@ -17,11 +17,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from wvq.tokenizer import InputError, build_quantizer
+from wvq.tokenizer.errors import check_range
+from wvq.tokenizer.progress import progress_bar
 from wvq.tokenizer.quantizers.base import Quantizer
 from wvq.tokenizer.storage.atomic import write_json
+from wvq.tokenizer.storage.untrusted import expand_home
 
 from ..studies.figures import cost_figure
 from .memory import peak_memory
@@ -61,8 +63,12 @@ class QuantizerBenchmark:
     """Threads of torch; 0 for its own choice."""
 
     def __post_init__(self) -> None:
+        expand_home(self, "output_dir")
         for name in ("contenders", "codebook_sizes", "codebook_dims"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        check_range(self, "codebook_sizes", least=2)
+        check_range(self, "codebook_dims", least=1)
+        check_range(self, "max_seconds", least=0)
         if unknown := [name for name in self.contenders if name not in (*OURS, *PEERS)]:
             raise InputError(f"contenders holds '{unknown[0]}'; valid are {', '.join((*OURS, *PEERS))}")
         for name, least in (("num_vectors", 1), ("repeats", 3), ("threads", 0)):
@@ -75,7 +81,7 @@ def benchmark_quantizers(config: QuantizerBenchmark) -> Path:
     rows: list[dict[str, Any]] = []
     cases = [(c, k, d) for d in config.codebook_dims for k in config.codebook_sizes for c in config.contenders]
     spawn = multiprocessing.get_context("spawn")
-    for contender, size, dim in tqdm(cases, unit="contender"):
+    for contender, size, dim in progress_bar(cases, unit="contender"):
         with ProcessPoolExecutor(1, mp_context=spawn) as process:
             rows.append(process.submit(measure, config, contender, size, dim).result())
     folder = Path(config.output_dir)

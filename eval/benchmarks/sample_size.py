@@ -6,10 +6,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from wvq.tokenizer import InputError
+from wvq.tokenizer.errors import LARGEST_SEED, check_range
+from wvq.tokenizer.progress import progress_bar
 from wvq.tokenizer.storage.atomic import write_json
+from wvq.tokenizer.storage.untrusted import expand_home
 
 from ..metrics.frechet_infinity import frechet_infinity
 from ..studies.figures import sample_size_figure
@@ -29,8 +31,10 @@ class SampleSizeBenchmark:
     """Of the pairs."""
 
     def __post_init__(self) -> None:
+        expand_home(self, "output_dir")
         for name in ("counts", "seeds"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        check_range(self, "seeds", least=0, most=LARGEST_SEED)
         if not self.counts or not self.seeds or min(self.counts) <= 3 * self.dimension or self.dimension < 1:
             raise InputError(
                 f"counts is {self.counts}, seeds {self.seeds} and dimension {self.dimension}; give at least one of "
@@ -42,7 +46,7 @@ def benchmark_sample_size(config: SampleSizeBenchmark) -> str:
     """Measure, write JSON and figure, and return the table of means over the pairs."""
     scales = torch.logspace(0, -1, config.dimension, dtype=torch.float64)
     rows: list[dict[str, Any]] = []
-    for seed in tqdm(config.seeds, unit="pair"):
+    for seed in progress_bar(config.seeds, unit="pair"):
         generator = torch.Generator().manual_seed(seed)
         shape = max(config.counts), config.dimension
         pair = [torch.randn(*shape, generator=generator, dtype=torch.float64) * scales for _ in range(2)]

@@ -16,7 +16,9 @@ from wvq.pipelines.processes import this_device
 from wvq.prior import PriorConfig, PriorSize, build_prior, sample_tokens
 from wvq.prior.decoder.packed_linear import PackedLinear
 from wvq.tokenizer import InputError
+from wvq.tokenizer.errors import LARGEST_SEED, check_range
 from wvq.tokenizer.storage.atomic import write_json
+from wvq.tokenizer.storage.untrusted import expand_home
 
 from .memory import peak_memory
 
@@ -45,6 +47,10 @@ class SamplingBenchmark:
     """Of weights and draws."""
 
     def __post_init__(self) -> None:
+        expand_home(self, "output")
+        check_range(self, "num_codes", least=2)
+        check_range(self, "num_classes", "guidance_scales", least=0)
+        check_range(self, "seed", least=0, most=LARGEST_SEED)
         for name in ("lengths", "batch_sizes", "guidance_scales"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
             if not getattr(self, name) or min(getattr(self, name)) < (name != "guidance_scales"):

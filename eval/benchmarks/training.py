@@ -30,6 +30,7 @@ from wvq.tokenizer.data.config import DataConfig
 from wvq.tokenizer.data.dataset import load_splits
 from wvq.tokenizer.data.decoding import to_model
 from wvq.tokenizer.storage.atomic import write_json
+from wvq.tokenizer.storage.untrusted import expand_home
 from wvq.tokenizer.tokens import TokenDataset
 
 BATCHES = 8  # in memory, for the bare step
@@ -63,6 +64,7 @@ class TrainingBenchmark:
     """Rounds of which the median is taken."""
 
     def __post_init__(self) -> None:
+        expand_home(self, "output")
         for name in ("batch_size", "log_every", "checkpoint_every", "rounds"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")

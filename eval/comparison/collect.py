@@ -46,6 +46,7 @@ def table_row(config: Comparison, cell: Cell) -> dict[str, Any]:
         **{key: reconstruction[key] for key in _SCORES},
         "generation_frechet_distance": generation and generation["generation_frechet_distance"],
         "extractor": reconstruction["protocol"]["extractor"]["name"],
+        "weights_sha256": reconstruction["protocol"]["extractor"].get("weights_sha256"),
         "num_reference": reconstruction["num_images"],
         "num_generated": generation["num_generated"] if generation else 0,
         "steps": {stage: read_json(folder / stage / "run.json")["steps"] for stage in config.stages},

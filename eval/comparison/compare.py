@@ -1,5 +1,6 @@
 """`wvq compare` and `wvq demo`: methods, settings and seeds under one budget, scored alike, in tables and a report."""
 
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -12,6 +13,7 @@ from wvq.pipelines.processes import this_device
 from wvq.pipelines.tokenize import Tokenization, tokenize
 from wvq.pipelines.train_prior import train_pipeline, train_prior
 from wvq.pipelines.train_tokenizer import train_tokenizer
+from wvq.pipelines.training.same_run import FROM_DATA, INPUTS_FILE, inputs_difference, recorded_inputs
 from wvq.pipelines.training.saved_config import MAY_CHANGE, as_json, first_difference, read_config
 from wvq.tokenizer import InputError, VQTokenizer
 from wvq.tokenizer.data.dataset import ImageDataset, load_splits
@@ -24,7 +26,7 @@ from ..features.registry import build_extractor
 from ..report.columns import table_columns
 from ..report.groups import group_rows, statistics_rows
 from ..report.page import write_report
-from ..report.table_files import write_tables
+from ..report.table_files import plain, write_tables
 from ..scores import evaluate_generation, evaluate_reconstruction, reference_statistics
 from .budget import measure_steps
 from .clock import Clock
@@ -39,6 +41,7 @@ _MAY_CHANGE = {
     *("output_dir", "baseline", "settings", "seeds", "jobs", "data.num_workers"),
     *(f"{stage}.{name}" for stage in _STAGES for name in MAY_CHANGE),
 }
+_FROM_DATA = FROM_DATA | {f"{stage}.{name}" for stage in _STAGES for name in FROM_DATA}
 
 
 def compare(config: Comparison) -> Path:
@@ -50,8 +53,8 @@ def compare(config: Comparison) -> Path:
         InputError: for data, weights or options that cannot be used, or a folder with another comparison.
     """
     root = Path(config.output_dir)
-    claim_folder(root, config)
-    _, evaluation_set = load_splits(config.data)
+    train_set, evaluation_set = load_splits(config.data)
+    claim_folder(root, config, {"train images": train_set.fingerprint, "evaluation images": evaluation_set.fingerprint})
     unfinished = [cell for cell in config.cells if not (root / cell.folder / "scores.json").exists()]
     if unfinished:
         extractor = build_extractor(config.extractor, config.extractor_weights)  # before hours of training, not after
@@ -61,11 +64,24 @@ def compare(config: Comparison) -> Path:
     return write_results(config, evaluation_set)
 
 
-def claim_folder(root: Path, config: Comparison) -> None:
+def compare_and_summarize(config: Comparison) -> str:
+    """`compare`, and what a user wants to know of it: the table, how long it took, where report and pictures are."""
+    start = time.perf_counter()
+    report = compare(config)
+    minutes, seconds = divmod(round(time.perf_counter() - start), 60)
+    hours, minutes = divmod(minutes, 60)
+    took = f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+    pictures = ", ".join(str(report.parent / "*" / stage / "images") for stage in config.stages)
+    lines = ["", plain(read_json(report.parent / "comparison.json")), f"{len(config.cells)} runs; this took {took}"]
+    return "\n".join([*lines, f"report: {report}", f"pictures from the training: {pictures}"])
+
+
+def claim_folder(root: Path, config: Comparison, inputs: dict[str, str]) -> None:
     """Write recipe.json into the comparison's folder, or check that the one there is of the same comparison.
 
     Methods, settings and seeds may be added, since they change no other cell, and what may change when a run resumes
-    may change here. What the recipe of an older version lacks has its default.
+    may change here. What the recipe of an older version lacks has its default. The images are compared by `inputs`,
+    their hashes, so that they may be moved; in folders of older versions by their names.
 
     Raises:
         InputError: if the folder holds another comparison.
@@ -78,7 +94,9 @@ def claim_folder(root: Path, config: Comparison) -> None:
     if path.exists():
         old = as_json(read_config(path, Comparison))
         new = recipe | {"methods": {n: method for n, method in recipe["methods"].items() if n in old["methods"]}}
-        difference = first_difference(old, new, _MAY_CHANGE)
+        known = recorded_inputs(root)
+        ignored = _MAY_CHANGE | (_FROM_DATA if known else set())
+        difference = first_difference(old, new, ignored) or (inputs_difference(known, inputs) if known else None)
         if difference:
             name, before, now = difference
             raise InputError(
@@ -86,6 +104,7 @@ def claim_folder(root: Path, config: Comparison) -> None:
                 f"or remove that folder"
             )
     write_json(path, recipe)
+    write_json(root / INPUTS_FILE, inputs)
 
 
 def train_cells(config: Comparison, stage: Stage, cells: list[Cell]) -> None:

@@ -11,6 +11,7 @@ from wvq.pipelines.train_prior import PriorTraining
 from wvq.pipelines.train_tokenizer import TokenizerTraining
 from wvq.tokenizer import InputError
 from wvq.tokenizer.data.config import DataConfig
+from wvq.tokenizer.storage.untrusted import expand_home
 
 from .budget import Budget, apply_budget
 from .settings import OPTIONS, FieldNames, expand, field_names, option_defaults, value_of, with_values
@@ -87,7 +88,9 @@ class Comparison:
     """File with the extractor's weights, where they are not in the usual place."""
 
     def __post_init__(self) -> None:
+        expand_home(self, "output_dir", "extractor_weights")
         object.__setattr__(self, "seeds", tuple(self.seeds))
+        object.__setattr__(self, "data", self.data.sized(self.tokenizer.model))
         if not self.methods or not self.seeds:
             raise InputError(
                 f"methods are {list(self.methods)} and seeds {list(self.seeds)}; give at least one of each"

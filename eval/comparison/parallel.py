@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from wvq.tokenizer import InputError
+from wvq.tokenizer.progress import draw_on_line
 
 
 def run_parallel(function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], jobs: int) -> None:
@@ -63,7 +64,7 @@ def _work(function: Callable[..., Any], arguments: tuple[Any, ...], threads: int
 
     threading.Thread(target=follow, daemon=True).start()
     torch.set_num_threads(threads)
-    os.environ["TQDM_POSITION"] = str(place)  # a line for each progress bar
+    draw_on_line(place)
     try:
         function(*arguments)
     except InputError as error:

@@ -2,8 +2,7 @@
 
 import hashlib
 import io
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from wvq.tokenizer.errors import InputError
+from wvq.tokenizer.precision import full_precision
 
 
 class Extractor(nn.Module):
@@ -61,6 +61,19 @@ class Extractor(nn.Module):
         Raises:
             InputError: for another dtype or shape.
         """
+        return self._in_batches(images, lambda batch: (self.features(batch),))[0]
+
+    @torch.no_grad()
+    def with_spatial(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """What `forward` gives, and the spatial features (N, s) of sFID, which are not pooled, in one pass.
+
+        Raises:
+            InputError: for another dtype or shape, and a network without them.
+        """
+        features, spatial = self._in_batches(images, self.features_and_spatial)
+        return features, spatial
+
+    def _in_batches(self, images: Tensor, compute: Callable[[Tensor], tuple[Tensor, ...]]) -> list[Tensor]:
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
             raise InputError(
                 f"images are {images.dtype} of shape {tuple(images.shape)}; an extractor takes torch.uint8 "
@@ -68,8 +81,9 @@ class Extractor(nn.Module):
             )
         device = next(self.parameters()).device
         batches = images.split(self.cpu_batch if device.type == "cpu" else 256)
-        with torch.autocast(device.type, enabled=False), _full_float32():
-            return torch.cat([self.features(batch.to(device).expand(-1, 3, -1, -1)) for batch in batches])
+        with torch.autocast(device.type, enabled=False), full_precision():
+            made = [compute(batch.to(device).expand(-1, 3, -1, -1)) for batch in batches]
+        return [torch.cat(parts) for parts in zip(*made, strict=True)]
 
     def logits(self, features: Tensor) -> Tensor:
         """Class scores (N, classes) that the network's own last layer makes of features (N, d), without its bias.
@@ -83,6 +97,14 @@ class Extractor(nn.Module):
         """RGB images uint8 (N, 3, H, W) on the network's device -> features (N, d)."""
         raise NotImplementedError(f"{type(self).__name__} defines no features")  # for subclasses, also a user's own
 
+    def features_and_spatial(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """What `features` gives, and features (N, s) of a layer that still knows places.
+
+        Raises:
+            InputError: for a network for which no such layer is agreed on.
+        """
+        raise InputError(f"extractor '{self.name}' has no spatial features, which sfid needs; valid is inception")
+
 
 def read_weights(path: Path) -> tuple[Any, str]:
     """What a .pth file of nothing but tensors holds, and the file's sha256."""
@@ -94,16 +116,3 @@ def read_weights(path: Path) -> tuple[Any, str]:
     except Exception as error:  # the unpickler raises a dozen unrelated types on damaged bytes
         raise InputError(f"weights {path} is not a PyTorch file of tensors and nothing else") from error
     return state, hashlib.sha256(content).hexdigest()
-
-
-@contextmanager
-def _full_float32() -> Iterator[None]:
-    """No TensorFloat-32 in convolutions, so that features on a GPU are those on a CPU to rounding."""
-    cudnn: Any = torch.backends.cudnn
-    convolutions = cudnn.conv
-    before = convolutions.fp32_precision
-    convolutions.fp32_precision = "ieee"
-    try:
-        yield
-    finally:
-        convolutions.fp32_precision = before

@@ -1,8 +1,8 @@
 """Features of a whole set of images, taken once for any number of scores."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,8 @@ from wvq.tokenizer.storage.pretrained import state_sha256
 
 from ..metrics.frechet import mean_and_factor
 from .chunks import CHUNK_SIZE, Chunks
+from .classes import Classes
+from .extractor import Extractor
 from .reference import ReferenceStatistics
 
 
@@ -23,6 +25,7 @@ class ImageSource(Protocol):
     Attributes:
         description: what the images are, JSON-able; `classes` = 0 in it says that the labels mean nothing.
         num_workers: processes that read images beside the main one, 0 where there is no such attribute.
+        class_names: what the labels mean, in their order; labels are but numbers where there is no such attribute.
     """
 
     description: dict[str, Any]
@@ -44,6 +47,10 @@ class FeatureSet:
         logits: class scores (N, classes) of the extractor's own last layer, or None.
         extractor: its protocol.
         images: the set's description.
+        class_names: what the labels mean; () where they are but numbers.
+        spatial: features of a layer that still knows places (N, s), for sFID, or None.
+        published: statistics of the set that these images only stand for, as in ADM's reference batches: Fréchet
+            distances are to them, everything else is of the images.
     """
 
     vectors: Tensor
@@ -51,23 +58,47 @@ class FeatureSet:
     logits: Tensor | None
     extractor: Mapping[str, Any]
     images: Mapping[str, Any]
+    class_names: tuple[str, ...] = ()
+    spatial: Tensor | None = None
+    published: ReferenceStatistics | None = None
 
     def __len__(self) -> int:
         return len(self.vectors)
 
+    @property
+    def classes(self) -> Classes:
+        """Labels and what they mean."""
+        return Classes(self.labels, self.class_names, str(self.images.get("source", "images without a source")))
+
     def select(self, chosen: Tensor) -> "FeatureSet":
         """The images at these positions (M,)."""
-        labels, logits = (None if x is None else x[chosen] for x in (self.labels, self.logits))
-        return replace(self, vectors=self.vectors[chosen], labels=labels, logits=logits)
+        rows = {name: getattr(self, name) for name in ("labels", "logits", "spatial")}
+        rows = {name: None if values is None else values[chosen] for name, values in rows.items()}
+        return replace(self, vectors=self.vectors[chosen], **rows)
 
     def mean_and_factor(self) -> tuple[Tensor, Tensor]:
         """Mean (d,) of the vectors and L (d, r) with L L' their covariance: a side of a Fréchet distance."""
-        return mean_and_factor(self.vectors)
+        return self.published.mean_and_factor() if self.published else mean_and_factor(self.vectors)
+
+    def spatial_mean_and_factor(self) -> tuple[Tensor, Tensor]:
+        """The same of the spatial features.
+
+        Raises:
+            InputError: if there are none.
+        """
+        if self.published:
+            return self.published.spatial_mean_and_factor()
+        if self.spatial is None:
+            raise InputError("score sfid needs the spatial features of the images; extract features with_spatial")
+        return mean_and_factor(self.spatial)
 
     def statistics(self) -> ReferenceStatistics:
-        """Mean and covariance of the vectors, to be saved and compared with."""
+        """Means and covariances of the features, to be saved and compared with."""
+        if self.published:
+            return self.published
         mean, covariance = mean_and_covariance(self.vectors)
-        return ReferenceStatistics(len(self), mean, covariance, dict(self.extractor), dict(self.images))
+        spatial = (None, None) if self.spatial is None else mean_and_covariance(self.spatial)
+        return ReferenceStatistics(len(self), mean, covariance, dict(self.extractor), dict(self.images), *spatial)
 
 
 @torch.no_grad()
@@ -78,6 +109,7 @@ def extract_features(
     with_logits: bool = False,
     progress: bool = True,
     chunks: Chunks | None = None,
+    with_spatial: bool = False,
 ) -> FeatureSet:
     """Put all images through an extractor, chunk by chunk; only the features stay in memory.
 
@@ -89,21 +121,26 @@ def extract_features(
         progress: whether to show a bar.
         chunks: where features are kept, for processes to share the work and for another start to go on with it; the
             source's description must then tell it from any other source.
+        with_spatial: whether the features of sFID are wanted as well.
 
     Raises:
-        InputError: for no images, images of a wrong range, and features that are not (N, d) and finite.
+        InputError: for no images, images of a wrong range, features that are not (N, d) and finite, and an extractor
+            without class scores or spatial features where these are wanted.
     """
     extractor.eval()
+    if (with_logits or with_spatial) and not isinstance(extractor, Extractor):
+        raise InputError(f"extractor {type(extractor).__name__} gives features alone; scores is and sfid need more")
     parameter = next(extractor.parameters(), torch.empty(0))
     device, protocol = parameter.device, extractor_protocol(extractor)
 
     def work(ranges: Sequence[range]) -> Iterator[dict[str, Tensor]]:
         for batch in read_chunks(source, ranges):
             images = to_eight_bit(batch["images"]).split(batch_size)
-            vectors = torch.cat([finite_features(extractor, some.to(device)) for some in images])
-            yield {"vectors": vectors} | ({"labels": batch["labels"]} if "labels" in batch else {})
+            features = joined(finite_features(extractor, some.to(device), with_spatial) for some in images)
+            yield features | ({"labels": batch["labels"]} if "labels" in batch else {})
 
     about = {"images": source.description, "extractor": protocol, "batch_size": batch_size, "device": device.type}
+    about |= {"spatial": True} if with_spatial else {}
     made = (chunks or Chunks()).run("features", about, len(source), work, progress)
     if not made:
         raise InputError(f"there are no images in {source.description}")
@@ -115,22 +152,37 @@ def extract_features(
         extractor.logits(vectors).cpu() if with_logits else None,  # pyright: ignore[reportCallIssue]
         protocol | {"dimension": vectors.shape[1]},
         source.description,
+        tuple(getattr(source, "class_names", ())),
+        torch.cat([chunk["spatial"] for chunk in made]) if with_spatial else None,
     )
 
 
-def finite_features(extractor: nn.Module, images: Tensor) -> Tensor:
-    """What an extractor makes of uint8 images (N, C, H, W): (N, d) float32, on the CPU.
+def finite_features(extractor: nn.Module, images: Tensor, with_spatial: bool = False) -> dict[str, Tensor]:
+    """What an extractor makes of uint8 images (N, C, H, W): {"vectors": (N, d)}, float32, on the CPU.
+
+    Args:
+        extractor: any module; with_spatial needs an `Extractor`.
+        images: on the extractor's device.
+        with_spatial: adds "spatial": (N, s).
 
     Raises:
         InputError: if it is of another shape, or not finite.
     """
-    features = extractor(images).float().cpu()
-    if features.ndim != 2 or len(features) != len(images) or not features.isfinite().all():
-        raise InputError(
-            f"the extractor returned {tuple(features.shape)} for {len(images)} images; it must return finite features "
-            "(N, d)"
-        )
+    made = cast(Extractor, extractor).with_spatial(images) if with_spatial else (extractor(images),)
+    features: dict[str, Tensor] = dict(zip(("vectors", "spatial"), (part.float().cpu() for part in made), strict=False))
+    for part in features.values():
+        if part.ndim != 2 or len(part) != len(images) or not part.isfinite().all():
+            raise InputError(
+                f"the extractor returned {tuple(part.shape)} for {len(images)} images; it must return finite features "
+                "(N, d)"
+            )
     return features
+
+
+def joined(batches: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The rows of batches, at least one, one after the other, by name."""
+    batches = list(batches)
+    return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
 
 
 def extractor_protocol(extractor: nn.Module) -> dict[str, Any]:

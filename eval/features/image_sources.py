@@ -4,8 +4,11 @@ Nothing is cropped or resized: scored images must already be of one size. What t
 """
 
 import hashlib
+import io
+import json
+import os
+import weakref
 import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,35 +20,44 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from wvq.tokenizer.data.decoding import BadImage, square_pixels
-from wvq.tokenizer.data.folders import check_regular_file
+from wvq.tokenizer.data.folders import ImageFiles, check_regular_file
 from wvq.tokenizer.data.records import Records
-from wvq.tokenizer.data.sources import read_folder
+from wvq.tokenizer.data.sources import find_source, read_folder
 from wvq.tokenizer.errors import InputError
+from wvq.tokenizer.storage.untrusted import user_path
 
-from .archives import read_array, read_header, read_headers
+from .archives import UNFIT, read_classes, read_header, read_headers
+from .reference import ReferenceStatistics
+from .sample_note import NOTE_FILE, SampleNote, read_sample_note
 
 
 class ImageFolder:
-    """A folder of image files as `wvq.tokenizer.data` reads it, with classes from sub-folders, none cropped or resized.
+    """A folder of images as `wvq.tokenizer.data` reads it, files or shards, with classes; none is cropped or resized.
+
+    Classes come from sub-folders or the shards' labels; in a folder that `wvq sample` wrote, from its samples.json.
 
     Args:
         folder: JPEG, PNG and other files; grey, RGB, RGBA (over white) and palette all become `channels` of 8 bits.
         channels: 3 for RGB, 1 for grey.
         num_workers: processes that decode, beside the main one.
 
+    Attributes:
+        labels: (N,) int64, or None without classes.
+        class_names: what they mean; () where they are but numbers.
+
     Raises:
         InputError: for a folder that is missing or empty, images of several sizes or not square, corrupt files.
     """
 
     def __init__(self, folder: str | Path, channels: int = 3, num_workers: int = 0):
-        folder, self.num_workers = Path(folder), num_workers
+        folder, self.num_workers = user_path(folder), num_workers
         if not folder.is_dir():
             raise InputError(f"{folder} is no folder of images")
-        found = read_folder(folder)
-        if found.evaluation is not None:
-            raise InputError(f"{folder} has a training and an evaluation split; give the folder of one of them")
-        assert isinstance(found.train, Records)  # a folder of image files is no stream
-        self._records, self._channels = found.train, channels
+        found, self.labels, self.class_names = _read_labelled(folder)
+        if found.bad:
+            name, reason = next(iter(found.bad.items()))
+            raise InputError(f"{name} is a bad image: {reason}")
+        self._records, self._channels = found, channels
         headers = [self._header(index) for index in range(len(self._records))]
         sizes = Counter(size for size, _ in headers)
         if len(sizes) > 1:
@@ -59,14 +71,17 @@ class ImageFolder:
         if width != height:
             raise InputError(f"{folder} has images of {width}x{height}; scored images must be square")
         self._size = width
-        self._classes = len(found.class_names)
+        fingerprint = hashlib.sha256(self._records.digests.tobytes())
+        if self.labels is not None:  # for the same files in other classes are another set of images
+            fingerprint.update(json.dumps([self.labels.tolist(), self.class_names]).encode())
         self.description: dict[str, Any] = {
             "source": str(folder),
             "count": len(headers),
+            "classes": _count(self.labels),
             "image_size": width,
             "channels": channels,
             "formats": dict(sorted(Counter(kind for _, kind in headers).items())),
-            "fingerprint": hashlib.sha256(self._records.digests.tobytes()).hexdigest(),
+            "fingerprint": fingerprint.hexdigest(),
         }
 
     def __len__(self) -> int:
@@ -79,9 +94,7 @@ class ImageFolder:
             InputError: for a corrupt file.
         """
         images = torch.from_numpy(np.stack([self._pixels(index) for index in indices]))
-        if not self._classes:
-            return {"images": images}
-        return {"images": images, "labels": torch.from_numpy(self._records.labels[list(indices)])}
+        return {"images": images} | ({} if self.labels is None else {"labels": self.labels[list(indices)]})
 
     def _pixels(self, index: int) -> np.ndarray:
         try:
@@ -90,37 +103,83 @@ class ImageFolder:
             raise InputError(f"{self._records.name(index)} is a bad image: {error}") from error
 
     def _header(self, index: int) -> tuple[tuple[int, int], str]:
-        """((width, height), format and mode), from the first bytes alone."""
+        """((width, height), format and mode), from the first bytes alone where the image is a file."""
+        name = self._records.name(index)
         try:
-            check_regular_file(self._records.name(index))
-            with Image.open(self._records.name(index)) as image:
+            file: Any = name
+            if isinstance(self._records.images, ImageFiles):
+                check_regular_file(name)
+            else:
+                content = self._records.content(index)
+                if isinstance(content, np.ndarray):
+                    return (content.shape[1], content.shape[0]), "pixels L"
+                file = io.BytesIO(content)
+            with Image.open(file) as image:
                 return image.size, f"{image.format} {image.mode}"
         except BadImage as error:
-            raise InputError(f"{self._records.name(index)} is a bad image: {error}") from error
+            raise InputError(f"{name} is a bad image: {error}") from error
         except (UnidentifiedImageError, OSError) as error:
-            raise InputError(f"{self._records.name(index)} is a bad image: its header cannot be read") from error
+            raise InputError(f"{name} is a bad image: its header cannot be read") from error
+
+
+def _read_labelled(folder: Path) -> tuple[Records, Tensor | None, tuple[str, ...]]:
+    """Images of a folder, their labels (N,) if they have classes, and what these mean."""
+    for place, images in ((folder, folder / "images"), (folder.parent, folder)):
+        if images.name == "images" and images.is_dir() and (note := read_sample_note(place)):
+            return _noted(images, note)
+    # as a path, which no data set's name is
+    found = find_source(os.path.join(os.curdir, folder), None, "image", "label")
+    if found.evaluation is not None:
+        raise InputError(f"{folder} has a training and an evaluation split; give the folder of one of them")
+    assert isinstance(found.train, Records)  # it was not asked for a stream
+    labels = torch.from_numpy(found.train.labels) if found.class_names else None
+    return found.train, labels, found.class_names
+
+
+def _noted(images: Path, note: SampleNote) -> tuple[Records, Tensor | None, tuple[str, ...]]:
+    """The same of pictures that are called by their numbers, whose classes stand in a note."""
+    found = read_folder(images)
+    assert isinstance(found.train, Records)  # a folder of image files is no stream
+    names = [Path(found.train.name(index)) for index in range(len(found.train))]
+    count = "no" if note.labels is None else len(note.labels)
+    for file in names:
+        known = file.parent == images and file.stem.isdecimal() and file.stem.isascii()
+        if not known or (note.labels is not None and int(file.stem) >= len(note.labels)):
+            raise InputError(f"{file} is none of the {count} images of the {NOTE_FILE} beside {images}; move it away")
+    if note.labels is None:
+        return found.train, None, ()
+    return found.train, note.labels[[int(file.stem) for file in names]], note.class_names
 
 
 class ImageArchive:
-    """An .npz as ADM ships samples: `arr_0` uint8 (N, H, W, 3) and, if there are classes, `arr_1` (N,).
+    """An .npz as ADM ships samples: `arr_0` uint8 (N, H, W, 3) and, if there are classes, `arr_1` or `labels` (N,).
 
-    Images are read from the archive batch by batch, so it may be larger than memory. A pickle is never loaded.
+    Images are read from the archive batch by batch, so it may be larger than memory. A pickle is never loaded. Names of
+    classes are its `class_names`, or stand in a samples.json or a classnames.txt beside it.
 
     Args:
         path: of the file.
+
+    Attributes:
+        labels: (N,) int64, or None without classes.
+        class_names: what they mean; () where they are but numbers.
+        statistics: of the set that these images only stand for, where the file has `mu` and `sigma` as well, as ADM's
+            reference batches do; else None.
 
     Raises:
         InputError: for a file that is missing, no .npz, of other arrays, or pickled.
     """
 
     def __init__(self, path: str | Path):
-        self._path = Path(path)
+        self._path = user_path(path)
         headers = read_headers(self._path)
         if "arr_0" not in headers:
             raise InputError(f"{path} holds the arrays {', '.join(headers)}; samples are arr_0 (N, H, W, 3)")
         shape, column_major, dtype = headers["arr_0"]
         if dtype != np.uint8 or len(shape) != 4 or shape[3] not in (1, 3) or shape[1] != shape[2] or column_major:
             raise InputError(f"{path} has arr_0 {dtype} of shape {shape}; samples are uint8 (N, H, H, 1 or 3)")
+        if not shape[0] or not shape[1]:
+            raise InputError(f"{path} has arr_0 of shape {shape}; it holds no images")
         if Image.MAX_IMAGE_PIXELS and shape[1] * shape[2] > Image.MAX_IMAGE_PIXELS:
             raise InputError(
                 f"{path} has images of {shape[1]}x{shape[2]}; at most {Image.MAX_IMAGE_PIXELS:,} pixels are read"
@@ -128,17 +187,13 @@ class ImageArchive:
         self._shape = shape
         self._stream: IO[bytes] | None = None
         self._start = 0
-        self._labels = None
-        if "arr_1" in headers:
-            about = headers["arr_1"]
-            if about.shape != shape[:1] or about.dtype.kind not in "iu":
-                raise InputError(
-                    f"{path} has arr_1 {about.dtype} of shape {about.shape}; labels are integers {shape[:1]}"
-                )
-            self._labels = torch.from_numpy(read_array(self._path, "arr_1").astype(np.int64))
+        self.labels, self.class_names = read_classes(self._path, headers, shape[0])
+        whole = {"mu", "sigma"} <= headers.keys()
+        self.statistics = ReferenceStatistics.load(self._path) if whole else None
         self.description: dict[str, Any] = {
             "source": str(path),
             "count": shape[0],
+            "classes": _count(self.labels),
             "image_size": shape[1],
             "channels": shape[3],
             "formats": {"npz uint8": shape[0]},
@@ -147,12 +202,12 @@ class ImageArchive:
 
     @staticmethod
     def holds_images(path: str | Path) -> bool:
-        """Whether the file is an .npz with samples, which published statistics beside them do not make a reference."""
+        """Whether the file is an .npz with samples, be there statistics beside them or not."""
         if not Path(path).is_file():  # a named pipe would be waited for
             return False
         try:
             with zipfile.ZipFile(path) as archive:
-                return "arr_0.npy" in archive.namelist() and "mu.npy" not in archive.namelist()
+                return "arr_0.npy" in archive.namelist()
         except (OSError, zipfile.BadZipFile):
             return False
 
@@ -167,32 +222,46 @@ class ImageArchive:
         """
         _, *image = self._shape
         length = int(np.prod(image))
-        if self._stream is None:
-            # A compressed archive is decompressed once, not anew for every part.
-            self._stream = zipfile.ZipFile(self._path).open("arr_0.npy")  # noqa: SIM115 (it stays open)
-            read_header(self._stream)
-            self._start = self._stream.tell()
         content = bytearray()
         try:
+            if self._stream is None:
+                self._stream, self._start = self._open()
             for index in indices:
                 self._stream.seek(self._start + index * length)
                 content += self._stream.read(length)
-        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        except UNFIT as error:
             raise InputError(f"{self._path} is damaged: {error}") from error
         if len(content) < len(indices) * length:
             raise InputError(f"{self._path} ends before its {len(self)} images")
         pixels = np.frombuffer(content, np.uint8).reshape(-1, *image)
         batch = {"images": torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()}
-        return batch if self._labels is None else {**batch, "labels": self._labels[list(indices)]}
+        return batch if self.labels is None else {**batch, "labels": self.labels[list(indices)]}
+
+    def _open(self) -> tuple[IO[bytes], int]:
+        """The array as a stream, which is decompressed once, not anew for every part, and where its images start."""
+        with zipfile.ZipFile(self._path) as archive:
+            stream = archive.open("arr_0.npy")  # the file is closed with it
+        weakref.finalize(self, stream.close)
+        read_header(stream)
+        return stream, stream.tell()
 
 
 def open_images(path: str | Path, channels: int = 3, num_workers: int = 0) -> ImageFolder | ImageArchive:
     """A folder of images, which num_workers processes decode beside the main one, or an .npz of samples.
 
+    A folder may be what `wvq sample` wrote, in any of its formats.
+
     Raises:
         InputError: for anything else.
     """
-    return ImageArchive(path) if Path(path).suffix == ".npz" else ImageFolder(path, channels, num_workers)
+    path = user_path(path)
+    if (path / NOTE_FILE).is_file() and (path / "samples.npz").is_file():
+        path /= "samples.npz"
+    return ImageArchive(path) if path.suffix == ".npz" else ImageFolder(path, channels, num_workers)
+
+
+def _count(labels: Tensor | None) -> int:
+    return 0 if labels is None else len(labels.unique())
 
 
 def _file_sha256(path: Path) -> str:

@@ -2,7 +2,7 @@
 
 import io
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +13,7 @@ from wvq.tokenizer.errors import InputError
 
 from .extractor import Extractor, read_weights
 
-INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
-"""sha256 of the weights behind every published FID, converted from TensorFlow's inception-2015-12-05."""
-
-
+SPATIAL_CHANNELS = 7  # of 17x17 numbers each, as many together as the pooled features, about
 _FETCH_INCEPTION = "import torch_fidelity as t; t.FeatureExtractorInceptionV3('inception-v3-compat', ['2048'])"
 
 
@@ -58,12 +55,26 @@ class InceptionV3(Extractor):
             block.conv, block.bn = fuse_conv_bn_eval(block.conv, block.bn), nn.Identity()
         layers = [layer for layer in network.children() if layer is not network.fc]  # in the order in which they apply
         self.network = nn.Sequential(*layers).to(memory_format=torch.channels_last)
+        self._spatial_at = layers.index(network.Mixed_6d)  # "mixed_6" of TensorFlow's graph
         self.classifier = network.fc
         self.eval()
 
     def features(self, images: Tensor) -> Tensor:
+        return self.network(self._pixels(images)).flatten(1)
+
+    def features_and_spatial(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Also the first 7 channels of "mixed_6/conv", 17x17, as guided-diffusion's evaluator takes them for sFID.
+
+        They are flattened as it does, rows, columns, channels, so that its published `mu_s` and `sigma_s` fit.
+        """
+        before, after = self.network[: self._spatial_at], self.network[self._spatial_at :]
+        maps = before(self._pixels(images))
+        spatial = cast(Any, after[0]).branch1x1(maps)[:, :SPATIAL_CHANNELS]
+        return after(maps).flatten(1), spatial.permute(0, 2, 3, 1).flatten(1)
+
+    def _pixels(self, images: Tensor) -> Tensor:
         pixels = (_resized_as_in_tensorflow_1(images, self.input_size) - 128) / 128
-        return self.network(pixels.contiguous(memory_format=torch.channels_last)).flatten(1)
+        return pixels.contiguous(memory_format=torch.channels_last)
 
     @torch.no_grad()
     def logits(self, features: Tensor) -> Tensor:

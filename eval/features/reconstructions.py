@@ -12,6 +12,7 @@ from wvq.tokenizer.data.dataset import ImageDataset
 from wvq.tokenizer.data.decoding import to_model, to_uint8
 from wvq.tokenizer.metrics import ReconstructionQuality
 from wvq.tokenizer.model import VQTokenizer
+from wvq.tokenizer.precision import float64_device
 
 from ..metrics.image_quality import MS_SSIM_ABOVE, multiscale_ssim, psnr_luma
 from ..metrics.perceptual import PerceptualSimilarity
@@ -27,7 +28,7 @@ class Reconstructions:
     Attributes:
         features: of the reconstructions.
         quality: the states of `wvq.tokenizer.metrics.ReconstructionQuality`, over all images.
-        measures: by name a value for each image, (N,) float64: psnr_luma, above 160 pixels ms_ssim, and lpips if there
+        measures: by name a value for each image, (N,) float64: psnr_luma, above 175 pixels ms_ssim, and lpips if there
             is a network for it.
     """
 
@@ -45,6 +46,7 @@ def measure_reconstructions(
     progress: bool = True,
     perceptual: PerceptualSimilarity | None = None,
     chunks: Chunks | None = None,
+    with_spatial: bool = False,
 ) -> Reconstructions:
     """Encode and decode all images, where the tokenizer and the extractor are.
 
@@ -56,6 +58,7 @@ def measure_reconstructions(
         progress: whether to show a bar.
         perceptual: network of LPIPS.
         chunks: where results are kept, for processes to share the work and for another start to go on with it.
+        with_spatial: whether the features of sFID are wanted as well.
 
     Raises:
         InputError: if the images do not fit the tokenizer.
@@ -67,10 +70,13 @@ def measure_reconstructions(
     if perceptual is not None:
         per_image["lpips"] = perceptual
 
+    feature_names = ("vectors", "spatial") if with_spatial else ("vectors",)
+
     def work(ranges: Sequence[range]) -> Iterator[dict[str, Tensor]]:
         for batch in read_chunks(dataset, ranges):
-            quality = ReconstructionQuality(tokenizer.config.num_codes, tokenizer.config.codebook_dim).to(device)
-            rows: dict[str, list[Tensor]] = {name: [] for name in ("vectors", *per_image)}
+            quality = ReconstructionQuality(tokenizer.config.num_codes, tokenizer.config.codebook_dim)
+            quality = quality.to(float64_device(device))
+            rows: dict[str, list[Tensor]] = {name: [] for name in (*feature_names, *per_image)}
             for images in batch["images"].split(batch_size):
                 originals = images.to(device)
                 features = tokenizer.features(to_model(originals))
@@ -78,9 +84,10 @@ def measure_reconstructions(
                 reconstructions = to_uint8(tokenizer.decode(indices))
                 codes = tokenizer.quantizer.lookup(indices)
                 quality.update(originals, reconstructions, features, tokenizer.to_sequence(indices), codes)
-                rows["vectors"].append(finite_features(extractor, reconstructions))
+                for name, values in finite_features(extractor, reconstructions, with_spatial).items():
+                    rows[name].append(values)
                 for name, measure in per_image.items():
-                    rows[name].append(measure(originals, reconstructions).double().cpu())
+                    rows[name].append(measure(originals, reconstructions).cpu().double())
             states: dict[str, Any] = quality.metric_state
             measured = {name: torch.cat(values) for name, values in rows.items()} | {"labels": batch["labels"]}
             yield measured | {name: state.cpu() for name, state in states.items()}
@@ -92,14 +99,22 @@ def measure_reconstructions(
         "lpips": None if perceptual is None else perceptual.protocol,
         "batch_size": batch_size,
         "device": device.type,
-    }
+    } | ({"spatial": True} if with_spatial else {})
     with _evaluating(tokenizer):
         made = (chunks or Chunks()).run("reconstructions", about, len(dataset), work, progress)
-    rows = {name: torch.cat([chunk[name] for chunk in made]) for name in ("vectors", "labels", *per_image)}
+    rows = {name: torch.cat([chunk[name] for chunk in made]) for name in (*feature_names, "labels", *per_image)}
     quality = {name: torch.stack([chunk[name] for chunk in made]).sum(dim=0) for name in made[0].keys() - rows.keys()}
     labels = rows.pop("labels")
     labels = labels if dataset.class_names else None
-    features = FeatureSet(rows.pop("vectors"), labels, None, extractor.protocol, {"source": "reconstructions"})
+    features = FeatureSet(
+        rows.pop("vectors"),
+        labels,
+        None,
+        extractor.protocol,
+        {"source": "reconstructions"},
+        dataset.class_names,
+        rows.pop("spatial", None),
+    )
     return Reconstructions(features, quality, rows)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -16,10 +17,11 @@ from wvq.tokenizer.storage.atomic import write_json, written_whole
 from wvq.tokenizer.storage.untrusted import file_inside, read_json
 
 from ..metrics.frechet import covariance_factor
-from .archives import read_array, read_headers
+from .archives import ArrayHeader, read_array, read_headers
 
 MAX_DIMENSION = 2**14  # a covariance of 2 GiB
 _WEIGHTS, _PROTOCOL = "statistics.safetensors", "protocol.json"
+_TENSORS = ("mean", "covariance", "spatial_mean", "spatial_covariance")
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +34,8 @@ class ReferenceStatistics:
         covariance: (d, d) float64, unbiased.
         extractor: the extractor's protocol; {} where a published file does not say.
         dataset: the reference set's description, with its fingerprint.
+        spatial_mean, spatial_covariance: (s,) and (s, s) float64, of the features of sFID; None where they were not
+            taken.
     """
 
     count: int | None
@@ -39,6 +43,8 @@ class ReferenceStatistics:
     covariance: Tensor
     extractor: dict[str, Any]
     dataset: dict[str, Any]
+    spatial_mean: Tensor | None = None
+    spatial_covariance: Tensor | None = None
 
     def save(self, folder: str | Path) -> None:
         """Write statistics.safetensors and protocol.json into folder, whole or not at all.
@@ -47,7 +53,7 @@ class ReferenceStatistics:
             InputError: if the folder holds anything else.
         """
         with written_whole(Path(folder)) as partial:
-            tensors = {"mean": self.mean, "covariance": self.covariance}
+            tensors = {name: getattr(self, name) for name in _TENSORS if getattr(self, name) is not None}
             save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, partial / _WEIGHTS)
             protocol = {"count": self.count, "extractor": self.extractor, "dataset": self.dataset}
             write_json(partial / _PROTOCOL, protocol)
@@ -65,9 +71,9 @@ class ReferenceStatistics:
         protocol = read_json(path / _PROTOCOL)
         try:
             tensors = load_file(file_inside(path, _WEIGHTS))
-            return cls(
-                protocol["count"], tensors["mean"], tensors["covariance"], protocol["extractor"], protocol["dataset"]
-            )
+            about = [protocol[name] for name in ("count", "extractor", "dataset")]
+            mean, covariance = tensors["mean"], tensors["covariance"]
+            return cls(about[0], mean, covariance, about[1], about[2], *(tensors.get(name) for name in _TENSORS[2:]))
         except (SafetensorError, KeyError, TypeError) as error:
             raise InputError(f"{path} does not hold reference statistics: {error}") from error
 
@@ -76,24 +82,32 @@ class ReferenceStatistics:
         headers = read_headers(path)
         if not {"mu", "sigma"} <= headers.keys():
             raise InputError(f"{path} holds the arrays {', '.join(headers)}; published statistics are mu and sigma")
-        mu, sigma = headers["mu"], headers["sigma"]
-        d = math.prod(mu.shape)
-        if max(mu.shape, default=1) != d or sigma.shape != (d, d) or {mu.dtype.kind, sigma.dtype.kind} != {"f"}:
-            raise InputError(
-                f"{path} has mu {mu.shape} and sigma {sigma.shape}; they must be floating-point, (d,) and (d, d)"
-            )
-        if not 1 <= d <= MAX_DIMENSION:
-            raise InputError(f"{path} has statistics of {d:,} dimensions; valid are 1 to {MAX_DIMENSION:,}")
-        mean, covariance = read_array(path, "mu").reshape(d), read_array(path, "sigma")
+        arrays = [*_published_arrays(path, headers, "mu", "sigma")]
+        if {"mu_s", "sigma_s"} <= headers.keys():
+            arrays += _published_arrays(path, headers, "mu_s", "sigma_s")
         dataset = {
             "source": path.name,
             "origin": "published statistics, of images and a count that the file does not name",
         }
-        return cls(None, torch.from_numpy(mean.astype("f8")), torch.from_numpy(covariance.astype("f8")), {}, dataset)
+        return cls(None, arrays[0], arrays[1], {}, dataset, *arrays[2:])
 
     def mean_and_factor(self) -> tuple[Tensor, Tensor]:
         """Mean (d,) and L (d, r) with L L' the covariance: a side of a Fréchet distance."""
         return self.mean, covariance_factor(self.covariance)
+
+    def spatial_mean_and_factor(self) -> tuple[Tensor, Tensor]:
+        """The same of the spatial features.
+
+        Raises:
+            InputError: if there are none.
+        """
+        if self.spatial_mean is None or self.spatial_covariance is None:
+            raise InputError(
+                f"score sfid needs spatial statistics, which the reference, {self.dataset.get('source')}, does not "
+                "have; give its images, statistics that were saved with sfid among the scores, or an .npz with mu_s "
+                "and sigma_s"
+            )
+        return self.spatial_mean, covariance_factor(self.spatial_covariance)
 
     def check_extractor(self, protocol: dict[str, Any]) -> None:
         """Refuse features of another extractor; published statistics name none, so only their dimension is compared.
@@ -110,6 +124,22 @@ class ReferenceStatistics:
         different = differences(self.extractor, protocol)
         if different:
             raise InputError(f"the reference statistics are of another extractor: {different}")
+
+
+def _published_arrays(path: Path, headers: Mapping[str, ArrayHeader], mean: str, covariance: str) -> list[Tensor]:
+    """The arrays of these names as (d,) and (d, d), float64."""
+    mu, sigma = headers[mean], headers[covariance]
+    d = math.prod(mu.shape)
+    if max(mu.shape, default=1) != d or sigma.shape != (d, d) or {mu.dtype.kind, sigma.dtype.kind} != {"f"}:
+        raise InputError(
+            f"{path} has {mean} {mu.shape} and {covariance} {sigma.shape}; they must be floating-point, (d,) and (d, d)"
+        )
+    if not 1 <= d <= MAX_DIMENSION:
+        raise InputError(f"{path} has statistics of {d:,} dimensions; valid are 1 to {MAX_DIMENSION:,}")
+    arrays = [read_array(path, name).astype("f8") for name in (mean, covariance)]
+    if not all(np.isfinite(array).all() for array in arrays):
+        raise InputError(f"{path} has values in {mean} or {covariance} that are not finite")
+    return [torch.from_numpy(arrays[0].reshape(d)), torch.from_numpy(arrays[1])]
 
 
 def check_same_images(there: Mapping[str, Any], here: Mapping[str, Any]) -> None:

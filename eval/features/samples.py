@@ -13,7 +13,7 @@ from wvq.tokenizer.storage.pretrained import state_sha256
 
 from .chunks import Chunks
 from .extractor import Extractor
-from .feature_set import FeatureSet, finite_features
+from .feature_set import FeatureSet, finite_features, joined
 
 
 @torch.no_grad()
@@ -23,6 +23,7 @@ def sample_features(
     sampling: SamplingOptions,
     extractor: Extractor,
     chunks: Chunks | None = None,
+    with_spatial: bool = False,
 ) -> FeatureSet:
     """Generate num_images images, the classes in turn, and extract their features, chunk by chunk.
 
@@ -35,6 +36,7 @@ def sample_features(
         sampling: how images are drawn.
         extractor: of features.
         chunks: where features are kept, for processes to share the work and for another start to go on with it.
+        with_spatial: whether the features of sFID are wanted as well.
     """
     num_classes = pipeline.prior.config.num_classes
     labels = torch.arange(num_images) % max(1, num_classes)
@@ -42,7 +44,7 @@ def sample_features(
     def work(ranges: Sequence[range]) -> Iterator[dict[str, Tensor]]:
         for numbers in ranges:
             images = sample_images(pipeline, labels[list(numbers)], sampling, numbers, tqdm(disable=True))
-            yield {"vectors": finite_features(extractor, torch.cat(list(images)))}
+            yield finite_features(extractor, torch.cat(list(images)), with_spatial)
 
     models = {"tokenizer": pipeline.tokenizer.fingerprint, "prior": state_sha256(pipeline.prior)}
     made = {**asdict(sampling), **models, "classes": "in equal shares"}
@@ -50,7 +52,15 @@ def sample_features(
         "sampling": {key: value for key, value in made.items() if key != "batch_size"},  # which changes no image
         "extractor": extractor.protocol,
         "device": pipeline.device.type,
-    }
-    vectors = torch.cat([chunk["vectors"] for chunk in (chunks or Chunks()).run("samples", about, num_images, work)])
+    } | ({"spatial": True} if with_spatial else {})
+    features = joined((chunks or Chunks()).run("samples", about, num_images, work))
     images = {"source": "samples", "sampling": made}
-    return FeatureSet(vectors, labels if num_classes else None, None, extractor.protocol, images)
+    return FeatureSet(
+        features["vectors"],
+        labels if num_classes else None,
+        None,
+        extractor.protocol,
+        images,
+        tuple(pipeline.class_names),
+        features.get("spatial"),
+    )

@@ -5,9 +5,10 @@ from torch import Tensor
 from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
 from wvq.tokenizer.errors import InputError
+from wvq.tokenizer.precision import to_float64
 
 _LUMA = (65.481, 128.553, 24.966)  # ITU-R 601, studio swing: 16 to 235
-MS_SSIM_ABOVE = 160
+MS_SSIM_ABOVE = 175
 """Pixels a side below which 5 scales of an 11-pixel window do not fit."""
 
 IMAGE_QUALITY_PROTOCOL = {
@@ -19,8 +20,9 @@ IMAGE_QUALITY_PROTOCOL = {
 
 def luma(images: Tensor) -> Tensor:
     """Y of YCbCr, ITU-R 601 in studio swing, float64 (N, 1, H, W) in [16, 235], of uint8 images (N, 1 or 3, H, W)."""
-    weights = torch.tensor(_LUMA, dtype=torch.float64, device=images.device)
-    return 16 + torch.einsum("nchw,c->nhw", images.double().expand(-1, 3, -1, -1) / 255, weights)[:, None]
+    exact = to_float64(images)
+    weights = torch.tensor(_LUMA, dtype=torch.float64, device=exact.device)
+    return 16 + torch.einsum("nchw,c->nhw", exact.expand(-1, 3, -1, -1) / 255, weights)[:, None]
 
 
 def psnr_luma(originals: Tensor, reconstructions: Tensor) -> Tensor:
@@ -44,7 +46,7 @@ def multiscale_ssim(originals: Tensor, reconstructions: Tensor) -> Tensor:
     """MS-SSIM of each image, (N,): 5 scales, Gaussian window 11 with sigma 1.5, on 8-bit values.
 
     Args:
-        originals, reconstructions: uint8 (N, C, H, W), H and W above 160.
+        originals, reconstructions: uint8 (N, C, H, W), H and W above 175.
 
     Raises:
         InputError: for another dtype, shapes that differ, or images too small for 5 scales.
@@ -55,7 +57,7 @@ def multiscale_ssim(originals: Tensor, reconstructions: Tensor) -> Tensor:
             f"images are {tuple(originals.shape[-2:])}; MS-SSIM's 5 scales need more than {MS_SSIM_ABOVE} pixels a side"
         )
     values = multiscale_structural_similarity_index_measure(
-        reconstructions.double(), originals.double(), data_range=255.0, reduction="none", normalize="relu"
+        to_float64(reconstructions), to_float64(originals), data_range=255.0, reduction="none", normalize="relu"
     )
     assert isinstance(values, Tensor)
     return values

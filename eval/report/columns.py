@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..score_names import score_label
+
 
 @dataclass(frozen=True)
 class Column:
@@ -90,8 +92,8 @@ def table_columns(rows: Sequence[dict]) -> list[Column]:
 
 
 def _distance_label(row: dict, prefix: str) -> tuple[str, str]:
-    """Name and note of a Fréchet distance; the word FID is for Inception-v3 features alone."""
-    name = f"{prefix}{'FID' if row['extractor'] == 'inception' else 'FD'} [{row['extractor']}]"
+    """Name and note of a Fréchet distance."""
+    name = score_label(f"{prefix}FID", {"name": row["extractor"], "weights_sha256": row.get("weights_sha256")})
     generated = "" if prefix else f"{row['num_generated']:,} vs. "
     return name, f"{generated}{row['num_reference']:,} images"
 

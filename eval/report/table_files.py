@@ -41,6 +41,20 @@ def markdown(comparison: dict[str, Any]) -> str:
     return "\n".join([*lines, "", legend(comparison), ""])
 
 
+def plain(comparison: dict[str, Any]) -> str:
+    """The same for a terminal, in columns; the best have a star."""
+    header, body = _table(comparison, bold="{}*")
+    widths = [max(map(len, column)) for column in zip(header, *body, strict=True)]
+    names = _names(comparison)
+
+    def line(row: list[str]) -> str:
+        cells = zip(row, widths, strict=True)
+        return "  ".join(c.ljust(w) if n < names else c.rjust(w) for n, (c, w) in enumerate(cells)).rstrip()
+
+    how_to_read = legend(comparison).replace("Bold is best", "* is best")
+    return "\n".join([*map(line, (header, *body)), how_to_read])
+
+
 def latex(comparison: dict[str, Any]) -> str:
     """The same as a booktabs tabular; the line on how to read it stands in a comment."""
     header, body = _table(comparison, bold="\0{}\1")

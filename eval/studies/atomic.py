@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from wvq.tokenizer import (
     CodebookUsage,
@@ -25,10 +24,12 @@ from wvq.tokenizer import (
     WassersteinQuantizer,
     gaussian_wasserstein_distance,
 )
+from wvq.tokenizer.errors import LARGEST_SEED, check_range
+from wvq.tokenizer.progress import progress_bar
 from wvq.tokenizer.quantizers.base import Quantizer
 from wvq.tokenizer.quantizers.gaussian import mean_and_covariance
 from wvq.tokenizer.storage.atomic import write_csv, write_json
-from wvq.tokenizer.storage.untrusted import read_json
+from wvq.tokenizer.storage.untrusted import expand_home, read_json
 
 from ..comparison.parallel import run_parallel
 from .figures import training_figure
@@ -49,9 +50,9 @@ class Atomic:
     """Codebooks trained on shifted features; or, without training, codes and features in disks that overlap less and
     less; or codes and features of one distribution at several scales. The options below are the training study's."""
     distribution: Distribution = "gaussian"
-    """Distribution of features and initial codes: N(0, I) or U(-1, 1)^D; the features' mean is shifted."""
+    """Of features, with a shifted mean, and of initial codes (linear's before its map): N(0, I) or U(-1, 1)^D."""
     methods: tuple[str, ...] = METHODS
-    """Quantizers: vanilla, ema, online, linear, wasserstein, transport, mmd."""
+    """Quantizers: vanilla, ema, online, linear, wasserstein, transport (one jump, then moving averages), mmd."""
     shifts: tuple[float, ...] = (0, 1, 2, 3, 4, 5, 6, 7, 8)
     """Distance of the features' mean from the codes', along every axis."""
     codebook_size: int = PAPER_CODEBOOK_SIZE
@@ -80,6 +81,9 @@ class Atomic:
                      "jobs"):  # fmt: skip
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        expand_home(self, "output_dir")
+        check_range(self, "seeds", least=0, most=LARGEST_SEED)
+        check_range(self, "shifts")
         if unknown := [method for method in self.methods if method not in METHODS]:
             raise InputError(f"methods holds '{unknown[0]}'; valid are {', '.join(METHODS)}")
 
@@ -144,7 +148,7 @@ def train_cell(config: Atomic, method: str, shift: float, seed: int) -> None:
     optimizer = torch.optim.SGD(learnt, lr=learning_rate, momentum=0.9) if learnt else None
     label = {"distribution": distribution, "method": method, "shift": shift, "seed": seed}
     rows: list[dict[str, Any]] = []
-    with tqdm(total=config.steps, desc=f"{method}, shift {shift:g}, seed {seed}", unit="step") as progress:
+    with progress_bar(total=config.steps, desc=f"{method}, shift {shift:g}, seed {seed}", unit="step") as progress:
         for step in range(config.steps + 1):
             if step % config.evaluate_every == 0 or step in (1, config.steps):
                 features = draw_features(distribution, config.num_evaluation, dim, shift, generator)

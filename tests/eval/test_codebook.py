@@ -58,6 +58,16 @@ def test_duplicates_and_dead_codes_are_counted():
     assert report.dead_codes >= 2  # the far one, and of the copies all but one
 
 
+@pytest.mark.parametrize("shift", [0.0, 100.0])
+@pytest.mark.parametrize("dim", [1, 2, 3, 8])
+def test_independent_codes_are_no_duplicates_in_any_dimension(dim: int, shift: float):
+    torch.manual_seed(0)
+    features, codes = torch.randn(50_000, dim) + shift, torch.randn(256, dim) + shift
+    assert examine_codebook(features, codes).duplicate_codes <= 2
+    codes[:10] = codes[10:20]
+    assert 20 <= examine_codebook(features, codes).duplicate_codes <= 22
+
+
 def test_effective_dimension():
     assert effective_dimension(torch.eye(5)) == pytest.approx(5)
     assert effective_dimension(torch.diag(torch.tensor([3.0, 0, 0]))) == pytest.approx(1)

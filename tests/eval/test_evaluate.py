@@ -220,14 +220,22 @@ def test_options_that_do_not_go_together_are_refused() -> None:
         Evaluation(images="a", reference="c", reference_split="evaluation")
     for resamples, least in ((-1, "at least 0"), (1, "at least 2")):
         with pytest.raises(InputError, match=f"resamples is {resamples}; .*{least}"):
-            Evaluation(images="a", resamples=resamples)
-    with pytest.raises(InputError, match="scores has fdi; valid are fid, fid-infinity, kid"):
+            Evaluation(images="a", reference="b", resamples=resamples)
+    with pytest.raises(InputError, match="scores has fdi; valid are fid, sfid, fid-infinity, kid"):
         Evaluation(images="a", scores=["fdi"])
+    for data in (DataConfig(source=""), DataConfig(source="", image_size=64)):  # as the command line has it by default
+        with pytest.raises(InputError, match=r"images is a, but there is nothing to compare them with; give reference"):
+            Evaluation(images="a", data=data)
+    with pytest.raises(InputError, match="there is nothing to compare them with"):
+        Evaluation(images="a", reference_split="evaluation")
+    assert Evaluation(images="a", data=DataConfig()).data.source == "fashion-mnist"
+    assert Evaluation(pipeline="a").data == DataConfig()
 
 
 def test_the_command_line_takes_a_list_of_scores(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    config = parse("evaluate", ["--images=a", "--scores=[fid,kid]"])
+    config = parse("evaluate", ["--images=a", "--scores=[fid,kid]", "--data.source=fashion-mnist"])
     assert config.scores == ["fid", "kid"]
+    assert parse("evaluate", ["--tokenizer=a", "--data.image_size=64"]).data == DataConfig(image_size=64)
     with pytest.raises(SystemExit) as stopped:
         main(["evaluate", f"--images={tmp_path}", f"--reference={tmp_path}"])
     assert stopped.value.code == 2

@@ -120,3 +120,24 @@ def test_two_processes_and_a_killed_one_score_as_one(
     assert len(kept) == 3
     assert alone(configs("killed"), tmp_path) == everything - 100 - 3 * 15
     assert results("killed") == results("one")
+
+
+def test_two_evaluations_in_one_directory_do_not_disturb_each_other(
+    fashion_folder: Path, fashion_images: tuple[Tensor, Tensor], tmp_path: Path
+) -> None:
+    """As in a sweep: the same reference, other samples, temporary features in the same folder."""
+
+    def config(name: str) -> Evaluation:
+        return Evaluation(
+            images=folders[name], data=DataConfig(source=str(fashion_folder)), resume_dir=str(tmp_path / "shared"),
+            output=str(tmp_path / f"{name}.json"), scores=["fid", "kid"],
+        )  # fmt: skip
+
+    folders = {name: save(fashion_images[0][k::12], tmp_path / name) for k, name in enumerate("ab")}
+    results = []
+    for together in (False, True):
+        running = [spawn(one_process, ([config(name)], tmp_path), nprocs=1, join=not together) for name in "ab"]
+        assert all(each is None or each.join() for each in running)
+        results.append([(tmp_path / f"{name}.json").read_bytes() for name in "ab"])
+    assert results[0] == results[1]
+    assert not (tmp_path / "shared").exists(), "the last one clears"

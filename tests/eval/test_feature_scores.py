@@ -10,7 +10,6 @@ from torch import Tensor
 
 from wvq.eval import FeatureSet, ReferenceStatistics, score_features
 from wvq.eval.feature_scores import FEATURE_SCORES
-from wvq.eval.features.inception import INCEPTION_SHA256
 from wvq.eval.metrics.by_class import class_accuracy, class_frechet_distances
 from wvq.eval.metrics.frechet import frechet_distance, mean_and_factor
 from wvq.eval.metrics.frechet_infinity import frechet_infinity
@@ -19,13 +18,14 @@ from wvq.eval.metrics.kernel import clip_maximum_mean_discrepancy, kernel_incept
 from wvq.eval.metrics.memorization import memorization_distance, memorization_informed_distance
 from wvq.eval.metrics.precision_recall import density_coverage, precision_recall
 from wvq.eval.metrics.sliced_wasserstein import sliced_wasserstein_distance
+from wvq.eval.score_names import INCEPTION_SHA256
 from wvq.tokenizer.errors import InputError
 
 
 def features(vectors: Tensor, **changes) -> FeatureSet:
     labels = torch.arange(len(vectors)) % 3
     extractor = {"name": "tiny", "dimension": vectors.shape[1], **changes}
-    return FeatureSet(vectors, labels, vectors, extractor, {"source": "here"})
+    return FeatureSet(vectors, labels, vectors, extractor, {"source": "here"}, spatial=vectors[:, :3])
 
 
 def test_every_score_by_name_is_that_of_its_function() -> None:
@@ -37,6 +37,7 @@ def test_every_score_by_name_is_that_of_its_function() -> None:
     distance = float(frechet_distance(*mean_and_factor(a), *mean_and_factor(b)))
     expected = {
         "fid": distance,
+        "sfid": float(frechet_distance(*mean_and_factor(a[:, :3]), *mean_and_factor(b[:, :3]))),
         "fid-infinity": frechet_infinity(a, b).value,
         "kid": kernel_inception_distance(a, b, subset_size=150)[0],
         "is": inception_score(b)[0],
@@ -87,7 +88,7 @@ def test_scores_of_statistics_are_those_that_need_no_images() -> None:
 
 def test_what_cannot_be_scored_is_refused_with_the_reason() -> None:
     real, generated = features(normal(30, 5, 0)), features(normal(5, 5, 1))
-    with pytest.raises(InputError, match="scores has fdi; valid are fid, fid-infinity, kid"):
+    with pytest.raises(InputError, match="scores has fdi; valid are fid, sfid, fid-infinity, kid"):
         score_features(real, generated, ["fid", "fdi"])
     with pytest.raises(InputError, match="a Fréchet distance of 5 generated images in 5 dimensions is mostly bias"):
         score_features(real, generated)

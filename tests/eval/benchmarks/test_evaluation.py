@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from wvq.eval.benchmarks.evaluation import EvaluationBenchmark, benchmark_evaluation
+from wvq.eval.benchmarks.evaluation import TIMED_SCORES, EvaluationBenchmark, benchmark_evaluation
 from wvq.eval.benchmarks.peers import score_peers
 from wvq.eval.benchmarks.sample_size import SampleSizeBenchmark
-from wvq.eval.feature_scores import FEATURE_SCORES
 from wvq.pipelines.command_line import main
 from wvq.tokenizer import InputError
 from wvq.tokenizer.data.config import DataConfig
@@ -51,7 +50,7 @@ def test_every_score_is_timed_beside_its_peers(tmp_path: Path, capsys: pytest.Ca
     sizes = ["--num-images=0", "--num-features=200", "--dimension=20", "--repeats=2"]
     main(["benchmark", "evaluation", "--output", str(tmp_path / "scores.json"), *sizes])
     rows = json.loads((tmp_path / "scores.json").read_text())["scores"]
-    assert [row["score"] for row in rows if row["tool"] == "wvq"] == ["distance", *FEATURE_SCORES]
+    assert [row["score"] for row in rows if row["tool"] == "wvq"] == ["distance", *TIMED_SCORES]
     peers = {row["score"] for row in rows if row["tool"] == "torch-fidelity"}
     assert peers == {"distance", "fid", "kid", "is", "precision"}
     for row in rows:

@@ -31,7 +31,7 @@ from wvq.tokenizer.data.config import DataConfig
 ROW = {
     "quantizer", "seed", "utilization", "perplexity", "quantization_error", "relative_quantization_error", "psnr",
     "ssim", "reconstruction_frechet_distance", "generation_frechet_distance", "extractor", "num_reference",
-    "num_generated", "steps", "seconds", "setting",
+    "num_generated", "steps", "seconds", "setting", "weights_sha256",
 }  # fmt: skip
 
 
@@ -185,22 +185,22 @@ def test_a_comparison_may_grow(tmp_path: Path, fashion_folder: Path) -> None:
 
 def test_what_changes_no_result_may_change(tmp_path: Path, fashion_folder: Path) -> None:
     config = tokenizers(tmp_path, fashion_folder)
-    claim_folder(tmp_path, config)
+    claim_folder(tmp_path, config, {})
     data = dataclasses.replace(config.data, num_workers=2)
     training = dataclasses.replace(config.tokenizer, data=data, log_every=7, checkpoint_every=3, keep_checkpoints=1)
     changed = dataclasses.replace(config, data=data, tokenizer=training, jobs=2)
-    claim_folder(tmp_path, changed)
+    claim_folder(tmp_path, changed, {})
     recipe = json.loads((tmp_path / "recipe.json").read_text())
     assert (recipe["data"]["num_workers"], recipe["tokenizer"]["log_every"]) == (2, 7)
     with pytest.raises(InputError, match=r"holds a comparison with tokenizer\.steps = 4, this one has 5"):
-        claim_folder(tmp_path, dataclasses.replace(changed, tokenizer=dataclasses.replace(training, steps=5)))
+        claim_folder(tmp_path, dataclasses.replace(changed, tokenizer=dataclasses.replace(training, steps=5)), {})
     del recipe["prior"]["seed"], recipe["methods"]["matched"]["quantizer_options"]  # as if there had been none
     (tmp_path / "recipe.json").write_text(json.dumps(recipe))
-    claim_folder(tmp_path, changed)
+    claim_folder(tmp_path, changed, {})
     recipe["methods"]["plain"]["sharpness"] = 1
     (tmp_path / "recipe.json").write_text(json.dumps(recipe))
     with pytest.raises(InputError, match=r"recipe\.json: methods\.plain\.sharpness is a field that this version does"):
-        claim_folder(tmp_path, changed)
+        claim_folder(tmp_path, changed, {})
 
 
 def test_seconds_are_measured_once_for_all_seeds(tmp_path: Path, fashion_folder: Path) -> None:

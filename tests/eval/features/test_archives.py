@@ -5,13 +5,18 @@ import io
 import os
 import signal
 import struct
+import tempfile
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from wvq.eval import ImageArchive, ReferenceStatistics, open_images
@@ -100,6 +105,51 @@ def test_dimensions_and_pixels_without_end_are_refused(tmp_path: Path, monkeypat
     np.savez(tmp_path / "samples.npz", np.zeros((1, 4, 4, 3), np.uint8))
     with pytest.raises(InputError, match="has images of 4x4; at most 15 pixels are read"):
         ImageArchive(tmp_path / "samples.npz")
+
+
+KEYS = ("arr_0", "arr_1", "labels", "class_names", "mu", "sigma", "mu_s", "sigma_s", "mean/x", "ä", "")
+DTYPES = ("|u1", "<i8", ">u8", "<f2", "<f8", "|b1", "<c16", "<U3", "|S2", "<M8[s]", "|V5", "|O")
+
+
+@st.composite
+def arrays(draw: st.DrawFn) -> bytes:
+    """An .npy of any shape and dtype, most with as many bytes as its header says; or no .npy at all."""
+    shape = draw(st.sampled_from([(2, 4, 4, 3), (2, 4, 4, 1), (0, 4, 4, 3), (2,), (3,), (3, 3), (1, 3), (), (2, -1)]))
+    dtype = np.dtype(draw(st.sampled_from(DTYPES)))
+    size = draw(st.sampled_from([abs(int(np.prod(shape))) * dtype.itemsize] * 4 + [0, 7]))
+    content = draw(st.binary(min_size=size, max_size=size))
+    made = npy(shape, dtype, content)
+    return draw(st.sampled_from([made, made, made, made, made[:9], made.replace(b"descr", b"shape"), content]))
+
+
+@settings(max_examples=int(os.environ.get("WVQ_FUZZ_EXAMPLES", "300")), deadline=None)
+@given(
+    st.dictionaries(st.sampled_from(KEYS), arrays(), max_size=6),
+    st.sampled_from([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]),
+    st.sampled_from([b"", b"a\nb\nc\n", b"\xef\xbb\xbfa\nb", b"a\n\nb", b"a\na", b"\xff\xfe", b"\0"]),
+    st.tuples(st.integers(0, 400), st.binary(max_size=3), st.booleans()),
+)
+def test_no_archive_gives_anything_but_images_statistics_or_a_refusal(
+    contents: dict[str, bytes], compression: int, names: bytes, damage: tuple[int, bytes, bool]
+) -> None:
+    place, replaced, cut = damage
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of zipfile and numpy, for what makes no sense
+        path = archive(Path(folder, "a.npz"), compression, **contents)
+        whole = path.read_bytes()
+        if replaced or cut:
+            path.write_bytes(whole[:place] + replaced + (b"" if cut else whole[place + len(replaced) :]))
+        if names:
+            (path.parent / "classnames.txt").write_bytes(names)
+        for read in (open_images, ReferenceStatistics.load):
+            with suppress(InputError):
+                found = read(path)
+                if isinstance(found, ImageArchive):
+                    batch = found.__getitems__(range(len(found)))
+                    assert batch["images"].shape[0] == len(found) > 0
+                    if found.labels is not None:
+                        assert int(found.labels.min()) >= 0
+                        assert not found.class_names or int(found.labels.max()) < len(found.class_names)
 
 
 def test_a_gz_that_unpacks_to_gigabytes_is_refused(tmp_path: Path) -> None:

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-from wvq.eval import Extractor, build_extractor, score_name
-from wvq.eval import feature_scores as scores_module
+from wvq.eval import Extractor, build_extractor, score_name, score_names
 from wvq.eval.features.efficientnet import _folded
 from wvq.tokenizer.errors import InputError
 
@@ -137,9 +136,28 @@ def test_inception_equals_torch_fidelity(
     assert extractor.protocol["resize"] == "299x299, bilinear as in TensorFlow 1, without antialias"
     assert score_name(extractor, "reconstruction") == "rFD[inception]"
 
-    monkeypatch.setattr(scores_module, "INCEPTION_SHA256", extractor.weights_sha256)
+    monkeypatch.setattr(score_names, "INCEPTION_SHA256", extractor.weights_sha256)
     assert score_name(extractor, "reconstruction") == "rFID"
     assert score_name(extractor, "generation") == "FID"
+
+
+def test_spatial_features_are_those_of_guided_diffusion(
+    inception: tuple[Path, nn.Module], fashion_images: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub, network = inception
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(hub))
+    seen: list[Tensor] = []
+    hook = network.Mixed_6d.branch1x1.register_forward_hook(lambda *call: seen.append(call[2]))  # pyright: ignore
+    images = fashion_images[0][:3].repeat(1, 3, 1, 1)
+    (expected,) = network(images)
+    hook.remove()
+    features, spatial = build_extractor("inception").with_spatial(images)
+    torch.testing.assert_close(features, expected, atol=1e-4, rtol=1e-4)
+    assert seen[0].shape == (3, 192, 17, 17)
+    in_rows = seen[0].permute(0, 2, 3, 1)[..., :7].reshape(3, -1)  # as TensorFlow's (N, H, W, C) is flattened
+    torch.testing.assert_close(spatial, in_rows, atol=1e-4, rtol=1e-4)
+    assert spatial.shape == (3, 2023)
+    assert spatial.std() > 0.02, "the comparison would say nothing"
 
 
 def test_missing_inception_weights_are_never_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,6 +43,14 @@ def test_psnr_of_luma_equals_its_formula_and_is_above_that_of_rgb(fashion_images
     assert psnr_luma(originals, originals) == pytest.approx(torch.full((6,), 80.0))
 
 
+@pytest.mark.parametrize("size", [161, 175])
+def test_images_a_little_too_small_for_ms_ssim_are_refused(size: int):
+    images = torch.zeros(1, 1, size, size, dtype=torch.uint8)
+    with pytest.raises(InputError, match="need more than 175"):
+        multiscale_ssim(images, images)
+    assert multiscale_ssim(*[torch.zeros(1, 1, 176, 176, dtype=torch.uint8)] * 2).shape == (1,)
+
+
 def test_ms_ssim_falls_with_noise_image_by_image(fashion_images: tuple[Tensor, Tensor]) -> None:
     originals = rgb(fashion_images[0][::300], 176)
     values = multiscale_ssim(originals, originals)
@@ -51,7 +59,7 @@ def test_ms_ssim_falls_with_noise_image_by_image(fashion_images: tuple[Tensor, T
     little, much = multiscale_ssim(originals, noisy(originals, 10)), multiscale_ssim(originals, noisy(originals, 60))
     assert ((little < 1) & (little > much) & (much > 0)).all()
     assert multiscale_ssim(originals[1:], noisy(originals, 10)[1:]) == pytest.approx(little[1:])
-    with pytest.raises(InputError, match=r"images are \(28, 28\); MS-SSIM's 5 scales need more than 160"):
+    with pytest.raises(InputError, match=r"images are \(28, 28\); MS-SSIM's 5 scales need more than 175"):
         multiscale_ssim(fashion_images[0][:1], fashion_images[0][:1])
 
 

@@ -52,3 +52,15 @@ def test_bootstrap_intervals_hold_the_mean_as_often_as_they_say() -> None:
     assert width == pytest.approx(2 * 1.645 / 10, rel=0.1)
     with pytest.raises(InputError, match="resamples is 1"):
         bootstrap_interval(mean, normal(5, 1, 0), resamples=1)
+
+
+def test_an_interval_is_one_of_the_score_it_stands_beside() -> None:
+    def distance(a: Tensor, b: Tensor) -> float:
+        return float(frechet_distance(*mean_and_factor(a), *mean_and_factor(b)))
+
+    # Few images in many dimensions: the distance is mostly bias, which resampling adds once more.
+    pairs = [(normal(60, 24, 2 * seed), normal(60, 24, 2 * seed + 1)) for seed in range(30)]
+    intervals = [bootstrap_interval(distance, *pair, resamples=60) for pair in pairs]
+    assert all(interval.low < interval.value < interval.high for interval in intervals)
+    mean = sum(interval.value for interval in intervals) / len(intervals)  # what the score is on average
+    assert sum(interval.low < mean < interval.high for interval in intervals) >= 24

@@ -38,7 +38,7 @@ def test_a_line_is_the_mean_over_seeds_and_its_band_reaches_over_them(figures: l
     (block,) = ablation_blocks([Ablation("size", points)], rows)
     assert (block.study, block.field, [name for name, _ in block.legend]) == ("size", "codebook_size", ["vanilla"])
     assert [picture.alt.split(" against")[0] for picture in block.pictures] == [
-        "Utilization (%)", "Perplexity", "rFD [efficientnet-lite0]",
+        "Utilization (%)", "Perplexity", "rFD[efficientnet-lite0]",
     ]  # fmt: skip
     axes = figures[2].axes[0]
     np.testing.assert_array_equal(axes.lines[0].get_xydata(), [[size, size + 2] for size in sorted(sizes)])

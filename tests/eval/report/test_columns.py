@@ -22,8 +22,8 @@ def test_what_was_not_measured_is_a_dash_and_never_best() -> None:
     columns = {
         column.name: column for column in table_columns([untrained, row("mmd", 0), row("ema", 0, ssim=math.nan)])
     }
-    assert columns["FD [efficientnet-lite0]"].text(0) == "\N{EN DASH}"
-    assert columns["FD [efficientnet-lite0]"].leaders() == [1, 2]
+    assert columns["FD[efficientnet-lite0]"].text(0) == "\N{EN DASH}"
+    assert columns["FD[efficientnet-lite0]"].leaders() == [1, 2]
     assert columns["prior training"].text(0) == "\N{EN DASH}"
     assert columns["SSIM"].leaders() == [0, 1]
     assert all(not column.name.startswith("FD") for column in table_columns([untrained]))
@@ -50,9 +50,9 @@ def test_summary_says_who_is_ahead_and_follows_the_numbers() -> None:
     assert text == (
         "2 runs: vanilla with 1 seed and wasserstein with 1 seed. "
         "wasserstein is ahead in utilization (95.4 % against 36.0 % for vanilla), perplexity (575.2 against 184.5 for "
-        "vanilla), relative quantization error (0.04710 against 0.06020 for vanilla) and rFD [efficientnet-lite0] "
+        "vanilla), relative quantization error (0.04710 against 0.06020 for vanilla) and rFD[efficientnet-lite0] "
         "(525.3 against 575.0 for vanilla). "
-        "vanilla is ahead in PSNR (23.50 dB against 23.33 dB for wasserstein) and FD [efficientnet-lite0] "
+        "vanilla is ahead in PSNR (23.50 dB against 23.33 dB for wasserstein) and FD[efficientnet-lite0] "
         "(666.0 against 667.4 for wasserstein). "
         "At the digits shown, those measured are level in SSIM (0.8123). "
         "Where there is one seed, how much a number varies between seeds is not known."
@@ -71,10 +71,10 @@ def test_summary_of_leads_that_may_be_chance() -> None:
     text = summarize(rows)
     assert "Means over seeds" not in text
     assert "The numbers in this paragraph are means over seeds." in text
-    assert "vanilla is ahead in rFD [efficientnet-lite0] (510.0 against 520.0 for mmd)." in text
+    assert "vanilla is ahead in rFD[efficientnet-lite0] (510.0 against 520.0 for mmd)." in text
     assert "mmd is ahead in PSNR (21.00 dB against 20.00 dB for vanilla)" in text
     assert (
-        "In rFD [efficientnet-lite0] the lead over the second may be chance: the 95\N{NO-BREAK SPACE}% interval" in text
+        "In rFD[efficientnet-lite0] the lead over the second may be chance: the 95\N{NO-BREAK SPACE}% interval" in text
     )
     assert "is not known" not in text
 

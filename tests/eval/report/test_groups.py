@@ -48,7 +48,7 @@ def test_scores_of_groups_equal_scipy() -> None:
 
 def test_lower_is_better_where_it_is() -> None:
     rows = [row("a", 0, reconstruction_frechet_distance=5.0), row("b", 0, reconstruction_frechet_distance=4.0)]
-    distance = column_of(rows, "rFD [efficientnet-lite0]")
+    distance = column_of(rows, "rFD[efficientnet-lite0]")
     assert [score.rank for score in group_scores(distance, group_rows(rows), "a")] == [2, 1]
 
 
