@@ -2,7 +2,7 @@
 
 import fractions
 import unicodedata
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -11,6 +11,8 @@ from tiny_pipelines import NAMES, tiny_pipeline
 
 from wvq.pipelines.labels import labels_of
 from wvq.tokenizer import InputError
+
+Form = Literal["NFC", "NFD"]
 
 
 @pytest.mark.parametrize(
@@ -76,6 +78,6 @@ def test_the_labels_of_a_batch_can_be_given_to_every_call():
 
 @pytest.mark.parametrize("kept", ["NFC", "NFD"])
 @pytest.mark.parametrize("asked", ["NFC", "NFD"])
-def test_a_name_is_the_same_in_either_form_of_unicode(kept: str, asked: str):
+def test_a_name_is_the_same_in_either_form_of_unicode(kept: Form, asked: Form):
     names = (unicodedata.normalize(kept, "caf\u00e9"), "tea")
     assert labels_of(unicodedata.normalize(asked, "caf\u00e9"), names, 2).tolist() == [0]
