@@ -7,6 +7,7 @@ from torch import Tensor
 from ..precision import float64_device, full_precision
 
 _BLOCK_ENTRIES = 2**20  # scores held at once: 4 MiB of float32, which stays in the cache of a CPU core
+_CPU_COLUMNS = 4096  # codes of a block
 _GPU_BLOCK_ENTRIES = 2**27  # 512 MiB, products large enough to keep a GPU busy
 _PAIRS = 2**20  # vectors with a possible code, and coordinates of them, that are settled at once: some 50 MiB
 # Where a k-d tree beats the products on a CPU (`wvq benchmark quantizers`): above 12 dimensions it visits most codes.
@@ -62,26 +63,58 @@ def _search_products(vectors: Tensor, codes: Tensor) -> Tensor:
     """
     origin = codes.mean(dim=0)
     centred_codes, centred_vectors = codes - origin, vectors - origin
-    half_norms = centred_codes.square().sum(dim=1) / 2
-    largest = (2 * half_norms.max()).sqrt()
+    lengths, order = centred_codes.norm(dim=1).sort(descending=True)
+    sorted_codes = centred_codes[order]
+    largest = lengths[0]
     # The standard bound for a sum of D + 1 products, and as much again for half-norms and centring.
     unit = torch.finfo(torch.float32).eps / 2
-    rounding = 2 * (codes.shape[1] + 4) * unit * (centred_vectors.norm(dim=1) * largest + half_norms.max())
+    rounding = 2 * (codes.shape[1] + 4) * unit * (centred_vectors.norm(dim=1) * largest + largest.square() / 2)
     indices = torch.empty(len(vectors), dtype=torch.int64, device=vectors.device)
-    rows = max(1, (_BLOCK_ENTRIES if vectors.device.type == "cpu" else _GPU_BLOCK_ENTRIES) // len(codes))
+    on_cpu = vectors.device.type == "cpu"
+    columns = _CPU_COLUMNS if on_cpu else len(codes)
+    rows = max(1, (_BLOCK_ENTRIES if on_cpu else _GPU_BLOCK_ENTRIES) // columns)
+    few = max(1, (_BLOCK_ENTRIES if on_cpu else _GPU_BLOCK_ENTRIES) // len(codes))
+    half_norms = centred_codes.square().sum(dim=1) / 2
     with torch.autocast(vectors.device.type, enabled=False), full_precision():
-        for start in range(0, len(vectors), rows):
-            block = slice(start, start + rows)
-            scores = torch.addmm(half_norms, centred_vectors[block], centred_codes.mT, beta=-1)
-            best, chosen = scores.max(dim=1)
-            indices[block] = chosen
-            second = scores.scatter_(1, chosen[:, None], -torch.inf).amax(dim=1)
-            doubtful = (second >= best - 2 * rounding[block]).nonzero().squeeze(1)
-            if len(doubtful):
-                possible = scores[doubtful] >= (best - 2 * rounding[block])[doubtful, None]
-                possible.scatter_(1, chosen[doubtful, None], True)
-                indices[start + doubtful] = _settle(possible, vectors[start + doubtful], codes)
+        for block in torch.arange(len(vectors), device=vectors.device).split(rows):
+            best, second, chosen = _two_best(centred_vectors[block], rounding[block], sorted_codes, lengths, columns)
+            indices[block] = order[chosen]
+            for doubtful in block[second >= best - 2 * rounding[block]].split(few):
+                scores = torch.addmm(half_norms, centred_vectors[doubtful], centred_codes.mT, beta=-1)
+                possible = scores >= scores.amax(dim=1, keepdim=True) - 2 * rounding[doubtful, None]
+                indices[doubtful] = _settle(possible, vectors[doubtful], codes)
     return indices
+
+
+def _two_best(
+    vectors: Tensor, rounding: Tensor, codes: Tensor, lengths: Tensor, columns: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The highest and the second highest score of each vector, and the place of the highest; (M,) each.
+
+    Codes (K, D) come by falling lengths (K,), `columns` at a time. No code e has a higher score than
+    |z| |e| - |e|^2 / 2, or |z|^2 / 2 where it is longer than z; so a vector far outside, as all are while codes do not
+    fit yet, is done after the few codes that lie outside as well.
+    """
+    norms = vectors.norm(dim=1)
+    best = torch.full_like(norms, -torch.inf)
+    second, chosen = best.clone(), torch.zeros_like(norms, dtype=torch.int64)
+    rows = torch.arange(len(vectors), device=vectors.device)
+    for start in range(0, len(codes), columns):
+        if start:
+            reach = torch.minimum(norms, lengths[start])
+            reach = norms * reach - reach.square() / 2
+            rows = (best - 4 * rounding <= reach).nonzero().squeeze(1)
+            if not len(rows):
+                break
+        part = codes[start : start + columns]
+        scores = torch.addmm(lengths[start : start + columns].square() / 2, vectors[rows], part.mT, beta=-1)
+        top, place = scores.max(dim=1)
+        runner_up = scores.scatter_(1, place[:, None], -torch.inf).amax(dim=1)
+        leads, former = top > best[rows], best[rows]
+        second[rows] = torch.maximum(torch.minimum(former, top), torch.where(leads, runner_up, second[rows]))
+        best[rows] = torch.maximum(former, top)
+        chosen[rows] = torch.where(leads, start + place, chosen[rows])
+    return best, second, chosen
 
 
 def _settle(possible: Tensor, vectors: Tensor, codes: Tensor) -> Tensor:

@@ -46,6 +46,16 @@ def test_common_offset_costs_no_digits(offset: float):
     assert_nearest(nearest_codes(vectors, codes), vectors, codes)
 
 
+@pytest.mark.parametrize("scale", [0.01, 0.3, 1.0, 3.0])
+@pytest.mark.parametrize("shift", [0.0, 1.0, 8.0])
+def test_blocks_of_codes_end_early_only_where_no_other_can_be_nearer(scale: float, shift: float):
+    vectors, codes = draw(700, 3 * nearest._CPU_COLUMNS + 5, 6, shift=shift)
+    indices = nearest._search_products(vectors, scale * codes)
+    squares = torch.cdist(vectors.double(), scale * codes.double()).square()
+    chosen = squares.gather(1, indices[:, None]).squeeze(1)
+    torch.testing.assert_close(chosen, squares.amin(dim=1), rtol=1e-6, atol=1e-9)
+
+
 def test_codes_far_from_all_vectors():
     vectors, codes = draw(1000, 512, 8, shift=8.0)
     assert_nearest(nearest_codes(vectors, codes), vectors, codes)
