@@ -18,13 +18,20 @@ from wvq.tokenizer.errors import InputError
 
 BANDWIDTH = 2.0  # of the Gaussian kernel, in standard deviations of the codes
 _ROUNDING = 1e-10  # variance, as a share of the largest, below which a direction of float32 codes is noise
+_NEIGHBOURS = 1024  # codes whose nearest neighbour is looked for
+_BLOCK_ENTRIES = 2**22  # distances held at once, 32 MiB
 
 
 def code_features(*codebooks: Tensor, count: int, seed: int = 0) -> Tensor:
-    """Random Fourier features (Rahimi and Recht, 2007) of whitened code vectors.
+    """Random Fourier features (Rahimi and Recht, 2007) of code vectors, each direction in its own unit.
 
     With their number the product of two codes' features tends to the Gaussian kernel exp(-|x - y|^2 / (2 BANDWIDTH^2))
-    of their whitened vectors x and y, so that each code's has length 1; of two codes of different codebooks, to 0.
+    of their scaled vectors x and y, so that each code's has length 1; of two codes of different codebooks, to 0.
+
+    The unit of a principal direction is (variance + s)^1/2, s the mean squared distance of a code to its nearest
+    neighbour. Where the codes spread further than they lie apart that is their standard deviation; directions in which
+    they do not, which a tokenizer has left unused, stay as small as they are. Whitened, these would drown the others:
+    of 16 dimensions of which a tokenizer used 5, a prior learnt a bit a token less (11.04 in place of 10.07).
 
     Args:
         codebooks: each (K, D), finite, not all the same vector; several if there are sub-quantizers, in their order.
@@ -46,22 +53,32 @@ def code_features(*codebooks: Tensor, count: int, seed: int = 0) -> Tensor:
             raise InputError(f"codes have shape {tuple(codes.shape)}; they must be (K, D) and finite")
         frequencies = torch.randn(codes.shape[1], count, generator=generator, dtype=torch.float64) / BANDWIDTH
         phases = 2 * math.pi * torch.rand(count, generator=generator, dtype=torch.float64)
-        angles = _whitened(codes.detach().cpu().double()) @ frequencies + phases
+        angles = _scaled(codes.detach().cpu().double()) @ frequencies + phases
         features.append((math.sqrt(2 / count) * angles.cos()).float())
     return torch.cat(features)
 
 
-def _whitened(codes: Tensor) -> Tensor:
-    """Codes (K, D) with mean 0 and covariance I, turned as little as possible; directions without variance vanish.
+def _scaled(codes: Tensor) -> Tensor:
+    """Codes (K, D) around 0, each principal direction divided by its unit; turned as little as possible.
 
-    The symmetric square root is the one that does not depend on how a machine orders and signs eigenvectors.
+    The symmetric matrix is the one that does not depend on how a machine orders and signs eigenvectors.
     """
     centred = codes - codes.mean(dim=0)
     variances, axes = torch.linalg.eigh(centred.mT @ centred / len(codes))
     if variances[-1] <= 0:
         raise InputError(f"all {len(codes)} codes are the same vector; they have no geometry")
-    scales = torch.where(variances > _ROUNDING * variances[-1], variances.clamp(min=1e-300).rsqrt(), 0.0)
+    scales = (variances.clamp(min=0) + _squared_spacing(codes) + _ROUNDING * variances[-1]).rsqrt()
     return centred @ (axes * scales) @ axes.mT
+
+
+def _squared_spacing(codes: Tensor) -> Tensor:
+    """Mean squared distance of a code of (K, D) to the nearest other one, over at most 1,024 codes from all over."""
+    chosen = torch.linspace(0, len(codes) - 1, min(len(codes), _NEIGHBOURS), device=codes.device).round().long()
+    nearest = []
+    for some in chosen.split(max(1, _BLOCK_ENTRIES // len(codes))):
+        distances = torch.cdist(codes[some], codes, compute_mode="donot_use_mm_for_euclid_dist")
+        nearest.append(distances.scatter_(1, some[:, None], torch.inf).amin(dim=1))
+    return torch.cat(nearest).square().mean()
 
 
 class CodeGeometry(nn.Module):

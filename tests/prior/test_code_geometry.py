@@ -39,14 +39,28 @@ def geometric_loss(learnt: bool = True, **changes: Any) -> TokenLoss:
     return TokenLoss(prior, CONFIG.num_codes, geometry=geometry).eval()
 
 
-def test_products_of_features_are_gaussian_kernels_of_whitened_codes():
+def test_products_of_features_are_gaussian_kernels_of_scaled_codes():
     codes = drawn_codes()
     features = code_features(codes, count=40_000).double()
-    whitened = (codes - codes.mean(dim=0)).double()
-    whitened = whitened @ torch.linalg.inv(torch.linalg.cholesky(torch.cov(whitened.mT, correction=0))).mT
-    squares = torch.cdist(whitened, whitened).square()  # any square root of the covariance gives the same distances
+    centred = (codes - codes.mean(dim=0)).double()
+    distances = torch.cdist(centred, centred) + torch.diag(torch.full((40,), torch.inf, dtype=torch.float64))
+    spacing = distances.amin(dim=1).square().mean()
+    scaled = (
+        centred
+        @ torch.linalg.inv(
+            torch.linalg.cholesky(torch.cov(centred.mT, correction=0) + spacing * torch.eye(4, dtype=torch.float64))
+        ).mT
+    )
+    squares = torch.cdist(scaled, scaled).square()  # any square root of the covariance gives the same distances
     kernels = (-squares / (2 * BANDWIDTH**2)).exp()
     torch.testing.assert_close(features @ features.mT, kernels, rtol=0, atol=0.03)
+
+
+def test_directions_that_no_code_uses_change_little():
+    codes = torch.randn(512, 3, generator=torch.Generator().manual_seed(0))
+    unused = 1e-3 * torch.randn(512, 13, generator=torch.Generator().manual_seed(1))
+    kernels = [code_features(table, count=40_000) for table in (codes, torch.cat([codes, unused], dim=1))]
+    torch.testing.assert_close(kernels[0] @ kernels[0].mT, kernels[1] @ kernels[1].mT, rtol=0, atol=0.05)
 
 
 def test_features_depend_on_the_seed_and_not_on_position_scale_or_axes_of_the_codes():
