@@ -4,12 +4,17 @@ from typing import Any
 
 from wvq.tokenizer import build_quantizer
 from wvq.tokenizer.quantizers.base import Quantizer
+from wvq.tokenizer.quantizers.codebook import CodebookQuantizer
 from wvq.tokenizer.quantizers.registry import QUANTIZERS
 
 NAMES = tuple(QUANTIZERS)
+TABLES = tuple(name for name, kind in QUANTIZERS.items() if issubclass(kind, CodebookQuantizer))  # drawn, then moved
+PLAIN = tuple(name for name in NAMES if name not in ("spherical", "fsq"))  # vectors are compared with codes as they are
 
 
-def one_codebook(name: str, codebook_size: int = 16, codebook_dim: int = 4, **options: Any) -> Quantizer:
-    quantizer = build_quantizer(name, codebook_size, codebook_dim, **options)
+def one_codebook(name: str, codebook_size: int = 16, codebook_dim: int = 4, **options: Any) -> Any:
+    """A `Quantizer`; init_std is for those that have it."""
+    own = {option: value for option, value in options.items() if name in TABLES or option != "init_std"}
+    quantizer = build_quantizer(name, codebook_size, codebook_dim, **own)
     assert isinstance(quantizer, Quantizer)
     return quantizer

@@ -6,6 +6,7 @@ others fails as it would on a GPU, and one that gives float64 as it would on an 
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from inspect import unwrap
 from typing import Any
 from unittest.mock import patch
 
@@ -21,6 +22,7 @@ from wvq.tokenizer import precision
 
 ELSEWHERE = torch.device("meta", 1)  # "meta" itself keeps its meaning
 _MOVES = ("_to_copy", "copy_")  # from device to device
+_CONVERSIONS = (unwrap(torch.tensor), unwrap(torch.as_tensor))  # which the suite watches (device_watch.py)
 _INDEXING = ("index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index")  # take indices from the CPU
 
 
@@ -51,7 +53,7 @@ class _Numbers(TorchFunctionMode):
             return func(args[0].cpu())
         if func is Tensor.new_tensor:
             return torch.tensor(args[1], dtype=kwargs.get("dtype", args[0].dtype)).to(args[0].device)
-        if func in (torch.tensor, torch.as_tensor) and kwargs.get("device") is not None:
+        if func in _CONVERSIONS and kwargs.get("device") is not None:
             device = kwargs.pop("device")
             return func(*args, **kwargs).to(device)
         return func(*args, **kwargs)

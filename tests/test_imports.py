@@ -33,6 +33,11 @@ FORBIDDEN = {
         "from . import vanilla",
         "wvq.tokenizer.quantizers.nearest is not allowed to import wvq.tokenizer.quantizers.vanilla",
     ),
+    "baselines": (
+        "tokenizer/quantizers/baselines/ema.py",
+        "from . import fsq",
+        "wvq.tokenizer.quantizers.baselines.ema is not allowed to import wvq.tokenizer.quantizers.baselines.fsq",
+    ),
     "data": (
         "tokenizer/data/decoding.py",
         "def decode():\n    from .dataset import load_splits",

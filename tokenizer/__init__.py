@@ -5,13 +5,17 @@ from typing import TYPE_CHECKING, Any
 from .errors import InputError
 from .model import TokenizerConfig, VQTokenizer
 from .quantizers.base import QuantizerOutput
+from .quantizers.baselines.ema import EMAQuantizer
+from .quantizers.baselines.fixed_gaussian import GaussianQuantizer
+from .quantizers.baselines.fsq import FSQuantizer
+from .quantizers.baselines.linear import LinearQuantizer
+from .quantizers.baselines.online import OnlineQuantizer
+from .quantizers.baselines.sinkhorn import SinkhornQuantizer
+from .quantizers.baselines.spherical import SphericalQuantizer
 from .quantizers.composite import ProductQuantizer, ResidualQuantizer
-from .quantizers.ema import EMAQuantizer
 from .quantizers.gaussian import gaussian_transport_map, gaussian_wasserstein_distance
-from .quantizers.linear import LinearQuantizer
 from .quantizers.mmd import MMDQuantizer, maximum_mean_discrepancy
 from .quantizers.nearest import nearest_codes
-from .quantizers.online import OnlineQuantizer
 from .quantizers.registry import build_quantizer
 from .quantizers.transport import TransportQuantizer
 from .quantizers.vanilla import VanillaQuantizer
@@ -23,6 +27,8 @@ if TYPE_CHECKING:
 __all__ = [
     "CodebookUsage",
     "EMAQuantizer",
+    "FSQuantizer",
+    "GaussianQuantizer",
     "InputError",
     "LinearQuantizer",
     "MMDQuantizer",
@@ -30,6 +36,8 @@ __all__ = [
     "ProductQuantizer",
     "QuantizerOutput",
     "ResidualQuantizer",
+    "SinkhornQuantizer",
+    "SphericalQuantizer",
     "TokenizerConfig",
     "TransportQuantizer",
     "VQTokenizer",

@@ -41,8 +41,8 @@ class TokenizerConfig:
     codebook_dim: int = 8
     """Dimension of a code, D."""
     quantizer: str = "wasserstein"
-    """Name of the quantizer: vanilla, ema, online, linear, wasserstein, mmd or transport, each with one codebook;
-    product or residual, with several."""
+    """Name of the quantizer: vanilla, ema, online, linear, spherical, fsq, gaussian, sinkhorn, wasserstein, mmd or
+    transport, each with one codebook; product or residual, with several."""
     quantizer_options: dict[str, Any] = field(default_factory=dict)
     """Options of that quantizer, such as commitment_weight; of product and residual also quantizers, how many
     sub-quantizers there are, and quantizer, the name of each."""
@@ -219,6 +219,11 @@ class VQTokenizer(SavedModule):
         expected = self.config.indices_shape
         if tuple(indices.shape[1:]) != expected:
             raise InputError(f"indices have shape {tuple(indices.shape)}; this tokenizer takes (B, {str(expected)[1:]}")
+
+    def saved_state(self) -> dict[str, Tensor]:
+        """Without the vectors of a quantizer whose codes were still to be drawn from them: others have no place for
+        these."""
+        return {name: value for name, value in self.state_dict().items() if ".first_vectors." not in name}
 
     @property
     def device(self) -> torch.device:

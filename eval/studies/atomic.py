@@ -26,7 +26,7 @@ from wvq.tokenizer import (
 )
 from wvq.tokenizer.errors import LARGEST_SEED, check_range
 from wvq.tokenizer.progress import progress_bar
-from wvq.tokenizer.quantizers.base import Quantizer
+from wvq.tokenizer.quantizers.codebook import CodebookQuantizer
 from wvq.tokenizer.quantizers.gaussian import mean_and_covariance
 from wvq.tokenizer.storage.atomic import write_csv, write_json
 from wvq.tokenizer.storage.untrusted import expand_home, read_json
@@ -112,7 +112,7 @@ def draw_features(distribution: Distribution, count: int, dim: int, shift: float
     return torch.rand(count, dim, generator=generator) * 2 - 1 + shift
 
 
-def build(method: str, config: Atomic) -> tuple[Quantizer, float]:
+def build(method: str, config: Atomic) -> tuple[CodebookQuantizer, float]:
     """A method's quantizer and its SGD learning rate (arXiv 2506.15078, released settings of its atomic study).
 
     Losses here are means over all K*D elements, the paper's are sums over the D coordinates, hence the factors D.
@@ -166,7 +166,7 @@ def train_cell(config: Atomic, method: str, shift: float, seed: int) -> None:
 
 
 @torch.no_grad()
-def codebook_scores(quantizer: Quantizer, features: Tensor) -> dict[str, float]:
+def codebook_scores(quantizer: CodebookQuantizer, features: Tensor) -> dict[str, float]:
     """E, U, C of a codebook on features (N, D), and the Wasserstein distance between both as Gaussians."""
     indices = quantizer.eval()(features).indices
     usage = CodebookUsage(quantizer.codebook_size)

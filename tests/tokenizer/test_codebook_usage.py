@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wvq.tokenizer import CodebookUsage, InputError
-from wvq.tokenizer.metrics import perplexity, utilization
+from wvq.tokenizer.metrics import perplexity, token_entropy, utilization
 
 
 def usage_of(indices: torch.Tensor, codebook_size: int) -> tuple[float, float]:
@@ -97,3 +97,21 @@ def test_perplexity_of_a_huge_count_does_not_round_away():
     histogram = torch.tensor([2**24, 1])
     assert perplexity(histogram).item() > 1
     assert math.isclose(perplexity(histogram).item(), 1 + (1 + math.log(2**24)) / 2**24, rel_tol=1e-9)
+
+
+@given(st.lists(st.integers(0, 30), min_size=4, max_size=4).filter(any), st.integers(1, 50))
+def test_token_entropy_is_that_of_its_perplexity(counts: list[int], times: int):
+    histogram = torch.tensor(counts)
+    bits = math.log2(perplexity(histogram).item())
+    assert token_entropy(histogram).item() == pytest.approx(bits, abs=1e-9)
+    assert token_entropy(times * histogram).item() == pytest.approx(bits, abs=1e-9)
+    # Sub-quantizers are counted apart: a second one with the same counts doubles the bits, one with one code adds none.
+    total = int(histogram.sum())
+    assert token_entropy(histogram.repeat(2), 2).item() == pytest.approx(2 * bits, abs=1e-9)
+    one_code = torch.tensor([0, total, 0, 0])
+    assert token_entropy(torch.cat([histogram, one_code]), 2).item() == pytest.approx(bits, abs=1e-9)
+
+
+def test_token_entropy_by_hand():
+    assert token_entropy(torch.tensor([2, 1, 1, 0])).item() == pytest.approx(1.5)  # 1/2 of 1 bit, 1/2 of 2 bits
+    assert token_entropy(torch.tensor([2, 1, 1, 0, 1, 1, 1, 1]), 2).item() == pytest.approx(1.5 + 2)

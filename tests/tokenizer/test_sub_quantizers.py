@@ -10,7 +10,7 @@ from tiny_pipelines import tiny_tokenizer
 from torch import Tensor
 
 from wvq.tokenizer import InputError, ProductQuantizer, ResidualQuantizer, TokenizerConfig, VQTokenizer
-from wvq.tokenizer.metrics import ReconstructionQuality
+from wvq.tokenizer.metrics import ReconstructionQuality, token_entropy
 
 KINDS = {"product": ProductQuantizer, "residual": ResidualQuantizer}
 THREE: dict[str, Any] = {"quantizers": 3, "quantizer": "vanilla", "init_std": 1.0}
@@ -88,6 +88,8 @@ def test_quality_counts_the_codes_of_every_sub_quantizer(images: Tensor):
     for m in range(3):
         own = quality.histogram[32 * m : 32 * (m + 1)]
         assert torch.equal(own, torch.bincount(indices[..., m].flatten(), minlength=32))
+    bits = 16 * sum(token_entropy(own) for own in quality.histogram.split(32))
+    assert quality.compute()["token_entropy"] == pytest.approx(float(bits))
     error = (features.movedim(1, -1) - codes).square().sum(dim=-1).mean()
     assert quality.compute()["quantization_error"] == pytest.approx(float(error))
 

@@ -1,4 +1,4 @@
-"""What all quantizers share: nearest code, gradient estimator, the shape of the output.
+"""What all quantizers share: the way from vectors to codes, what is a step, the shape of the output.
 
 Legend of the shape letters in this package:
     B batch, C colour channels, H, W image height and width, h, w grid of tokens, T = h * w tokens of an image,
@@ -7,18 +7,17 @@ Legend of the shape letters in this package:
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ..distributed import minimum_over_processes, rows_of_all_processes
+from ..distributed import minimum_over_processes
 from ..errors import InputError, NonFiniteError
 from ..precision import full_precision, keeping_dtype
-from .gradient import GradientEstimator, check_gradient_estimator, rotation_trick, straight_through
-from .initialization import Initialization, check_initialization, codes_from_data, draw_codebook
+from .gradient import straight_through
 from .nearest import nearest_codes
 
 
@@ -41,7 +40,7 @@ class QuantizerOutput:
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class Quantizer(nn.Module):
-    """Base of the quantizers: a codebook (K, D) and the way from vectors to codes and back.
+    """Base of the quantizers: the way from vectors to codes (K, D) and back.
 
     A quantizer is a dataclass: its options are its fields, and each class names only those that it adds or whose
     default it changes.
@@ -55,10 +54,6 @@ class Quantizer(nn.Module):
     Args:
         codebook_size: K >= 2.
         codebook_dim: D >= 1.
-        init_std: standard deviation of the normal distribution from which the codes are drawn; 0.01 is the paper's.
-        initialization: "normal", "uniform" (between -1/K and 1/K), or, in the first training forward, "data" (vectors
-            of that batch) or "kmeans++" (vectors of it that are spread out).
-        gradient_estimator: "straight-through" or "rotation".
 
     Raises:
         InputError: for an argument outside these bounds.
@@ -66,9 +61,9 @@ class Quantizer(nn.Module):
 
     codebook_size: int
     codebook_dim: int
-    init_std: float = 0.01
-    initialization: Initialization = "normal"
-    gradient_estimator: GradientEstimator = "straight-through"
+
+    learns_by_loss: ClassVar[bool] = True
+    """Whether its own loss reaches all its parameters, so that the gradient of what it gives out is not needed."""
 
     def __post_init__(self) -> None:
         super().__init__()  # leaves the fields, which are plain values, as they are
@@ -76,41 +71,55 @@ class Quantizer(nn.Module):
             raise InputError(f"codebook_size is {self.codebook_size}; a codebook needs at least 2 codes")
         if self.codebook_dim < 1:
             raise InputError(f"codebook_dim is {self.codebook_dim}; it must be at least 1")
-        if self.init_std <= 0:
-            raise InputError(f"init_std is {self.init_std}; it must be above 0")
-        check_initialization(self.initialization)
-        check_gradient_estimator(self.gradient_estimator)
         self.accumulation_steps = 1
         self._seen: list[tuple[Tensor, Tensor]] = []  # vectors and indices of this step's forwards
-        codes = draw_codebook(self.initialization, self.codebook_size, self.codebook_dim, self.init_std)
-        self.weight = nn.Parameter(codes)
-        self.initialized: Tensor
-        self.register_buffer("initialized", torch.tensor(self.initialization in ("normal", "uniform")))
 
     @property
     def codebook(self) -> Tensor:
         """The codes, (K, D)."""
-        return self.weight
+        raise NotImplementedError(f"{type(self).__name__} defines no codebook")
 
     def lookup(self, indices: Tensor) -> Tensor:
         """Codes of indices (...) in [0, K), as (..., D)."""
         return F.embedding(indices, self.codebook)
 
+    @property
+    def waiting(self) -> bool:
+        """Whether there are no codes yet, so that features pass as they are in training."""
+        return False
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether a forward can be repeated in the backward pass: no codes or statistics have moved since."""
+        return type(self).codebook_step is Quantizer.codebook_step
+
+    def project(self, vectors: Tensor) -> Tensor:
+        """Vectors (N, D) to where the codes are, (N, D): what is quantized."""
+        return vectors
+
+    def assign(self, vectors: Tensor) -> Tensor:
+        """Index of the code of each of the projected vectors (N, D), detached; (N,) int64 in [0, K)."""
+        return nearest_codes(vectors, self.codebook.detach())
+
+    def estimate(self, vectors: Tensor, quantized: Tensor) -> Tensor:
+        """The codes (N, D) of projected vectors (N, D) with the gradient that these are to have."""
+        return straight_through(vectors, quantized)
+
     def objective(self, vectors: Tensor, quantized: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss (a scalar) and its terms for vectors (N, D) and their codes (N, D), both attached to the graph."""
+        """Loss (a scalar) and its terms for projected vectors (N, D) and their codes (N, D), both with their graph."""
         raise NotImplementedError(f"{type(self).__name__} defines no objective")  # what each quantizer is
 
     def codebook_step(self, vectors: Tensor, indices: Tensor) -> tuple[Tensor | None, dict[str, Tensor]]:
         """Once per optimizer step in training: move codes and statistics; a loss on the codebook as a whole, or None.
 
-        Called with this process's vectors (N, D) of the step, detached, and their indices (N,), after the codes of the
-        forward have been looked up.
+        Called with this process's projected vectors (N, D) of the step, detached, and their indices (N,), after the
+        codes of the forward have been looked up.
         """
         return None, {}
 
-    def set_codes(self, codes: Tensor) -> None:
-        """Replace the codebook by codes (K, D)."""
-        self.weight.data.copy_(codes)
+    def end_step(self, vectors: Tensor, indices: Tensor) -> tuple[Tensor | None, dict[str, Tensor]]:
+        """What follows the last forward of an optimizer step; see `codebook_step`."""
+        return self.codebook_step(vectors, indices)
 
     def abandon_step(self) -> None:
         """Forget the forwards of an optimizer step that will not be made."""
@@ -133,9 +142,8 @@ class Quantizer(nn.Module):
         """Quantize z, (B, D, *spatial) or (N, D), of a floating-point type.
 
         Raises:
-            InputError: if z is empty, not floating-point, or its axis 1 is not D; if the codes are to be drawn from
-                the first batch and it has fewer than K vectors; in a backward pass, where activation checkpointing
-                repeats a forward after which codes or statistics have moved.
+            InputError: if z is empty, not floating-point, or its axis 1 is not D; in a backward pass, where activation
+                checkpointing repeats a forward after which codes or statistics have moved.
             NonFiniteError: if z is not finite; in training on all processes if it is so on one.
         """
         check_input(z, self.codebook_dim, self.training)
@@ -144,23 +152,23 @@ class Quantizer(nn.Module):
             counts = False
             self._check_repeatable()
         with torch.autocast(z.device.type, enabled=False), full_precision():
-            vectors = rearrange(z.float(), "b d ... -> (b ...) d")
-            if self.training and not self.initialized:
-                self._initialize(vectors.detach())
-            indices = nearest_codes(vectors.detach(), self.codebook.detach())
+            vectors = self.project(rearrange(z.float(), "b d ... -> (b ...) d"))
+            indices = self.assign(vectors.detach())
             quantized = self.lookup(indices)
             loss, terms = self.objective(vectors, quantized)
+            passed = self.estimate(vectors, quantized)
+            if counts and self.waiting:
+                # Multiplied, not left out: several processes wait for a gradient of every parameter.
+                passed, loss, terms = vectors, 0 * loss, {name: 0 * term for name, term in terms.items()}
             if counts:
                 self._seen.append((vectors.detach(), indices))
                 if len(self._seen) >= self.accumulation_steps:
                     seen, self._seen = self._seen, []
-                    extra, extra_terms = self.codebook_step(*(torch.cat(column) for column in zip(*seen, strict=True)))
+                    extra, extra_terms = self.end_step(*(torch.cat(column) for column in zip(*seen, strict=True)))
                     # The loop divides each forward's loss by their number; this one is computed in the last alone.
                     terms |= {name: term * len(seen) for name, term in extra_terms.items()}
                     if extra is not None:
                         loss = loss + extra * len(seen)
-            estimate = rotation_trick if self.gradient_estimator == "rotation" else straight_through
-            passed = estimate(vectors, quantized)
         grid = rearrange(passed, "(b n) d -> b d n", b=len(z)).reshape(z.shape)
         return QuantizerOutput(
             quantized=grid.to(z.dtype),
@@ -170,17 +178,11 @@ class Quantizer(nn.Module):
         )
 
     def _check_repeatable(self) -> None:
-        if type(self).codebook_step is not Quantizer.codebook_step:
+        if not self.repeatable:
             raise InputError(
                 f"{type(self).__name__} was called again in a backward pass, as activation checkpointing does, but its "
                 "codes or statistics have moved since; leave the quantizer out of what is checkpointed"
             )
-
-    @torch.no_grad()
-    def _initialize(self, vectors: Tensor) -> None:
-        assert self.initialization in ("data", "kmeans++")
-        self.set_codes(codes_from_data(self.initialization, rows_of_all_processes(vectors), self.codebook_size))
-        self.initialized.fill_(True)
 
     def extra_repr(self) -> str:
         return f"codebook_size={self.codebook_size}, codebook_dim={self.codebook_dim}"

@@ -90,7 +90,8 @@ class ResidualQuantizer(CompositeQuantizer):
     """Each quantizer takes what the ones before it left over; the codes are added up (arXiv 2107.03312, section III-C).
 
     Raises:
-        InputError: if the quantizers differ in codebook_dim.
+        InputError: if the quantizers differ in codebook_dim, or one learns by the gradient of what it gives out, which
+            only the first would get.
     """
 
     def __init__(self, *quantizers: Quantizer):
@@ -98,6 +99,11 @@ class ResidualQuantizer(CompositeQuantizer):
         dims = sorted({quantizer.codebook_dim for quantizer in quantizers})
         if len(dims) > 1:
             raise InputError(f"the quantizers have codebook_dim {dims}; those of a ResidualQuantizer must be the same")
+        if unfit := [type(quantizer).__name__ for quantizer in quantizers if not quantizer.learns_by_loss]:
+            raise InputError(
+                f"one of the quantizers is a {unfit[0]}, which learns by the reconstruction alone; only a "
+                "ProductQuantizer can be made of such"
+            )
 
     @property
     def codebook_dim(self) -> int:

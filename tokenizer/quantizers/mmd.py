@@ -19,7 +19,8 @@ class MMDQuantizer(VanillaQuantizer):
     values; above `max_points` this quantizer takes evenly spread features and codes, others in every step.
 
     Args:
-        codebook_size, codebook_dim, init_std, initialization, gradient_estimator: see `Quantizer`.
+        codebook_size, codebook_dim, init_std, initialization, initialization_steps, gradient_estimator, revival: see
+            `CodebookQuantizer`.
         commitment_weight: beta, weight of the term that moves the vectors.
         codebook_weight: alpha, weight of the term that moves the codes.
         mmd_weight: gamma.

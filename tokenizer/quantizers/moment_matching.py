@@ -16,8 +16,9 @@ class MomentMatchingQuantizer(VanillaQuantizer):
     Features and codes are both taken as Gaussian; how the codes get there is what a quantizer of this kind is.
 
     Args:
-        codebook_size, codebook_dim, init_std, initialization, gradient_estimator: see `Quantizer`; codebook_size must
-            be above codebook_dim, or the codes have no full covariance to match.
+        codebook_size, codebook_dim, init_std, initialization, initialization_steps, gradient_estimator, revival: see
+            `CodebookQuantizer`; codebook_size must be above codebook_dim, or the codes have no full covariance to
+            match.
         commitment_weight: beta; 0.1 is the paper's (arXiv 2506.15078).
         codebook_weight: alpha; 1.0 is the paper's.
         statistics_window: steps over which the features' mean and covariance are taken; 8 is the paper's.

@@ -8,11 +8,15 @@ from typing import Any, Literal, get_args
 
 from ..errors import InputError
 from .base import Quantizer
+from .baselines.ema import EMAQuantizer
+from .baselines.fixed_gaussian import GaussianQuantizer
+from .baselines.fsq import FSQuantizer
+from .baselines.linear import LinearQuantizer
+from .baselines.online import OnlineQuantizer
+from .baselines.sinkhorn import SinkhornQuantizer
+from .baselines.spherical import SphericalQuantizer
 from .composite import CompositeQuantizer, ProductQuantizer, ResidualQuantizer
-from .ema import EMAQuantizer
-from .linear import LinearQuantizer
 from .mmd import MMDQuantizer
-from .online import OnlineQuantizer
 from .transport import TransportQuantizer, check_transport_step
 from .vanilla import VanillaQuantizer
 from .wasserstein import WassersteinQuantizer
@@ -22,6 +26,10 @@ QUANTIZERS: dict[str, type[Quantizer]] = {
     "ema": EMAQuantizer,
     "online": OnlineQuantizer,
     "linear": LinearQuantizer,
+    "spherical": SphericalQuantizer,
+    "fsq": FSQuantizer,
+    "gaussian": GaussianQuantizer,
+    "sinkhorn": SinkhornQuantizer,
     "wasserstein": WassersteinQuantizer,
     "mmd": MMDQuantizer,
     "transport": TransportQuantizer,

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..precision import to_float64
-from .ema import RunningMeans
 from .gaussian import gaussian_transport_map, mean_and_covariance
 from .moment_matching import MomentMatchingQuantizer
+from .running_means import RunningMeans
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -18,11 +18,13 @@ class TransportQuantizer(MomentMatchingQuantizer):
     """The VQ-VAE loss, and codes that are carried to where the loss of `WassersteinQuantizer` would pull them.
 
     The optimal map between two Gaussians is affine and known in closed form, so the codebook goes the whole way once,
-    after the first step, and a small part of it in each step that follows, while the encoder moves.
+    after the first step, and a small part of it in each step that follows, while the encoder moves. Codes that start
+    from data have no way to go at first.
 
     Args:
-        codebook_size, codebook_dim, init_std, initialization, gradient_estimator: see `Quantizer`; codebook_size must
-            be above codebook_dim, or the codes have no full covariance to match.
+        codebook_size, codebook_dim, init_std, initialization, initialization_steps, gradient_estimator, revival: see
+            `CodebookQuantizer`; codebook_size must be above codebook_dim, or the codes have no full covariance to
+            match.
         commitment_weight: beta, weight of the term that moves the vectors.
         codebook_weight: alpha, weight of the term that moves the codes; without effect if a decay is given.
         statistics_window: steps over which the features' mean and covariance are taken.
@@ -53,12 +55,12 @@ class TransportQuantizer(MomentMatchingQuantizer):
 
     @torch.no_grad()
     def codebook_step(self, vectors: Tensor, indices: Tensor) -> tuple[Tensor | None, dict[str, Tensor]]:
-        first = not self.features.position
+        jumps = not self.features.position and not self.starts_from_data  # codes from data are where the features are
         self.features.push(vectors)
         features = self.features.mean_and_covariance()
-        if self.means is not None and not first:
+        if self.means is not None and not jumps:
             self.means.update(self.weight.data, vectors, indices)
-        self._transport(*features, step=1.0 if first else self.transport_step)
+        self._transport(*features, step=1.0 if jumps else self.transport_step)
         return None, {"wasserstein_distance": self.wasserstein_distance(*features)}
 
     def _transport(self, feature_mean: Tensor, feature_covariance: Tensor, step: float) -> None:

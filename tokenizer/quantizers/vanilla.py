@@ -4,15 +4,17 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .base import Quantizer, commitment_and_codebook_loss
+from .base import commitment_and_codebook_loss
+from .codebook import CodebookQuantizer
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class VanillaQuantizer(Quantizer):
+class VanillaQuantizer(CodebookQuantizer):
     """Codes follow their vectors by gradient, vectors are held near their codes by the commitment loss.
 
     Args:
-        codebook_size, codebook_dim, init_std, initialization, gradient_estimator: see `Quantizer`.
+        codebook_size, codebook_dim, init_std, initialization, initialization_steps, gradient_estimator, revival: see
+            `CodebookQuantizer`.
         commitment_weight: beta, weight of the term that moves the vectors.
         codebook_weight: alpha, weight of the term that moves the codes.
     """

@@ -73,8 +73,12 @@ class SavedModule(nn.Module):
         with written_whole(Path(folder)) as partial:
             description = {"_class_name": type(self).__name__, **asdict(self.config)}
             write_json(partial / "config.json", description)
-            weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+            weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.saved_state().items()}
             save_file(weights, partial / "model.safetensors")
+
+    def saved_state(self) -> dict[str, torch.Tensor]:
+        """What is saved of the state: all of it, unless a module has some that only its training needs."""
+        return self.state_dict()
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path, revision: str | None = None) -> Self:

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wvq.tokenizer import InputError, OnlineQuantizer
-from wvq.tokenizer.quantizers.online import drawn_vectors
+from wvq.tokenizer.quantizers.baselines.online import drawn_vectors
 
 
 def used_after_one_update(anchor) -> int:

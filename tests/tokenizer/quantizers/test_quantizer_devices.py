@@ -5,17 +5,19 @@ from typing import Any
 
 import pytest
 import torch
+from codebooks import NAMES
 from other_device import DEVICES, device_called
 from torch import nn
 
 from wvq.tokenizer import CodebookUsage, build_quantizer, maximum_mean_discrepancy, nearest_codes
 
 CASES: dict[str, dict[str, Any]] = {
-    **{name: {} for name in ("vanilla", "ema", "online", "linear", "wasserstein", "mmd", "transport")},
+    **{name: {} for name in NAMES},
     "transport, averages": {"decay": 0.9},
     "wasserstein, data": {"initialization": "data", "gradient_estimator": "rotation"},
     "ema, kmeans++": {"initialization": "kmeans++"},
     "online, probrandom": {"anchor": "probrandom"},
+    "vanilla, revival": {"revival": 0.99},
     "product": {"quantizer": "transport"},
     "residual": {"quantizer": "wasserstein"},
 }

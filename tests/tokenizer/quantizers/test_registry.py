@@ -23,7 +23,13 @@ from wvq.tokenizer.quantizers.registry import (
     quantizer_parameters,
 )
 
-OF_ALL = {"init_std": 0.01, "initialization": "normal", "gradient_estimator": "straight-through"}
+OF_ALL = {
+    "init_std": 0.01,
+    "initialization": "normal",
+    "initialization_steps": 0,
+    "gradient_estimator": "straight-through",
+    "revival": 0.0,
+}
 LEARNT = {**OF_ALL, "commitment_weight": 1.0, "codebook_weight": 1.0}
 PAPER = {**LEARNT, "commitment_weight": 0.1}
 MATCHING = {**PAPER, "statistics_window": 8, "scale_free": True}
@@ -33,6 +39,10 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "ema": {**OF_ALL, "commitment_weight": 1.0, "decay": 0.99},
     "online": {**LEARNT, "decay": 0.99, "anchor": "nearest"},
     "linear": {**LEARNT, "init_std": 1.0},
+    "spherical": {**LEARNT, "init_std": 1.0, "commitment_weight": 0.25},
+    "fsq": {"levels": None},
+    "gaussian": {"commitment_weight": 0.25, "statistics_window": 8},
+    "sinkhorn": {**LEARNT, "codebook_weight": 0.25, "epsilon": 0.1, "iterations": 5},
     "wasserstein": {**MATCHING, "wasserstein_weight": 0.5, "alignment": "loss", **TRANSPORT},
     "mmd": {**PAPER, "mmd_weight": 0.5, "max_points": 2048},
     "transport": {**MATCHING, **TRANSPORT},
@@ -86,7 +96,7 @@ def test_names_and_options():
     ("arguments", "options", "message"),
     [
         (("wassersteen", 16, 4), {}, r"quantizer is 'wassersteen' \(did you mean 'wasserstein'\?\); valid are vanilla"),
-        (("none", 16, 4), {}, "quantizer is 'none'.*; valid are vanilla, ema, online, linear, wasserstein, mmd"),
+        (("none", 16, 4), {}, "quantizer is 'none'.*; valid are vanilla, ema, online, linear, spherical, fsq"),
         (("vanilla", 16, 4), {"gamma": 1}, "quantizer 'vanilla' has no option 'gamma'; it has init_std"),
         (("vanilla", 1, 4), {}, "codebook_size is 1; a codebook needs at least 2 codes"),
         (("vanilla", 16, 0), {}, "codebook_dim is 0; it must be at least 1"),
@@ -108,6 +118,13 @@ def test_names_and_options():
         (("wasserstein", 16, 4), {"statistics_window": 0}, "statistics_window is 0; it must be at least 1 batch"),
         (("transport", 16, 4), {"transport_step": -1}, r"transport_step is -1; it must be in \[0, 1\]"),
         (("transport", 16, 4), {"alignment": "loss"}, "quantizer 'transport' has no option 'alignment'; it has"),
+        (("fsq", 16, 4), {"levels": [4, 5]}, r"levels is \[4, 5\], of product 20; it must be codebook_size, 16"),
+        (("fsq", 16, 4), {"levels": [16, 1]}, r"levels is \[16, 1\]; each must be an integer, at least 2"),
+        (("fsq", 1000, 4), {"levels": [8, 5, 5.0, 5]}, "each must be an integer"),
+        (("fsq", 22, 4), {}, "codebook_size is 22, which is no product of numbers from 4 to 8; give levels"),
+        (("gaussian", 16, 4), {"statistics_window": 0}, "statistics_window is 0; it must be at least 1 batch"),
+        (("sinkhorn", 16, 4), {"epsilon": 0.0}, "epsilon is 0.0; it must be above 0"),
+        (("sinkhorn", 16, 4), {"iterations": 0}, "iterations is 0; it must be at least 1"),
         (("product", 16, 6), {"quantizers": 4}, "codebook_dim is 6; a product of 4 quantizers needs a multiple of"),
         (("product", 16, 4), {"quantizers": 1}, "quantizers is 1; it must be an integer from 2 to 256"),
         (("residual", 16, 4), {"quantizers": 10**9}, "quantizers is 1000000000; it must be an integer from 2 to 256"),
@@ -115,6 +132,11 @@ def test_names_and_options():
         (("residual", 16, 4), {"quantizer": "product"}, "quantizer of 'residual' is 'product'; valid are vanilla"),
         (("residual", 16, 4), {"quantizer": "vanila"}, r"quantizer of 'residual' is 'vanila' \(did you mean 'vanilla'"),
         (("residual", 16, 4), {"quantizer": "ema", "alignment": "loss"}, "quantizer 'residual' has no option 'alignm"),
+        (
+            ("residual", 16, 4),
+            {"quantizer": "fsq"},
+            "one of the quantizers is a FSQuantizer, which learns by the",
+        ),
         (("residual", 16, 4), {"quantizer": "ema", "decay": 1}, r"decay is 1; it must be in \[0, 1\)"),
     ],
 )

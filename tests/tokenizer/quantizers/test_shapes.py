@@ -30,7 +30,8 @@ def test_shapes(name: str, shape: tuple[int, ...]):
     assert output.loss.shape == ()
     # Each position holds the code of its own vector.
     torch.testing.assert_close(output.quantized, codes[output.indices].movedim(-1, 1))
-    assert torch.equal(output.indices.flatten(), nearest_codes(z.movedim(1, -1).reshape(-1, 4), codes))
+    if name not in ("fsq", "sinkhorn"):  # which do not take the nearest in training
+        assert torch.equal(output.indices.flatten(), nearest_codes(z.movedim(1, -1).reshape(-1, 4), codes))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -41,7 +42,7 @@ def test_output_has_the_precision_of_the_input_and_is_computed_in_float32(name: 
     output = quantizer(z)
     assert output.quantized.dtype == dtype
     assert output.loss.dtype == torch.float32
-    assert {term.dtype for term in output.terms.values()} == {torch.float32}
+    assert {term.dtype for term in output.terms.values()} <= {torch.float32}
     assert torch.equal(output.indices, quantizer(z.float()).indices)
 
 
@@ -54,8 +55,8 @@ def test_autocast_changes_nothing(name: str):
         quantizer = one_codebook(name, 1024, 8, init_std=1.0)
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
             output = quantizer(z)
-        output.loss.backward()
-        outputs.append((output.quantized, output.indices, output.loss, gradient(quantizer.weight)))
+        (output.loss + output.quantized.square().sum()).backward()
+        outputs.append((output.quantized, output.indices, output.loss, *map(gradient, quantizer.parameters())))
     for expected, actual in zip(*outputs, strict=True):
         assert torch.equal(expected, actual)
 

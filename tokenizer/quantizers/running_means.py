@@ -1,43 +1,10 @@
-"""VQ with codes that are moving averages of their vectors (arXiv 1711.00937, appendix A.1)."""
-
-from dataclasses import dataclass
+"""Codes that are moving averages of their vectors (arXiv 1711.00937, appendix A.1)."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..distributed import sum_over_processes
 from ..errors import InputError
-from .base import Quantizer
-
-
-@dataclass(kw_only=True, eq=False, repr=False)
-class EMAQuantizer(Quantizer):
-    """Codes follow their vectors by exponential moving averages, without gradient.
-
-    Args:
-        codebook_size, codebook_dim, init_std, initialization, gradient_estimator: see `Quantizer`.
-        commitment_weight: beta, weight of the term that moves the vectors.
-        decay: of the moving averages, in [0, 1); 0.99 is VQ-VAE's, 0.8 that of arXiv 2506.15078.
-    """
-
-    commitment_weight: float = 1.0
-    decay: float = 0.99
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.decay < 1:
-            raise InputError(f"decay is {self.decay}; it must be in [0, 1)")
-        self.weight.requires_grad_(False)
-        self.means = RunningMeans(self.codebook_size, self.decay)
-
-    def objective(self, vectors: Tensor, quantized: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        commitment = F.mse_loss(vectors, quantized)
-        return self.commitment_weight * commitment, {"commitment_loss": commitment}
-
-    def codebook_step(self, vectors: Tensor, indices: Tensor) -> tuple[Tensor | None, dict[str, Tensor]]:
-        self.means.update(self.weight.data, vectors, indices)
-        return None, {}
 
 
 class RunningMeans(nn.Module):
@@ -50,12 +17,16 @@ class RunningMeans(nn.Module):
     Args:
         codebook_size: K.
         decay: in [0, 1); 0 is one step of k-means.
+
+    Raises:
+        InputError: for a decay outside these bounds.
     """
 
     counts: Tensor
 
     def __init__(self, codebook_size: int, decay: float):
         super().__init__()
+        check_decay(decay)
         self.decay = decay
         self.register_buffer("counts", torch.zeros(codebook_size))
 
@@ -70,3 +41,9 @@ class RunningMeans(nn.Module):
         self.counts.mul_(self.decay).add_(counts, alpha=1 - self.decay)
         share = torch.where(counts > 0, (1 - self.decay) / self.counts.clamp(min=torch.finfo(counts.dtype).tiny), 0.0)
         codes += share[:, None] * (sums - counts[:, None] * codes)
+
+
+def check_decay(decay: float) -> None:
+    """Raises: InputError: unless 0 <= decay < 1."""
+    if not 0 <= decay < 1:
+        raise InputError(f"decay is {decay}; it must be in [0, 1)")

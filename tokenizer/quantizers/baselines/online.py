@@ -7,10 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..distributed import minimum_over_processes, process_index, rows_of_all_processes, sum_over_processes
-from ..errors import InputError
-from .nearest import nearest_codes
-from .vanilla import VanillaQuantizer
+from ...distributed import minimum_over_processes, process_index, rows_of_all_processes, sum_over_processes
+from ...errors import InputError
+from ..nearest import nearest_codes
+from ..running_means import check_decay
+from ..vanilla import VanillaQuantizer
 
 Anchor = Literal["nearest", "probrandom"]
 
@@ -25,7 +26,8 @@ class OnlineQuantizer(VanillaQuantizer):
     out.
 
     Args:
-        codebook_size, codebook_dim, init_std, initialization, gradient_estimator: see `Quantizer`.
+        codebook_size, codebook_dim, init_std, initialization, initialization_steps, gradient_estimator, revival: see
+            `CodebookQuantizer`.
         commitment_weight: beta, weight of the term that moves the vectors.
         codebook_weight: alpha, weight of the term that moves the codes.
         decay: of the average use, in [0, 1).
@@ -38,8 +40,7 @@ class OnlineQuantizer(VanillaQuantizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.decay < 1:
-            raise InputError(f"decay is {self.decay}; it must be in [0, 1)")
+        check_decay(self.decay)
         if self.anchor not in get_args(Anchor):
             raise InputError(f"anchor is '{self.anchor}'; valid are {', '.join(get_args(Anchor))}")
         self.usage: Tensor

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .vanilla import VanillaQuantizer
+from ...errors import InputError
+from ..vanilla import VanillaQuantizer
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -16,8 +17,9 @@ class LinearQuantizer(VanillaQuantizer):
     Every vector's gradient moves the whole codebook, used codes and unused ones alike.
 
     Args:
-        codebook_size, codebook_dim, init_std, initialization, gradient_estimator: see `Quantizer`; init_std and
-            initialization are those of e, and with codes from data W starts as the identity.
+        codebook_size, codebook_dim, init_std, initialization, initialization_steps, gradient_estimator, revival: see
+            `CodebookQuantizer`; init_std and initialization are those of e, and with codes from data W starts as the
+            identity. There is no revival.
         commitment_weight: beta, weight of the term that moves the vectors.
         codebook_weight: alpha, weight of the term that moves the codes.
     """
@@ -26,6 +28,8 @@ class LinearQuantizer(VanillaQuantizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.revival:
+            raise InputError(f"revival is {self.revival}; a linear map moves all codes at once, it must be 0")
         self.weight.requires_grad_(False)
         self.map = nn.Linear(self.codebook_dim, self.codebook_dim)
 

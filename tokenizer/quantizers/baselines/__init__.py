@@ -1,0 +1,1 @@
+"""Other people's quantizers, each as its paper has it."""
