@@ -46,7 +46,7 @@ class CodebookReport:
         feature_dimension, code_dimension: effective dimensions, (sum l)^2 / sum l^2 over the eigenvalues l of the
             covariance; in [1, D].
         findings: each a sentence, with what to change.
-        features, codes, used: for the picture: features (at most 20,000, D), codes (K, D), used (K,) bool.
+        features, codes, used: for the picture, on the CPU: features (at most 20,000, D), codes (K, D), used (K,) bool.
     """
 
     codebook_size: int
@@ -130,7 +130,8 @@ def examine_codebook(features: Tensor, codes: Tensor) -> CodebookReport:
     }
     findings = [advice for applies, advice in FINDINGS if applies(figures)] or ["nothing is wrong with this codebook"]
     shown = features[evenly_spaced(len(features), 20_000)]
-    return CodebookReport(**figures, findings=findings, features=shown, codes=codes, used=histogram > 0)
+    pictured: dict[str, Any] = {"features": shown.cpu(), "codes": codes.cpu(), "used": histogram.cpu() > 0}
+    return CodebookReport(**figures, findings=findings, **pictured)
 
 
 def effective_dimension(covariance: Tensor) -> float:
@@ -180,13 +181,13 @@ def _duplicates(codes: Tensor, distance: float) -> int:
     """Codes with another one within the distance; exact copies count whatever the distance."""
     unique, inverse, counts = codes.unique(dim=0, return_inverse=True, return_counts=True)
     copies = counts[inverse] > 1
-    near = torch.zeros(len(unique), dtype=torch.bool)
+    near = torch.zeros(len(unique), dtype=torch.bool, device=codes.device)
     if len(unique) > 1:
         for start in range(0, len(unique), 1024):  # in blocks, so that K x K never exists
             # Without the products of the fast way, which around an offset lose the digits of what is near.
             rows = unique[start : start + 1024]
             block = torch.cdist(rows, unique, compute_mode="donot_use_mm_for_euclid_dist")
-            block[torch.arange(len(block)), torch.arange(start, start + len(block))] = torch.inf
+            block.diagonal(start).fill_(torch.inf)
             near[start : start + 1024] = block.amin(dim=1) < distance
     return int((copies | near[inverse]).sum())
 

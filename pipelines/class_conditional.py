@@ -249,7 +249,7 @@ class ClassConditionalPipeline(Pipeline):
         patch = size // self.tokenizer.config.grid_size
         if not 0 <= rows <= size or rows % patch:
             raise InputError(f"rows is {rows}; it must be a multiple of {patch}, from 0 to {size}")
-        mask = torch.zeros(size, size, dtype=torch.bool)
+        mask = torch.zeros(size, size, dtype=torch.bool, device=self.device)
         mask[rows:] = True
         return self.inpaint(images, mask, class_labels, **options)
 

@@ -28,7 +28,7 @@ def baseline_bits(train_set: TokenDataset, evaluation_set: TokenDataset) -> dict
 
     pairs, times = _pairs(counted, codes).unique(return_counts=True)
     before = pairs // codes
-    totals = torch.zeros(codes + 1, dtype=torch.float64).index_add_(0, before, times.double())
+    totals = unigram.new_zeros(codes + 1).index_add_(0, before, times.double())
     followers = torch.bincount(before, minlength=codes + 1).double()
     asked = _pairs(held_out, codes)
     place = torch.searchsorted(pairs, asked).clamp(max=len(pairs) - 1)

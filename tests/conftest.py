@@ -1,8 +1,10 @@
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from device_watch import unused_exceptions, watching
 from fixtures import read_fashion_images, write_fashion_folder
 from shard_folders import write_fashion_shards
 from torch import Tensor
@@ -10,6 +12,24 @@ from torch import Tensor
 _CACHE = tempfile.TemporaryDirectory(prefix="wvq-tests-", ignore_cleanup_errors=True)
 # Read when `datasets` is imported, here and in processes started by tests.
 os.environ["HF_DATASETS_CACHE"] = _CACHE.name
+
+
+_USED_EXCEPTIONS = Path(_CACHE.name) / "used-exceptions"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def watched_devices() -> Iterator[None]:
+    """Every tensor that the package makes names its device, or is on the CPU by intent."""
+    with watching(_USED_EXCEPTIONS):
+        yield
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config) -> None:
+    """After all that `make test` runs: exceptions from naming a device that nothing needs any more."""
+    whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS and config.option.markexpr in ("", "not slow")
+    if whole and not config.option.keyword and exitstatus == pytest.ExitCode.OK:
+        for name in unused_exceptions(_USED_EXCEPTIONS):
+            terminalreporter.write_line(f"tests/device_exceptions.py lists {name}, which no test needs", yellow=True)
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from wvq.tokenizer.data.names import in_nfc
@@ -75,7 +74,7 @@ def labels_by_name(real: Classes, generated: Classes, same_classes: bool) -> tup
     assert generated.labels is not None
     position = {name: index for index, name in enumerate(names)}
     numbered = [
-        torch.tensor([position[name] for name in named.values()])[labels.unique(return_inverse=True)[1]]
+        labels.new_tensor([position[name] for name in named.values()])[labels.unique(return_inverse=True)[1]]
         for labels, named in ((real.labels, there), (generated.labels, here))
     ]
     return numbered[0], numbered[1], names

@@ -130,8 +130,8 @@ def extract_features(
     extractor.eval()
     if (with_logits or with_spatial) and not isinstance(extractor, Extractor):
         raise InputError(f"extractor {type(extractor).__name__} gives features alone; scores is and sfid need more")
-    parameter = next(extractor.parameters(), torch.empty(0))
-    device, protocol = parameter.device, extractor_protocol(extractor)
+    device = next((parameter.device for parameter in extractor.parameters()), torch.device("cpu"))
+    protocol = extractor_protocol(extractor)
 
     def work(ranges: Sequence[range]) -> Iterator[dict[str, Tensor]]:
         for batch in read_chunks(source, ranges):

@@ -85,7 +85,8 @@ def _resized_as_in_tensorflow_1(images: Tensor, size: int) -> Tensor:
     """Images (N, C, H, W) -> (N, C, size, size), float32: bilinear, pixel i at i * H / size, no antialias."""
 
     def places(length: int) -> tuple[Tensor, Tensor, Tensor]:
-        exact = torch.arange(size, device=images.device) * torch.tensor(length / size, dtype=torch.float32)
+        step = torch.tensor(length / size, dtype=torch.float32, device=images.device)
+        exact = torch.arange(size, device=images.device) * step
         below = exact.long()
         return below, (below + 1).clamp_max(length - 1), exact - below
 

@@ -29,7 +29,8 @@ def bootstrap_interval(
     deviations from the mean over resamples, mirrored at the score, so that the interval is one of this very score. A
     Fréchet distance of resampled images is larger than that of the images; quantiles of the distances themselves, plain
     or mirrored, would be an interval of another number than the score beside which it stands. The bias that the score
-    has at this number of images is not taken out.
+    has at this number of images is not taken out; where the score is mostly that bias, as a Fréchet distance of few
+    images in many dimensions is, the interval is wider than the score varies.
 
     Args:
         score: of tensors like the samples.

@@ -94,4 +94,6 @@ def frechet_infinity(
 
 
 def _without(vectors: Tensor, group: int | None, groups: int) -> Tensor:
-    return vectors if group is None else vectors[torch.arange(len(vectors)) % groups != group]
+    if group is None:
+        return vectors
+    return vectors[torch.arange(len(vectors), device=vectors.device) % groups != group]
