@@ -9,6 +9,7 @@ from .features.image_sources import ImageArchive, ImageFolder, open_images
 from .features.reference import ReferenceStatistics
 from .features.registry import build_extractor
 from .frechet_metric import FrechetDistance
+from .perturbation import PerturbationScores, SomeImages, evaluate_perturbation
 from .scores import (
     GenerationScores,
     ReconstructionScores,
@@ -27,10 +28,13 @@ __all__ = [
     "GenerationScores",
     "ImageArchive",
     "ImageFolder",
+    "PerturbationScores",
     "ReconstructionScores",
     "ReferenceStatistics",
+    "SomeImages",
     "build_extractor",
     "evaluate_generation",
+    "evaluate_perturbation",
     "evaluate_reconstruction",
     "extract_features",
     "open_images",

@@ -27,6 +27,7 @@ from .features.samples import sample_features
 from .frechet_metric import check_enough_images
 from .metrics.perceptual import PerceptualSimilarity
 from .options import Evaluation
+from .perturbation import SomeImages, evaluate_perturbation
 from .references import check_comparable, classes_of_samples, describe, open_reference, reference_features
 from .scores import ReconstructionScores, evaluate_generation, score_reconstructions
 
@@ -86,6 +87,9 @@ def _measure_models(config: Evaluation, extractor: Extractor, device: torch.devi
     splits = load_splits(config.data)
     originals = splits[1]
     check_enough_images({"evaluation": len(originals)}, extractor.num_features, config.allow_few_images)
+    if config.perturbed_images:
+        few = min(len(originals), config.perturbed_images)
+        check_enough_images({"perturbed": few}, extractor.num_features, config.allow_few_images)
     reference, with_spatial, names = None, "sfid" in config.scores, ["fid", *config.scores]
     if pipeline is not None:
         reference = open_reference(config, splits)
@@ -97,6 +101,10 @@ def _measure_models(config: Evaluation, extractor: Extractor, device: torch.devi
     measured = measure_reconstructions(
         tokenizer, originals, extractor, perceptual=perceptual, chunks=chunks, with_spatial=with_spatial
     )
+    perturbation = None
+    if config.perturbed_images:
+        images = SomeImages(originals, config.perturbed_images)
+        perturbation = evaluate_perturbation(tokenizer, images, extractor, chunks=chunks)
     generated = None
     if pipeline is not None and reference is not None:
         real = reference_features(config, reference, names, extractor, chunks)
@@ -116,6 +124,10 @@ def _measure_models(config: Evaluation, extractor: Extractor, device: torch.devi
         if config.scores:
             scores["reconstruction"]["scores"] = more(original_features, measured.features)
             lines.append(f"reconstructions: {_line(scores['reconstruction']['scores'])}")
+        if perturbation is not None:
+            scores["perturbation"] = perturbation.as_dict()
+            distance, count = perturbation.perturbed_frechet_distance, perturbation.num_images
+            lines.append(f"{perturbation.protocol['score']} {distance:.3f} ({count} evaluation images)")
         if generated is not None:
             samples, real = generated
             statistics = real if isinstance(real, ReferenceStatistics) else real.statistics()
@@ -171,6 +183,7 @@ def _reconstruction_line(scores: ReconstructionScores) -> str:
         f"{scores.protocol['score']} {scores.reconstruction_frechet_distance:.3f}, "
         f"PSNR {scores.psnr:.2f} dB, SSIM {scores.ssim:.4f}, "
         f"utilization {scores.utilization:.4f}, perplexity {scores.perplexity:.1f}, "
+        f"token entropy {scores.token_entropy:.1f} bits an image, "
         f"E {scores.quantization_error:.4f}, relative E {scores.relative_quantization_error:.4f} "
         f"({scores.num_images} evaluation images)"
     )

@@ -9,6 +9,7 @@ from wvq.tokenizer.errors import InputError
 from wvq.tokenizer.storage.untrusted import expand_home
 
 from .feature_scores import FEATURE_SCORES
+from .perturbation import check_perturbed_images
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ class Evaluation:
     """Images that are generated, the classes in equal shares."""
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     """How they are drawn."""
+    perturbed_images: int = 0
+    """Evaluation images whose tokens are perturbed for pFID, each 15 times; 0 for none."""
     lpips_weights: str | None = None
     """torchvision's file of AlexNet's weights, for the LPIPS of reconstructions as well."""
     resume_dir: str = "runs/evaluation"
@@ -84,6 +87,12 @@ class Evaluation:
                 raise InputError(f"{name} is {value}; it must be at least {least}")
         if self.resamples == 1:
             raise InputError("resamples is 1; an interval needs at least 2")
+        check_perturbed_images(self.perturbed_images)
+        if self.perturbed_images and self.images is not None:
+            raise InputError(
+                f"perturbed_images is {self.perturbed_images}, but images, {self.images}, have no tokens; give a "
+                "tokenizer or a pipeline"
+            )
         unknown = [name for name in self.scores if name not in FEATURE_SCORES]
         if unknown:
             raise InputError(f"scores has {unknown[0]}; valid are {', '.join(FEATURE_SCORES)}")

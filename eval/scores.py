@@ -37,6 +37,7 @@ class ReconstructionScores:
         lpips: None without a network for it.
         utilization: in [1/K, 1].
         perplexity: in [1, K].
+        token_entropy: bits of an image's tokens by the frequencies of the codes alone, in [0, T log2 K].
         quantization_error: E.
         relative_quantization_error: E over the trace of the features' covariance.
         num_images: N.
@@ -53,6 +54,7 @@ class ReconstructionScores:
     lpips: float | None
     utilization: float
     perplexity: float
+    token_entropy: float
     quantization_error: float
     relative_quantization_error: float
     num_images: int

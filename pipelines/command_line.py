@@ -66,6 +66,11 @@ COMMANDS = {
     "evaluate": Command(
         "score reconstructions and samples", "wvq.eval.evaluate:evaluate", "wvq.eval.evaluate:Evaluation"
     ),
+    "sweep": Command(
+        "find the guidance, temperature and truncation that suit a pipeline, on training images",
+        "wvq.eval.sweep.command:sweep_pipeline",
+        "wvq.eval.sweep.command:Sweep",
+    ),
     "compare": Command(
         "train and score quantizers under one budget, and write the report",
         "wvq.eval.comparison.compare:compare_and_summarize",

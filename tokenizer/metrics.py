@@ -1,5 +1,7 @@
 """How much of a codebook is used, and how good reconstructions and their codes are, over a whole evaluation set."""
 
+import math
+
 import torch
 from einops import rearrange, reduce
 from torch import Tensor
@@ -20,6 +22,21 @@ def perplexity(histogram: Tensor) -> Tensor:
     counts = to_float64(histogram)
     shares = counts / counts.sum()
     return torch.special.entr(shares).sum().exp()
+
+
+def token_entropy(histogram: Tensor, codes_per_position: int = 1) -> Tensor:
+    """Bits that the codes of a position cost who knows nothing but how often each is chosen; in [0, M log2 K].
+
+    For a single codebook log2 of its perplexity. With M sub-quantizers the sum over them, each by its own counts: what
+    the codes of a position tell of one another is not taken off.
+
+    Args:
+        histogram: counts (M * K,), the codes of a sub-quantizer one after the other.
+        codes_per_position: M.
+    """
+    counts = to_float64(histogram).unflatten(0, (codes_per_position, -1))
+    shares = counts / counts.sum(dim=1, keepdim=True)
+    return torch.special.entr(shares).sum() / math.log(2)
 
 
 class CodebookUsage(Metric):
@@ -68,6 +85,7 @@ QUALITY_PROTOCOL = {
     "an exact image counts as one with a single value off by one",
     "ssim": "mean over images, Gaussian window 11 with sigma 1.5, reflected borders, 8-bit images, range 255",
     "utilization, perplexity": "counted over the whole evaluation set",
+    "token_entropy": "bits of an image's tokens by the frequencies of the codes alone, each sub-quantizer by its own",
     "quantization_error": "squared distance of a feature to its code, summed over channels, mean over all features",
     "relative_quantization_error": "quantization_error over the trace of the features' covariance",
 }
@@ -145,9 +163,10 @@ def reconstruction_quality(
 
     Returns:
         reconstruction_loss (mean squared error on the [-1, 1] scale), psnr (dB), ssim, utilization, perplexity,
-        quantization_error and relative_quantization_error, as plain numbers.
+        token_entropy (bits of an image's tokens), quantization_error and relative_quantization_error, as plain numbers.
     """
     images, error, psnr, ssim, vectors, distance = sums.unbind()
+    codes_per_position = round(float(histogram.sum() / vectors))
     variance = feature_squares / vectors - (feature_sum / vectors).square().sum()
     scores = {
         "reconstruction_loss": 4 * error / images,
@@ -155,6 +174,7 @@ def reconstruction_quality(
         "ssim": ssim / images,
         "utilization": utilization(histogram),
         "perplexity": perplexity(histogram),
+        "token_entropy": vectors / images * token_entropy(histogram, codes_per_position),
         "quantization_error": distance / vectors,
         "relative_quantization_error": distance / vectors / variance,
     }

@@ -68,7 +68,7 @@ class TokenDataset(torch.utils.data.Dataset):
 
     def take(self, indices: Sequence[int] | Tensor) -> dict[str, Tensor]:
         """The images of these indices as a batch: "tokens" (B, T) and "labels" (B,), both int64."""
-        chosen = torch.as_tensor(indices).numpy()
+        chosen = np.asarray(indices)
         pieces = np.searchsorted(self._ends, chosen, side="right")
         rows = chosen - self._ends[pieces]  # counted from the end of the piece
         places = list(zip(pieces.tolist(), rows.tolist(), strict=True))

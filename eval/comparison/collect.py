@@ -1,7 +1,5 @@
 """From the folders of finished runs to the rows of comparison.json and the pictures of the report."""
 
-import shlex
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,9 @@ from wvq.tokenizer.storage.untrusted import read_json
 
 from ..report.ablation import Ablation, Point
 from ..report.run_report import RunReport
+from ..sweep.grid import sampling_arguments
 from .config import Cell, Comparison
+from .own_sampling import chosen_options, sweep_protocol, swept, used_sampling
 
 _SHOWN_IMAGES, _SHOWN_FEATURES, _SHOWN_CLASSES, _SHOWN_SAMPLES = 16, 4_000, 10, 10
 _SCORES = (
@@ -36,6 +36,8 @@ def table_row(config: Comparison, cell: Cell) -> dict[str, Any]:
     folder = Path(config.output_dir) / cell.folder
     scores = read_json(folder / "scores.json")
     reconstruction, generation = scores["reconstruction"], scores["generation"]
+    perturbation = scores.get("perturbation")  # which scores of older versions lack
+    bits = _bits_per_token(folder / "prior")
     seconds: dict[str, float | None] = {stage: _training_seconds(folder / stage) for stage in config.stages}
     if (folder / "seconds.json").exists():
         seconds |= read_json(folder / "seconds.json")
@@ -43,11 +45,17 @@ def table_row(config: Comparison, cell: Cell) -> dict[str, Any]:
         "quantizer": cell.method,
         "setting": config.setting(cell),
         "seed": cell.seed,
+        **({"sampling": chosen_options(config, cell)} if swept(config) else {}),
         **{key: reconstruction[key] for key in _SCORES},
+        "token_entropy": reconstruction.get("token_entropy"),
+        "perturbed_frechet_distance": perturbation and perturbation["perturbed_frechet_distance"],
         "generation_frechet_distance": generation and generation["generation_frechet_distance"],
+        "bits_per_token": bits,
+        "bits_per_image": None if bits is None else bits * config.training("tokenizer", cell).model.num_tokens,
         "extractor": reconstruction["protocol"]["extractor"]["name"],
         "weights_sha256": reconstruction["protocol"]["extractor"].get("weights_sha256"),
         "num_reference": reconstruction["num_images"],
+        "num_perturbed": perturbation["num_images"] if perturbation else 0,
         "num_generated": generation["num_generated"] if generation else 0,
         "steps": {stage: read_json(folder / stage / "run.json")["steps"] for stage in config.stages},
         "seconds": {name: round(value, 1) for name, value in seconds.items() if value is not None},
@@ -61,11 +69,19 @@ def shared_protocol(config: Comparison) -> dict[str, Any]:
     scores = read_json(root / config.cells[0].folder / "scores.json")
     protocol = dict(scores["reconstruction"]["protocol"])
     del protocol["tokenizer"]
+    if scores.get("perturbation"):
+        own = scores["perturbation"]["protocol"]
+        protocol["perturbation"] = {name: own[name] for name in ("rates", "strengths", "strengths_of", "seed")}
+        protocol["perturbation"]["num_images"] = scores["perturbation"]["num_images"]
     if scores["generation"]:
         generation = scores["generation"]["protocol"]
         sampling = {k: v for k, v in generation["sampling"].items() if k != "tokenizer"}
         protocol["generation"] = {"num_generated": generation["num_generated"], "sampling": sampling}
         protocol["generation"]["reference"] = "the same evaluation images"
+        if swept(config):
+            for name in chosen_options(config, config.cells[0]):
+                sampling[name] = "each run's own, by the sweep"
+            protocol["generation"]["sweep"] = sweep_protocol(config)
     protocol["methods"] = recipe["methods"]
     protocol["settings"] = recipe["settings"]
     protocol["seeds"] = recipe["seeds"]
@@ -100,7 +116,7 @@ def run_report(config: Comparison, cell: Cell, evaluation_set: ImageDataset) -> 
     originals = _spread(evaluation_set, _SHOWN_IMAGES)
     some = _spread(evaluation_set, max(1, _SHOWN_FEATURES // tokenizer.config.grid_size**2))
     features = rearrange(tokenizer.features(to_model(some).to(device)), "b d h w -> (b h w) d")
-    samples, names = _samples(pipeline, config.sampling) if pipeline else (None, ())
+    samples, names = _samples(pipeline, used_sampling(config, cell)) if pipeline else (None, ())
     return RunReport(
         quantizer=cell.method,
         setting=config.setting(cell),
@@ -149,16 +165,20 @@ def ablations(config: Comparison) -> list[Ablation]:
 def commands(config: Comparison) -> list[str]:
     """The commands that make the numbers again: all at once, or stage by stage from each run's own recipe."""
     root = Path(config.output_dir)
-    drawn = {name: value for name, value in asdict(config.sampling).items() if value != getattr(SamplingOptions, name)}
-    sampling = "".join(f" --{name.replace('_', '-')} {shlex.quote(str(value))}" for name, value in drawn.items())
     lines = [f"wvq compare --config {root}/recipe.json --output-dir runs/again"]
     for cell in config.cells:
         folder, again = root / cell.folder, f"runs/again/{cell.folder}"
         lines.append(f"wvq train-tokenizer --config {folder}/tokenizer/run.json --output-dir {again}/tokenizer")
         if not config.tokenizers_only:
             lines.append(f"wvq train-prior --config {folder}/prior/run.json --output-dir {again}/prior")
+            sampling = sampling_arguments(used_sampling(config, cell))
             lines.append(f"wvq sample --pipeline {folder}/prior/pipeline --output-dir {again}/samples{sampling}")
     return lines
+
+
+def _bits_per_token(folder: Path) -> float | None:
+    """Of the held-out tokens by the prior that was saved: the last evaluation, after the last step; None without."""
+    return next((row["bits_per_token"] for row in reversed(read_metrics(folder)) if "bits_per_token" in row), None)
 
 
 def _training_seconds(folder: Path) -> float | None:

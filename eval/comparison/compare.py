@@ -21,17 +21,21 @@ from wvq.tokenizer.storage.atomic import write_json
 from wvq.tokenizer.storage.untrusted import read_json
 
 from ..features.extractor import Extractor
+from ..features.feature_set import extract_features
 from ..features.reference import ReferenceStatistics
 from ..features.registry import build_extractor
+from ..perturbation import SomeImages, evaluate_perturbation
 from ..report.columns import table_columns
 from ..report.groups import group_rows, statistics_rows
 from ..report.page import write_report
+from ..report.pairs import pair_rows
 from ..report.table_files import plain, write_tables
 from ..scores import evaluate_generation, evaluate_reconstruction, reference_statistics
 from .budget import measure_steps
 from .clock import Clock
 from .collect import ablations, commands, load_run, run_report, shared_protocol, table_row
 from .config import Cell, Comparison, Method, Stage
+from .own_sampling import own_sampling, sweep_yardstick
 from .parallel import run_parallel
 
 __all__ = ["Comparison", "Method", "compare"]
@@ -60,7 +64,7 @@ def compare(config: Comparison) -> Path:
         extractor = build_extractor(config.extractor, config.extractor_weights)  # before hours of training, not after
         for stage in config.stages:
             train_cells(config, stage, unfinished)
-        score_cells(config, unfinished, evaluation_set, extractor)
+        score_cells(config, unfinished, train_set, evaluation_set, extractor)
     return write_results(config, evaluation_set)
 
 
@@ -151,16 +155,25 @@ def encode(config: Comparison, cell: Cell) -> None:
             tokenize(Tokenization(prior.tokenizer, prior.data, prior.tokens_dir, prior.crops))
 
 
-def score_cells(config: Comparison, cells: list[Cell], evaluation_set: ImageDataset, extractor: Extractor) -> None:
+def score_cells(
+    config: Comparison, cells: list[Cell], train_set: ImageDataset, evaluation_set: ImageDataset, extractor: Extractor
+) -> None:
     """Write scores.json of these cells, one after the other, all against the same reference."""
     device = this_device()
     extractor = extractor.to(device)
     reference = reference_statistics(evaluation_set, extractor)
+    perturbed = SomeImages(evaluation_set, config.perturbed_images)
+    originals = extract_features(perturbed, extractor) if config.perturbed_images else None
+    yardstick = sweep_yardstick(config, train_set, extractor)
     for cell in cells:
         folder = Path(config.output_dir) / cell.folder
         tokenizer, pipeline = load_run(folder, config.tokenizers_only, device)
+        own = replace(config, sampling=own_sampling(config, cell, pipeline, yardstick))
         clock = Clock(folder / "seconds.json")
-        scores = score(config, tokenizer, pipeline, evaluation_set, reference, extractor, clock)
+        scores = score(own, tokenizer, pipeline, evaluation_set, reference, extractor, clock)
+        if originals is not None:
+            with clock.measure("evaluation"):
+                scores["perturbation"] = evaluate_perturbation(tokenizer, perturbed, extractor, originals).as_dict()
         write_json(folder / "scores.json", scores)
 
 
@@ -179,6 +192,7 @@ def score(
     scores: dict[str, Any] = {
         "reconstruction": reconstruction.as_dict(),
         "code_histogram": reconstruction.code_histogram.tolist(),
+        "perturbation": None,
         "generation": None,
     }
     if pipeline is not None:
@@ -202,6 +216,7 @@ def write_results(config: Comparison, evaluation_set: ImageDataset) -> Path:
         "baseline": baseline,
         "rows": rows,
         "statistics": statistics_rows(table_columns(rows), groups, baseline),
+        "pairs": pair_rows(table_columns(rows), groups),
     }
     write_json(root / "comparison.json", comparison)
     write_tables(root, comparison)

@@ -13,6 +13,8 @@ from wvq.tokenizer import InputError
 from wvq.tokenizer.data.config import DataConfig
 from wvq.tokenizer.storage.untrusted import expand_home
 
+from ..perturbation import check_perturbed_images
+from ..sweep.grid import SweepOptions
 from .budget import Budget, apply_budget
 from .settings import OPTIONS, FieldNames, expand, field_names, option_defaults, value_of, with_values
 
@@ -80,8 +82,13 @@ class Comparison:
     """Compare the tokenizers alone, without training priors."""
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     """How images are drawn for the generation score."""
+    sweep: SweepOptions = field(default_factory=SweepOptions)
+    """With a grid every run's images are drawn with that run's own best setting, chosen on training images."""
     num_generated: int = 5_000
     """Images generated for each score, the classes in equal shares."""
+    perturbed_images: int = 0
+    """Evaluation images whose tokens are perturbed for pFID, each 15 times; 0 for none. It costs what scoring 16 times
+    as many images does."""
     extractor: str = "inception"
     """inception or efficientnet-lite0."""
     extractor_weights: str | None = None
@@ -101,6 +108,7 @@ class Comparison:
             raise InputError(f"jobs is {self.jobs}; it must be at least 1")
         if self.num_generated < 2:
             raise InputError(f"num_generated is {self.num_generated}; it must be at least 2")
+        check_perturbed_images(self.perturbed_images)
         for name, method in self.methods.items():
             if not name.replace("-", "").replace("_", "").replace(".", "").isalnum():
                 raise InputError(f"method '{name}' names a folder; use letters, digits, '-', '_' and '.'")

@@ -100,7 +100,7 @@ def measure_reconstructions(
         "batch_size": batch_size,
         "device": device.type,
     } | ({"spatial": True} if with_spatial else {})
-    with _evaluating(tokenizer):
+    with evaluating(tokenizer):
         made = (chunks or Chunks()).run("reconstructions", about, len(dataset), work, progress)
     rows = {name: torch.cat([chunk[name] for chunk in made]) for name in (*feature_names, "labels", *per_image)}
     quality = {name: torch.stack([chunk[name] for chunk in made]).sum(dim=0) for name in made[0].keys() - rows.keys()}
@@ -119,7 +119,7 @@ def measure_reconstructions(
 
 
 @contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
+def evaluating(module: nn.Module) -> Iterator[None]:
     """Eval mode inside; afterwards every module is in the mode it was in."""
     modes = {child: child.training for child in module.modules()}
     module.eval()

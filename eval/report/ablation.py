@@ -13,7 +13,7 @@ from .columns import Column, table_columns
 from .figures import BASELINE_DASHES, MARKERS, PALETTE, SEED_DASHES, LineStyle, Picture, embed, quiet_figure, thousands
 from .groups import Group, group_label, group_rows
 
-SHOWN_SCORES = ("utilization", "perplexity", "rF", "F")  # beginnings of the names of columns
+SHOWN_SCORES = ("utilization", "perplexity", "rF", "pF", "F")  # beginnings of the names of columns
 LOGARITHMIC_ABOVE = 8  # largest over smallest value
 MOST_TICKS = 6  # more values than these have no tick each
 

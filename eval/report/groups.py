@@ -67,12 +67,13 @@ def opponents(groups: Sequence[Group], baseline: str | None) -> list[Group | Non
     alone of the baseline's settings agrees in all fields that both methods have."""
     found: list[Group | None] = []
     for group in groups:
-        same = [other for other in groups if other.method == baseline and _agree(other.setting, group.setting)]
+        same = [other for other in groups if other.method == baseline and agree(other.setting, group.setting)]
         found.append(same[0] if group.method != baseline and len(same) == 1 else None)
     return found
 
 
-def _agree(one: dict[str, Any], other: dict[str, Any]) -> bool:
+def agree(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two settings are the same in all fields that both methods have."""
     return all(one[name] == other[name] for name in one if one[name] is not None and other[name] is not None)
 
 
@@ -87,8 +88,8 @@ def group_scores(column: Column, groups: Sequence[Group], baseline: str | None) 
         ranks[measured] = mean_ranks(matrix[measured], column.direction)
     rivals = opponents(groups, baseline)
     tests = [
-        _test(own, _by_seed(column, rival)) if rival and column.direction else None
-        for own, rival in zip(values, rivals, strict=True)
+        paired_test(column, group, rival) if rival and column.direction else None
+        for group, rival in zip(groups, rivals, strict=True)
     ]
     corrected = holm([test.p if test else math.nan for test in tests])
     means = [t_interval(list(own.values())) if own else _UNKNOWN for own in values]
@@ -104,10 +105,11 @@ def _by_seed(column: Column, group: Group) -> dict[int, float]:
     return {seed: value for seed, value in values.items() if not math.isnan(value)}
 
 
-def _test(own: dict[int, float], rival: dict[int, float]) -> PairedTest | None:
-    """The paired test over the seeds that both have, None without any."""
-    common = sorted(own.keys() & rival.keys())
-    return paired_t_test([own[seed] for seed in common], [rival[seed] for seed in common]) if common else None
+def paired_test(column: Column, group: Group, rival: Group) -> PairedTest | None:
+    """The paired test of group minus rival over the seeds in which both were measured, None without any."""
+    own, other = _by_seed(column, group), _by_seed(column, rival)
+    common = sorted(own.keys() & other.keys())
+    return paired_t_test([own[seed] for seed in common], [other[seed] for seed in common]) if common else None
 
 
 def statistics_rows(columns: Sequence[Column], groups: Sequence[Group], baseline: str | None) -> list[dict[str, Any]]:
@@ -122,11 +124,12 @@ def statistics_rows(columns: Sequence[Column], groups: Sequence[Group], baseline
             record |= {"mean_rank": score.rank, "difference": difference.value}
             record |= {"difference_low": difference.low, "difference_high": difference.high}
             record |= {"p": score.test.p if score.test else math.nan, "p_holm": score.p_holm}
-            records.append({name: _known(value) for name, value in record.items()})
+            records.append({name: known(value) for name, value in record.items()})
     return records
 
 
-def _known(value: Any) -> Any:
+def known(value: Any) -> Any:
+    """A value for JSON: None in place of NaN."""
     return None if isinstance(value, float) and math.isnan(value) else value
 
 

@@ -23,6 +23,7 @@ from .columns import table_columns
 from .figures import Curve, LineStyle, Picture
 from .groups import difference_columns, group_rows, mean_columns, rank_columns
 from .images import reconstruction_blocks, sample_grids
+from .pairs import beaten_columns
 from .run_report import RunReport
 from .words import power_of_seeds, summary
 
@@ -66,9 +67,10 @@ def write_report(
         groups=groups,
         baseline=baseline,
         power=power_of_seeds(groups),
-        means=mean_columns([column for column in columns if column.direction], groups) if several else [],
+        means=mean_columns([column for column in columns if column.in_means], groups) if several else [],
         ranks=rank_columns(columns, groups) if several else [],
         differences=difference_columns(columns, groups, baseline) if several else [],
+        beaten=beaten_columns(columns, groups) if several and len({group.method for group in groups}) > 2 else [],
         ablation_blocks=ablation_blocks(ablations, rows),
         many_runs=MANY_RUNS,
         shown_seed=shown[0].seed if len(shown) < len(runs) else None,

@@ -1,7 +1,7 @@
 """The comparison as files for a spreadsheet, a README and a paper: CSV, Markdown, LaTeX.
 
-CSV holds every number in full, Markdown and LaTeX the means of the ranked scores at the digits of the report, with the
-best in bold and a dagger where the difference from the baseline is significant.
+CSV holds every number in full, Markdown and LaTeX the means of the scores at the digits of the report, with the best in
+bold and a dagger where the difference from the baseline is significant, and a LaTeX table of who beats whom.
 """
 
 from pathlib import Path
@@ -11,6 +11,7 @@ from wvq.tokenizer.storage.atomic import write_csv, write_file
 
 from .columns import Column, table_columns
 from .groups import difference_columns, group_rows, mean_columns
+from .pairs import beaten_columns
 from .words import power_of_seeds
 
 ARROWS = {1: "↑", -1: "↓", 0: ""}
@@ -22,14 +23,19 @@ _LATEX = {
 
 
 def write_tables(folder: Path, comparison: dict[str, Any]) -> None:
-    """Write comparison.csv (a row for each run), statistics.csv (a row for each score of each group), comparison.md
-    and comparison.tex, from the content of comparison.json."""
+    """Write comparison.csv (a row for each run), statistics.csv (a row for each score of each group), comparison.md and
+    comparison.tex, and where there are pairs of methods pairs.csv (a row for each score of each pair), and pairs.tex if
+    some could be tested, from the content of comparison.json."""
     runs = [_flat(row) for row in comparison["rows"]]
     names = dict.fromkeys(name for run in runs for name in run)
     write_csv(folder / "comparison.csv", [{name: run.get(name) for name in names} for run in runs])
     write_csv(folder / "statistics.csv", comparison["statistics"])
     write_file(folder / "comparison.md", markdown(comparison).encode())
     write_file(folder / "comparison.tex", latex(comparison).encode())
+    if comparison["pairs"]:
+        write_csv(folder / "pairs.csv", comparison["pairs"])
+    if any(pair["p"] is not None for pair in comparison["pairs"]):
+        write_file(folder / "pairs.tex", latex_of_pairs(comparison).encode())
 
 
 def markdown(comparison: dict[str, Any]) -> str:
@@ -58,8 +64,26 @@ def plain(comparison: dict[str, Any]) -> str:
 def latex(comparison: dict[str, Any]) -> str:
     """The same as a booktabs tabular; the line on how to read it stands in a comment."""
     header, body = _table(comparison, bold="\0{}\1")
-    names = _names(comparison)
-    lines = [f"% {legend(comparison)}", r"% \usepackage{booktabs}"]
+    return _booktabs(header, body, _names(comparison), legend(comparison))
+
+
+def latex_of_pairs(comparison: dict[str, Any]) -> str:
+    """Whom each method beats in each score, as a booktabs tabular."""
+    rows = comparison["rows"]
+    groups, columns = group_rows(rows), table_columns(rows)
+    beaten = beaten_columns(columns, groups)
+    header = ["Method", *groups[0].setting, *(f"{column.title} ({column.note})" for column in beaten)]
+    body = []
+    for number, group in enumerate(groups):
+        cells = [column.details[number].replace("\n", ", ") or "\N{EN DASH}" for column in beaten]
+        body.append([group.method, *map(_setting_text, group.setting.values()), *cells])
+    note = "methods that each row beats with p < 0.05 (paired t test over seeds, Holm's correction for all pairs)"
+    return _booktabs(header, body, len(header), f"In each column {note}. {power_of_seeds(groups)}")
+
+
+def _booktabs(header: list[str], body: list[list[str]], names: int, note: str) -> str:
+    """A tabular whose first columns, `names`, are words; the note stands in a comment."""
+    lines = [f"% {note}", r"% \usepackage{booktabs}"]
     lines.append(rf"\begin{{tabular}}{{{'l' * names}{'r' * (len(header) - names)}}}")
     rows = [" & ".join(map(_escape, row)) + r" \\" for row in (header, *body)]
     return "\n".join([*lines, r"\toprule", rows[0], r"\midrule", *rows[1:], r"\bottomrule", r"\end{tabular}", ""])
@@ -83,14 +107,14 @@ def _names(comparison: dict[str, Any]) -> int:
 
 
 def _table(comparison: dict[str, Any], bold: str) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the ranked scores' means, as text."""
+    """Header and rows of the means, as text."""
     groups = group_rows(comparison["rows"])
-    columns = [column for column in table_columns(comparison["rows"]) if column.direction]
+    columns = [column for column in table_columns(comparison["rows"]) if column.in_means]
     differences = {
         column.title: column.marked for column in difference_columns(columns, groups, comparison["baseline"])
     }
     means = mean_columns(columns, groups)
-    header = ["Method", *groups[0].setting, *(f"{mean.title} {ARROWS[mean.direction]}" for mean in means)]
+    header = ["Method", *groups[0].setting, *(f"{mean.title} {ARROWS[mean.direction]}".rstrip() for mean in means)]
     body = []
     for number, group in enumerate(groups):
         cells = [_cell(mean, number, bold, number in (differences.get(mean.title) or ())) for mean in means]
@@ -111,7 +135,8 @@ def _setting_text(value: Any) -> str:
 def _flat(row: dict[str, Any]) -> dict[str, Any]:
     """A row of comparison.json without nesting."""
     flat = {key: value for key, value in row.items() if not isinstance(value, dict)}
-    nested = {f"{key}.{name}": value for key in ("setting", "steps", "seconds") for name, value in row[key].items()}
+    groups = ("setting", "sampling", "steps", "seconds")
+    nested = {f"{key}.{name}": value for key in groups for name, value in row.get(key, {}).items()}
     return flat | nested
 
 

@@ -97,6 +97,7 @@ def test_reconstruction_scores_equal_their_formulas(tokenizer: VQTokenizer, data
     assert len(shares) > 1, "the test would say nothing about usage"
     assert scores.utilization == pytest.approx(len(shares) / 32)
     assert scores.perplexity == pytest.approx(float(torch.exp(-(shares * shares.log()).sum())))
+    assert scores.token_entropy == pytest.approx(49 * float(-(shares * shares.log2()).sum()))
     assert scores.quantization_error == pytest.approx(float(distances.min(dim=1).values.mean()), rel=1e-6)
     relative = distances.min(dim=1).values.mean() / z.var(dim=0, correction=0).sum()
     assert scores.relative_quantization_error == pytest.approx(float(relative), rel=1e-6)

@@ -125,7 +125,7 @@ def test_a_stopped_comparison_resumes() -> None:
     assert {path: path.read_bytes() for path in done} == done
     stored = json.loads(Path("expected/moved-scores.json").read_text())["reconstruction"]
     scores = json.loads(Path("comparison/moved-0/scores.json").read_text())["reconstruction"]
-    assert scores["protocol"] == stored["protocol"]
+    assert stored["protocol"].items() <= scores["protocol"].items()  # later scores have lines of their own
     numbers = {name: value for name, value in stored.items() if isinstance(value, float)}
     assert {name: scores[name] for name in numbers} == pytest.approx(numbers, rel=1e-3)
 

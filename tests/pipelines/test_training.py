@@ -63,7 +63,7 @@ def test_a_tokenizer_run_learns_and_leaves_its_files(stage_one):
     assert [row["step"] for row in evaluation] == [20, 40]
     losses = {"loss", "reconstruction_loss", "commitment_loss", "codebook_loss", "wasserstein_distance"}
     assert set(train[0]) == {"step", "split", "learning_rate", "skipped_steps", "images_per_second", "seconds"} | losses
-    scores = {"reconstruction_loss", "psnr", "ssim", "utilization", "perplexity"}
+    scores = {"reconstruction_loss", "psnr", "ssim", "utilization", "perplexity", "token_entropy"}
     assert set(evaluation[0]) == {"step", "split", "quantization_error", "relative_quantization_error"} | scores
     assert all(np.isfinite(value) for row in train + evaluation for value in row.values() if not isinstance(value, str))
     assert train[-1]["reconstruction_loss"] < 0.7 * train[0]["reconstruction_loss"]

@@ -18,7 +18,6 @@ import torch
 from scipy.stats import ttest_rel
 
 from wvq.eval.comparison.budget import Budget
-from wvq.eval.comparison.clock import Clock
 from wvq.eval.comparison.compare import Comparison, Method, claim_folder, compare
 from wvq.eval.comparison.parallel import run_parallel
 from wvq.pipelines.generation import SamplingOptions
@@ -31,7 +30,8 @@ from wvq.tokenizer.data.config import DataConfig
 ROW = {
     "quantizer", "seed", "utilization", "perplexity", "quantization_error", "relative_quantization_error", "psnr",
     "ssim", "reconstruction_frechet_distance", "generation_frechet_distance", "extractor", "num_reference",
-    "num_generated", "steps", "seconds", "setting", "weights_sha256",
+    "num_generated", "steps", "seconds", "setting", "weights_sha256", "token_entropy", "bits_per_token",
+    "bits_per_image", "perturbed_frechet_distance", "num_perturbed",
 }  # fmt: skip
 
 
@@ -80,6 +80,12 @@ def test_rows_report_and_second_call(fashion_folder: Path, tmp_path: Path) -> No
         used = sum(count > 0 for count in scores["code_histogram"])
         assert row["utilization"] == used / 32
         assert row["psnr"] == scores["reconstruction"]["psnr"]
+        assert row["token_entropy"] == scores["reconstruction"]["token_entropy"] <= 49 * 5
+        metrics = (tmp_path / "one" / f"{row['quantizer']}-0" / "prior" / "metrics.jsonl").read_text().splitlines()
+        last = [one for one in map(json.loads, metrics) if "bits_per_token" in one][-1]
+        assert (last["step"], row["bits_per_token"]) == (3, last["bits_per_token"])
+        assert row["bits_per_image"] == 49 * row["bits_per_token"]
+        assert (row["perturbed_frechet_distance"], row["num_perturbed"]) == (None, 0)
         assert row["generation_frechet_distance"] == scores["generation"]["generation_frechet_distance"]
     assert comparison["protocol"]["score"] == "rFD[efficientnet-lite0]"
     assert comparison["protocol"]["methods"]["plain"]["quantizer"] == "vanilla"
@@ -285,16 +291,3 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
     except FileNotFoundError:
         return False
-
-
-def test_clock_adds_up_over_interruptions(tmp_path: Path) -> None:
-    clock = Clock(tmp_path / "seconds.json")
-    clock.add("training", 1.5)
-    assert list(clock.each("sampling", iter("abc"))) == ["a", "b", "c"]
-    again = Clock(tmp_path / "seconds.json")
-    again.add("training", 2.0)
-    assert again.seconds["training"] == 3.5
-    assert 0 <= again.seconds["sampling"] < 1
-    with pytest.raises(RuntimeError), again.measure("training"):
-        raise RuntimeError
-    assert Clock(tmp_path / "seconds.json").seconds["training"] == 3.5

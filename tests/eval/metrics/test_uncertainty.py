@@ -64,3 +64,27 @@ def test_an_interval_is_one_of_the_score_it_stands_beside() -> None:
     assert all(interval.low < interval.value < interval.high for interval in intervals)
     mean = sum(interval.value for interval in intervals) / len(intervals)  # what the score is on average
     assert sum(interval.low < mean < interval.high for interval in intervals) >= 24
+
+
+def test_an_interval_is_as_wide_as_the_score_varies_over_independent_samples() -> None:
+    def distance(a: Tensor, b: Tensor) -> float:
+        return float(frechet_distance(*mean_and_factor(a), *mean_and_factor(b)))
+
+    generator = torch.Generator().manual_seed(0)
+
+    def draw() -> tuple[Tensor, Tensor]:
+        real, generated = torch.randn(2, 200, 4, generator=generator)
+        return real, 1.2 * generated + 0.5
+
+    known = 4 * (0.2**2 + 0.5**2)
+    scores = torch.tensor([distance(*draw()) for _ in range(500)])
+    low, high = scores.quantile(torch.tensor([0.025, 0.975])).tolist()
+    mean = float(scores.mean())
+    assert low < known < mean < high, "the score is a little too large, as a distance of samples is"
+    pairs = [draw() for _ in range(100)]
+    intervals = [bootstrap_interval(distance, *pair, resamples=80, seed=seed) for seed, pair in enumerate(pairs)]
+    assert [interval.value for interval in intervals] == [distance(*pair) for pair in pairs], "as it is printed"
+    assert all(interval.low < interval.value < interval.high for interval in intervals)
+    width = sum(interval.high - interval.low for interval in intervals) / len(intervals)
+    assert width == pytest.approx(high - low, rel=0.2)
+    assert sum(interval.low < mean < interval.high for interval in intervals) >= 87

@@ -29,6 +29,28 @@ def test_what_was_not_measured_is_a_dash_and_never_best() -> None:
     assert all(not column.name.startswith("FD") for column in table_columns([untrained]))
 
 
+def test_scores_that_older_rows_lack_are_a_dash_and_those_of_no_row_no_column() -> None:
+    newer = ("token_entropy", "bits_per_token", "bits_per_image", "perturbed_frechet_distance", "num_perturbed")
+    old = {name: value for name, value in row("vanilla", 0).items() if name not in newer}
+    names = [column.name for column in table_columns([old])]
+    assert not {"token entropy", "bits per token", "bits per image", "pFD[efficientnet-lite0]"} & set(names)
+    both = [old, row("mmd", 0, perturbed_frechet_distance=812.5, num_perturbed=2000)]
+    columns = {column.name: column for column in table_columns(both)}
+    assert [columns["token entropy"].text(place) for place in (0, 1)] == ["\N{EN DASH}", "449.2"]
+    assert [columns["bits per image"].text(place) for place in (0, 1)] == ["\N{EN DASH}", "289.1"]
+    perturbed = columns["pFD[efficientnet-lite0]"]
+    assert (perturbed.text(0), perturbed.text(1), perturbed.note) == ("\N{EN DASH}", "812.5", "2,000 images")
+    assert [name for name in columns if "FD[" in name] == [f"{kind}FD[efficientnet-lite0]" for kind in ("r", "p", "")]
+
+
+def test_bits_are_shown_and_never_ranked() -> None:
+    columns = {one.name: one for one in table_columns([row("vanilla", 0), row("mmd", 0, bits_per_image=1.0)])}
+    for name in ("token entropy", "bits per token", "bits per image"):
+        assert columns[name].in_means
+        assert columns[name].leaders() == []
+    assert not columns["quantization error"].in_means
+
+
 @pytest.mark.parametrize(
     ("values", "texts"),
     [

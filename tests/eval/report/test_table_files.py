@@ -10,6 +10,7 @@ from report_rows import row
 
 from wvq.eval.report.columns import table_columns
 from wvq.eval.report.groups import group_rows, statistics_rows
+from wvq.eval.report.pairs import pair_rows
 from wvq.eval.report.table_files import latex, legend, markdown, write_tables
 
 PSNR = {"a_b": [21.0, 22.0, 23.0], "50 % & $x$": [22.0, 23.01, 24.0], "c": [24.0, 21.0, 23.5]}
@@ -22,7 +23,8 @@ def comparison(setting: dict[str, Any] | None = None, seeds: int = 3) -> dict[st
         for name in PSNR
     ]
     statistics = statistics_rows(table_columns(rows), group_rows(rows), "a_b")
-    return {"protocol": {}, "baseline": "a_b", "rows": rows, "statistics": statistics}
+    pairs = pair_rows(table_columns(rows), group_rows(rows))
+    return {"protocol": {}, "baseline": "a_b", "rows": rows, "statistics": statistics, "pairs": pairs}
 
 
 def test_csv_holds_every_number_in_full(tmp_path: Path) -> None:
@@ -75,10 +77,10 @@ def test_markdown_and_latex_hold_the_same_numbers() -> None:
 
 def test_latex_is_a_booktabs_table_with_names_escaped() -> None:
     text = latex(comparison({"codebook_size": 256}))
-    assert r"\begin{tabular}{llrrrrrrr}" in text
+    assert r"\begin{tabular}{llrrrrrrrrrr}" in text
     assert [text.count(rule) for rule in (r"\toprule", r"\midrule", r"\bottomrule", r"\end{tabular}")] == [1] * 4
     rows = [line for line in text.splitlines() if line.endswith(r"\\")]
-    assert {len(cells(line, "&")) for line in rows} == {9}
+    assert {len(cells(line, "&")) for line in rows} == {12}
     assert rows[0].startswith(r"Method & codebook\_size & Utilization (\%) $\uparrow$ &")
     assert [line.split(" & 256 & ")[0] for line in rows[1:]] == [r"a\_b", r"50 \% \& \$x\$", "c"]
 

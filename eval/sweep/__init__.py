@@ -1,0 +1,1 @@
+"""Which sampling options suit a pipeline best, found on training images."""
