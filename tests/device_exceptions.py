@@ -15,7 +15,6 @@ _ATTENTION = "attention.c, which runs on the CPU alone"
 _CPU_BENCHMARK = "what is measured here runs on the CPU"
 
 FUNCTIONS = {
-    "wvq.tokenizer.quantizers.initialization.FirstVectors._save_to_state_dict": "a number, on its way into a file",
     "wvq.prior.decoder.cache.FixedPointCache.__init__": _ATTENTION,
     "wvq.prior.decoder.cache.FixedPointCache.reserve": _ATTENTION,
     "wvq.pipelines.class_conditional.ClassConditionalPipeline.labels_of": _LABELS,

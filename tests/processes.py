@@ -41,6 +41,8 @@ def run(world: int, function: Callable[..., Any], *arguments: Any) -> None:
 def _run(rank: int, world: int, port: int, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     os.environ |= {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}  # FSDP would shard over GPUs that it sees
     if world > 1:
+        # Without it Accelerate gives each of several processes more threads, which round otherwise.
+        os.environ["OMP_NUM_THREADS"] = "1"
         place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         os.environ.update({name: str(value) for name, value in place.items()})
     torch.set_num_threads(1)
