@@ -24,7 +24,7 @@ def in_a_function(**options): return (lambda: torch.tensor([1.0], **options))()
 def hidden():
     try:
         return at_once()
-    except Exception:
+    except Exception:  # as code that is watched may have it; the watch has to pass it
         return None
 def converted(x): return torch.as_tensor(x)
 def drawn(generator): return torch.rand(2, generator=generator)
