@@ -12,7 +12,8 @@ from .saved_config import MAY_CHANGE, PLACES, as_json, first_difference, read_co
 INPUTS_FILE = "inputs.json"
 
 _READING = frozenset(
-    {"image_size", "channels", "streaming", "image_column", "label_column", "evaluation_fraction", "skip_bad_images"}
+    {"image_size", "channels", "streaming", "image_column", "label_column", "skip_bad_images"}
+    | {"evaluation_fraction", "validation_fraction"}
 )
 FROM_DATA = frozenset({"data.source", "data.root", *(f"data.{name}" for name in _READING)})
 """Fields that say where images lie and how they are read: what they lead to is in the hashes of inputs."""

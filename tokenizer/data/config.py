@@ -30,6 +30,8 @@ class DataConfig:
     """Keep nothing of each image in memory, for shards of more images than fit; they are shuffled in two levels."""
     evaluation_fraction: float = 0.1
     """Share held out for evaluation where the source has no evaluation split of its own."""
+    validation_fraction: float = 0.0
+    """Share of the training images held out in place of the evaluation images, to choose settings by; 0 for none."""
     horizontal_flip: bool = False
     """Mirror training images at random."""
     skip_bad_images: bool = False
@@ -46,6 +48,8 @@ class DataConfig:
             raise InputError(
                 f"evaluation_fraction is {self.evaluation_fraction}; it must be between 0 and 1, exclusive"
             )
+        if not 0 <= self.validation_fraction < 1:
+            raise InputError(f"validation_fraction is {self.validation_fraction}; it must be at least 0 and below 1")
         if self.num_workers < 0:
             raise InputError(f"num_workers is {self.num_workers}; it must be at least 0")
         if self.root is not None and self.source != FASHION_MNIST:

@@ -20,7 +20,7 @@ from .config import DataConfig
 from .decoding import CROP, RESIZE, BadImage, square_pixels
 from .records import Records
 from .shards import ShardRecords
-from .sources import find_source
+from .sources import find_source, split_off
 
 IN_MEMORY_BYTES = 2 * 2**30  # a split that takes more as uint8 is decoded each time it is read
 
@@ -176,7 +176,8 @@ def load_splits(config: DataConfig) -> tuple[ImageDataset, ImageDataset]:
 
     The evaluation split is the source's own, if it has one; its description then counts the images `also_in_train`.
     Else it is `evaluation_fraction` of the images, chosen by the hash of their bytes: the same images however they are
-    named or ordered, and never a copy of a training image. Of a stream it is that share of the shards, whole.
+    named or ordered, and never a copy of a training image. Of a stream it is that share of the shards, whole. With a
+    `validation_fraction` that share of the training images, chosen likewise, takes the place of the evaluation images.
 
     Raises:
         InputError: for a source that cannot be found or read, bad images, and a split without images.
@@ -186,12 +187,9 @@ def load_splits(config: DataConfig) -> tuple[ImageDataset, ImageDataset]:
     _check_bad(train, config)
     _check_some(train, config, "train", train.bad)
     if evaluation is None:
-        train, evaluation = train.split(config.evaluation_fraction)
-        if not len(train) or not len(evaluation):
-            raise InputError(
-                f"evaluation_fraction {config.evaluation_fraction} splits the {len(source.train)} images of "
-                f"{config.source!r} into {len(train)} and {len(evaluation)}; both sides need at least one"
-            )
+        train, evaluation = split_off(train, config.source, "evaluation_fraction", config.evaluation_fraction)
+    if config.validation_fraction:
+        train, evaluation = split_off(train, config.source, "validation_fraction", config.validation_fraction)
     splits = (
         ImageDataset(train, source.class_names, config, "train"),
         ImageDataset(evaluation, source.class_names, config, "evaluation"),

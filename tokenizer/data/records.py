@@ -117,10 +117,10 @@ class Records:
         """The records at these positions, or where this mask holds."""
         return replace(self, rows=self.rows[chosen], labels=self.labels[chosen], digests=self.digests[chosen])
 
-    def split(self, fraction: float) -> tuple["Records", "Records"]:
+    def split(self, fraction: float, turn: int = 0) -> tuple["Records", "Records"]:
         """(rest, about this fraction), decided by each image's hash: copies of an image are never on both sides, and
-        images added later move none of the others."""
-        chosen = self.digests[:, :4].copy().view(">u4")[:, 0] < fraction * 2**32
+        images added later move none of the others. The rest is split again, by other bits of the hash, in `turn` 1."""
+        chosen = self.digests[:, 4 * turn : 4 * turn + 4].copy().view(">u4")[:, 0] < fraction * 2**32
         rest, part = self.select(~chosen), self.select(chosen)
         return (
             replace(rest, origin=f"{self.origin}, {1 - fraction:g} by sha256"),

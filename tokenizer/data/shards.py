@@ -122,8 +122,9 @@ class ShardRecords:
         for shard in self.images.shards:
             yield shard.digest.encode()
 
-    def split(self, fraction: float) -> tuple["ShardRecords", "ShardRecords"]:
-        """(rest, about this fraction) in whole shards, at least one, chosen by the hash of their digests.
+    def split(self, fraction: float, turn: int = 0) -> tuple["ShardRecords", "ShardRecords"]:
+        """(rest, about this fraction) in whole shards, at least one, chosen by the hash of their digests; the rest may
+        be split again, where `turn` changes nothing: the next shards in that order are taken.
 
         No image is in both, unless a copy of it lies in another shard: images are not compared.
 

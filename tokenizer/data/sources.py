@@ -13,6 +13,7 @@ from .folders import ImageFiles, counted, files_under, tell_passed_over
 from .names import EVALUATION_NAMES, SPLIT_NAMES, in_nfc, in_order, split_of, train_and_evaluation
 from .records import Records, Source
 from .shard_files import find_shards, read_webdataset, stream_parquet
+from .shards import ShardRecords
 from .tables import load_from_hub, read_parquet, read_tables
 
 FASHION_MNIST = "fashion-mnist"
@@ -167,3 +168,20 @@ def _class_of(folder: Path, file: Path) -> str:
                 f"the name of class folder {str(folder / file.parts[0])!r} is no UTF-8; rename it"
             ) from error
     return in_nfc(file.parts[0])
+
+
+def split_off(
+    records: Records | ShardRecords, source: str, option: str, fraction: float
+) -> tuple[Records | ShardRecords, Records | ShardRecords]:
+    """(rest, about this fraction): the share that an option of `DataConfig` asks for.
+
+    Raises:
+        InputError: if either side would be empty.
+    """
+    rest, part = records.split(fraction, turn=int(option == "validation_fraction"))
+    if not len(rest) or not len(part):
+        raise InputError(
+            f"{option} {fraction} splits the {len(records)} images of {source!r} into {len(rest)} and {len(part)}; "
+            f"both sides need at least one"
+        )
+    return rest, part

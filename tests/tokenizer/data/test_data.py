@@ -82,6 +82,17 @@ def test_without_an_evaluation_split_copies_are_on_the_same_side(photos):
     assert (train.labels == 0).all()
 
 
+def test_validation_images_are_training_images_alone(photos):
+    def sides(**changes) -> list[set[bytes]]:
+        splits = load_splits(grey(photos, image_size=8, evaluation_fraction=0.4, **changes))
+        return [{image.numpy().tobytes() for image in all_images(split)} for split in splits]
+
+    (train, _), (rest, validation) = sides(), sides(validation_fraction=0.4)
+    assert rest | validation == train
+    assert not rest & validation
+    assert validation
+
+
 def test_class_folders_may_have_split_like_names_and_sub_folders(photos):
     (photos / "test-tubes" / "deep").mkdir(parents=True)
     (photos / "cats").mkdir()
@@ -235,6 +246,8 @@ def test_folders_that_make_no_sense(photos, tmp_path):
 def test_a_split_that_leaves_one_side_empty(photos):
     with pytest.raises(InputError, match="into 40 and 0; both sides need"):
         load_splits(grey(photos, evaluation_fraction=1e-9))
+    with pytest.raises(InputError, match=r"^validation_fraction 1e-09 splits the \d+ images"):
+        load_splits(grey(photos, validation_fraction=1e-9))
 
 
 @pytest.mark.parametrize(

@@ -205,3 +205,16 @@ def test_an_evaluation_label_that_training_never_saw(tmp_path: Path):
     for source in (tmp_path, tmp_path / "p"):
         with pytest.raises(InputError, match="no class of its train split: 'b'"):
             load_splits(config_of(source, image_size=8))
+
+
+def test_validation_shards_are_training_shards_alone(folders):
+    (train, _), (rest, validation) = (
+        [
+            everything(split)
+            for split in load_splits(config_of(folders["tar"], streaming=True, validation_fraction=share))
+        ]
+        for share in (0.0, 0.3)
+    )
+    assert rest + validation == train
+    assert rest
+    assert validation
