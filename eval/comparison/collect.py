@@ -1,5 +1,6 @@
 """From the folders of finished runs to the rows of comparison.json and the pictures of the report."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,9 @@ def shared_protocol(config: Comparison) -> dict[str, Any]:
             for name in chosen_options(config, config.cells[0]):
                 sampling[name] = "each run's own, by the sweep"
             protocol["generation"]["sweep"] = sweep_protocol(config)
-    protocol["methods"] = recipe["methods"]
+    protocol["methods"] = {name: asdict(method) for name, method in config.methods.items()}
+    if recipe["grid"]["values"]:
+        protocol["grid"] = recipe["grid"] | {"chosen": "for every method the best on the validation images"}
     protocol["settings"] = recipe["settings"]
     protocol["seeds"] = recipe["seeds"]
     for name in ("quantizer", "quantizer_options"):

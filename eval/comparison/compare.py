@@ -35,6 +35,7 @@ from .budget import measure_steps
 from .clock import Clock
 from .collect import ablations, commands, load_run, run_report, shared_protocol, table_row
 from .config import Cell, Comparison, Method, Stage
+from .own_options import grid_comparison, grid_rows, with_own_options
 from .own_sampling import own_sampling, sweep_yardstick
 from .parallel import run_parallel
 
@@ -59,13 +60,17 @@ def compare(config: Comparison) -> Path:
     root = Path(config.output_dir)
     train_set, evaluation_set = load_splits(config.data)
     claim_folder(root, config, {"train images": train_set.fingerprint, "evaluation images": evaluation_set.fingerprint})
+    tried = None
+    if config.grid.values:
+        compare(grid_comparison(config))
+        tried, config = grid_rows(config), with_own_options(config)
     unfinished = [cell for cell in config.cells if not (root / cell.folder / "scores.json").exists()]
     if unfinished:
         extractor = build_extractor(config.extractor, config.extractor_weights)  # before hours of training, not after
         for stage in config.stages:
             train_cells(config, stage, unfinished)
         score_cells(config, unfinished, train_set, evaluation_set, extractor)
-    return write_results(config, evaluation_set)
+    return write_results(config, evaluation_set, tried)
 
 
 def compare_and_summarize(config: Comparison) -> str:
@@ -206,13 +211,17 @@ def score(
     return scores
 
 
-def write_results(config: Comparison, evaluation_set: ImageDataset) -> Path:
-    """Write comparison.json, the tables and report.html from the folders of finished cells; returns report.html."""
+def write_results(config: Comparison, evaluation_set: ImageDataset, tried: list[dict[str, Any]] | None = None) -> Path:
+    """Write comparison.json, the tables and report.html from the folders of finished cells; returns report.html.
+
+    `tried` is the outcome of the grid that the methods' options were chosen from.
+    """
     root = Path(config.output_dir)
     rows = [table_row(config, cell) for cell in config.cells]
     groups, baseline = group_rows(rows), config.baseline or next(iter(config.methods))
     comparison = {
         "protocol": shared_protocol(config),
+        **({"grid": tried} if tried else {}),
         "baseline": baseline,
         "rows": rows,
         "statistics": statistics_rows(table_columns(rows), groups, baseline),

@@ -32,6 +32,26 @@ class Method:
 
 
 @dataclass(frozen=True)
+class OptionGrid:
+    """Values of quantizer options among which every method gets its own best, before it is compared."""
+
+    values: dict[str, list[Any]] = field(default_factory=dict)
+    """{option: values}: all combinations are tried with every method; one is not varied in an option that it lacks."""
+    score: Literal["rfd", "psnr"] = "rfd"
+    """What the best is decided by: the Fréchet distance of reconstructions, or PSNR."""
+    validation_fraction: float = 0.1
+    """Share of the training images that they are tried on; the evaluation images are not looked at."""
+
+    def __post_init__(self) -> None:
+        if self.score not in ("rfd", "psnr"):
+            raise InputError(f"grid.score is '{self.score}'; valid are rfd and psnr")
+        if not 0 < self.validation_fraction < 1:
+            raise InputError(
+                f"grid.validation_fraction is {self.validation_fraction}; it must be between 0 and 1, exclusive"
+            )
+
+
+@dataclass(frozen=True)
 class Cell:
     """One run: a method with a seed, and the values (by full field names) in which it departs from the recipe.
 
@@ -60,6 +80,8 @@ class Comparison:
         default_factory=lambda: {name: Method(name) for name in ("vanilla", "wasserstein")}
     )
     """What is compared, by the name it has in the table."""
+    grid: OptionGrid = field(default_factory=OptionGrid)
+    """With values every method is given its own best of them, chosen on a validation part of the training images."""
     baseline: str | None = None
     """Method against which the others are tested; by default the first."""
     settings: dict[str, Any] = field(default_factory=dict)

@@ -88,7 +88,7 @@ def table_columns(rows: Sequence[dict]) -> list[Column]:
         column("SSIM", "ssim", 1, fixed_decimals=4),
     ]
     for key in _DISTANCES:
-        labels = [_distance_label(row, key) if row.get(key) is not None else None for row in rows]
+        labels = [distance_label(row, key) if row.get(key) is not None else None for row in rows]
         for label in dict.fromkeys(label for label in labels if label is not None):
             values = [_number(row[key]) if own == label else math.nan for row, own in zip(rows, labels, strict=True)]
             columns.append(Column(label[0], values, -1, note=label[1]))
@@ -114,7 +114,7 @@ _DISTANCES = {
 """What a Fréchet distance is called before "FID", and what is noted below."""
 
 
-def _distance_label(row: dict, key: str) -> tuple[str, str]:
+def distance_label(row: dict, key: str) -> tuple[str, str]:
     """Name and note of a Fréchet distance."""
     prefix, note = _DISTANCES[key]
     name = score_label(f"{prefix}FID", {"name": row["extractor"], "weights_sha256": row.get("weights_sha256")})

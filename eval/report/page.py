@@ -19,7 +19,7 @@ from wvq.tokenizer.storage.atomic import write_file
 
 from . import figures
 from .ablation import Ablation, ablation_blocks
-from .columns import table_columns
+from .columns import distance_label, table_columns
 from .figures import Curve, LineStyle, Picture
 from .groups import difference_columns, group_rows, mean_columns, rank_columns
 from .images import reconstruction_blocks, sample_grids
@@ -81,6 +81,8 @@ def write_report(
         projection_panels=_projection_panels(shown),
         reconstruction_blocks=reconstruction_blocks(shown),
         sample_grids=sample_grids(shown),
+        grid=comparison.get("grid", []),
+        reconstruction_label=distance_label(rows[0], "reconstruction_frechet_distance")[0],
         protocol=list(flatten(comparison["protocol"])),
         commands=commands,
         style=figures,

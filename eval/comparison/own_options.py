@@ -1,0 +1,67 @@
+"""Each method's own quantizer options: the best of a grid, on a validation part of the training images.
+
+The grid is a comparison like any other, of the tokenizers alone, with the first seed, in the folder `grid`: it resumes,
+and has a report of its own. The evaluation images take no part in it.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from wvq.tokenizer import InputError
+from wvq.tokenizer.storage.untrusted import read_json
+
+from ..sweep.grid import SweepOptions
+from .config import Comparison, OptionGrid
+from .settings import OPTIONS
+
+FOLDER = "grid"
+
+
+def grid_comparison(config: Comparison) -> Comparison:
+    """The comparison that tries the grid.
+
+    Raises:
+        InputError: for a name that is no option of any of the quantizers.
+    """
+    for name in config.grid.values:
+        if not config.field_names.resolve(name).startswith(OPTIONS):
+            raise InputError(f"grid.values have '{name}'; valid are options of the quantizers, which alone may differ")
+    return replace(
+        config,
+        output_dir=str(Path(config.output_dir) / FOLDER),
+        data=replace(config.data, validation_fraction=config.grid.validation_fraction),
+        settings={FOLDER: config.grid.values},
+        seeds=config.seeds[:1],
+        grid=OptionGrid(),
+        tokenizers_only=True,
+        sweep=SweepOptions(),
+        perturbed_images=0,
+    )
+
+
+def with_own_options(config: Comparison) -> Comparison:
+    """The comparison with the options of each method that the finished grid chose, and nothing left to choose."""
+    methods = dict(config.methods)
+    for row in grid_rows(config):
+        if row["chosen"]:
+            method = methods[row["quantizer"]]
+            options = {name: value for name, value in row["setting"].items() if value is not None}
+            methods[row["quantizer"]] = replace(method, quantizer_options=method.quantizer_options | options)
+    return replace(config, methods=methods, grid=OptionGrid())
+
+
+def grid_rows(config: Comparison) -> list[dict[str, Any]]:
+    """The outcome of the finished grid: quantizer, setting, utilization, PSNR, rFD, and whether it was `chosen`.
+
+    Of equal scores the first is.
+    """
+    kept = read_json(Path(config.output_dir) / FOLDER / "comparison.json")["rows"]
+    names = ("quantizer", "setting", "utilization", "psnr", "reconstruction_frechet_distance")
+    rows = [{name: row[name] for name in names} for row in kept if row["quantizer"] in config.methods]
+
+    def loss(row: dict[str, Any]) -> float:
+        return row["reconstruction_frechet_distance"] if config.grid.score == "rfd" else -row["psnr"]
+
+    best = [min((row for row in rows if row["quantizer"] == method), key=loss) for method in config.methods]
+    return [row | {"chosen": any(row is one for one in best)} for row in rows]
