@@ -1,9 +1,8 @@
 """The step of `wvq tokenize` by itself, for engines that call it on their batches: Ray Data, `datasets`."""
 
 import copy
-from collections.abc import MutableMapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,9 +18,6 @@ from .processes import this_device
 
 IMAGES_AT_ONCE = 64  # always, the last of a batch filled up: a convolution over more or fewer images rounds otherwise
 _KEPT = 4  # tokenizers that a process holds
-
-Batch = TypeVar("Batch", bound=MutableMapping[str, Any])
-
 
 def encode_images(tokenizer: VQTokenizer, images: Tensor) -> Tensor:
     """Images uint8 (B, C, H, W) of the tokenizer's size -> tokens (B, T), int32 on the CPU.
@@ -71,8 +67,8 @@ class TokenizeImages:
         self.fingerprint = self._read().fingerprint
         self.image_column, self.tokens_column = image_column, tokens_column
 
-    def __call__(self, batch: Batch) -> Batch:
-        """The batch, a dictionary of columns, and the tokens in it."""
+    def __call__(self, batch: Any) -> Any:
+        """A copy of the batch, a dictionary of columns (or what `datasets` has for one), with the column of tokens."""
         result = copy.copy(batch)  # before anything is read: `datasets` writes again what was decoded in a batch
         if self.image_column not in batch:
             raise InputError(f"image_column is {self.image_column!r}; valid are the columns {', '.join(batch)}")

@@ -81,7 +81,9 @@ def test_actors_give_the_tokens_of_the_command_when_one_is_killed(
 
     def by_worker() -> dict[int, list[str]]:
         names = sorted(path.name for path in tmp_path.iterdir())
-        return {int(pid): [n for n in names if n.split("-")[0] == pid] for pid in {name.split("-")[0] for name in names}}
+        return {
+            int(pid): [n for n in names if n.split("-")[0] == pid] for pid in {name.split("-")[0] for name in names}
+        }
 
     killed: list[int] = []
 
