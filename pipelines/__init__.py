@@ -7,13 +7,15 @@ if TYPE_CHECKING:
     from .base import ImagePipelineOutput
     from .class_conditional import ClassConditionalPipeline
     from .reconstruction import ReconstructionPipeline
+    from .tokenize_images import TokenizeImages
 
-__all__ = ["ClassConditionalPipeline", "ImagePipelineOutput", "ReconstructionPipeline"]
+__all__ = ["ClassConditionalPipeline", "ImagePipelineOutput", "ReconstructionPipeline", "TokenizeImages"]
 
 _MODULES = {
     "ClassConditionalPipeline": ".class_conditional",
     "ImagePipelineOutput": ".base",
     "ReconstructionPipeline": ".reconstruction",
+    "TokenizeImages": ".tokenize_images",
 }
 
 

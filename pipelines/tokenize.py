@@ -16,11 +16,11 @@ from datasets import Dataset, Features, List, Value, concatenate_datasets
 from torch import Tensor
 
 from wvq.pipelines.processes import this_process
+from wvq.pipelines.tokenize_images import encode_images
 from wvq.tokenizer import tokens as token_sets
 from wvq.tokenizer.data.bad_images import FILE_NAME
 from wvq.tokenizer.data.config import DataConfig
 from wvq.tokenizer.data.dataset import ImageDataset, load_splits, report_bad_images
-from wvq.tokenizer.data.decoding import to_model
 from wvq.tokenizer.distributed import on_first_process
 from wvq.tokenizer.errors import check_range
 from wvq.tokenizer.model import VQTokenizer
@@ -48,7 +48,7 @@ class Tokenization:
     crops: int = 0
     """Crops of each training image that are encoded beside it, at drawn places of the image made a tenth larger."""
     batch_size: int = 256
-    """Images encoded at once."""
+    """Images read at once."""
 
     def __post_init__(self) -> None:
         expand_home(self, "tokenizer", "output_dir")
@@ -169,9 +169,7 @@ def _encode(tokenizer: VQTokenizer, chunk: _Chunk, batch_size: int) -> Dataset:
         images = batch["images"]
         if chunk.crop:
             images = torch.stack([_cropped(image, size, *next(places)) for image in images])
-        pictures = to_model(images.to(tokenizer.device))
-        indices = tokenizer.encode(pictures.flip(-1) if chunk.flip else pictures)
-        tokens.append(tokenizer.to_sequence(indices).to("cpu", torch.int32))
+        tokens.append(encode_images(tokenizer, images.flip(-1) if chunk.flip else images))
         labels.append(batch["labels"])
     length = tokenizer.config.num_tokens
     features = Features({"tokens": List(Value("int32"), length=length), "label": Value("int64")})

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from itertools import cycle
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +32,8 @@ from wvq.tokenizer.data.decoding import to_model
 from wvq.tokenizer.storage.atomic import write_json
 from wvq.tokenizer.storage.untrusted import expand_home
 from wvq.tokenizer.tokens import TokenDataset
+
+from .step_profile import profile_steps, profile_table
 
 BATCHES = 8  # in memory, for the bare step
 
@@ -62,6 +64,11 @@ class TrainingBenchmark:
     """Steps between checkpoints."""
     rounds: int = 5
     """Rounds of which the median is taken."""
+    mixed_precision: Literal["no", "bf16"] = "no"
+    """Precision of the forward and backward passes."""
+    profile: bool = False
+    """Instead, where a step's time goes, in one run of each stage: data, host, forward, backward, optimizer,
+    collective and other, and the share of what the device can compute at most, where that is known."""
 
     def __post_init__(self) -> None:
         expand_home(self, "output")
@@ -78,6 +85,8 @@ def benchmark_training(config: TrainingBenchmark) -> str:
     Raises:
         InputError: for data that cannot be read.
     """
+    if config.profile:
+        return _profile(config)
     rounds: dict[str, list[tuple[float, float]]] = {"tokenizer": [], "prior": []}
     with tempfile.TemporaryDirectory() as folder:
         for number in range(config.rounds):
@@ -91,10 +100,22 @@ def benchmark_training(config: TrainingBenchmark) -> str:
         loop, bare = (statistics.median(column) for column in zip(*seconds, strict=True))
         overhead = statistics.median(loop / bare - 1 for loop, bare in seconds)
         rows.append({"stage": stage, "loop": loop, "bare": bare, "overhead": overhead, "rounds": seconds})
-    about = {"threads": torch.get_num_threads(), "torch": torch.__version__, "seconds": "wall-clock, of a step"}
-    write_json(Path(config.output), {"config": asdict(config), "protocol": about, "rows": rows})
+    _write(config, rows)
     lines = [f"{'stage':<12}{'loop s':>10}{'bare s':>10}{'overhead':>10}"]
     return "\n".join(lines + ["{stage:<12}{loop:>10.4f}{bare:>10.4f}{overhead:>10.1%}".format(**row) for row in rows])
+
+
+def _profile(config: TrainingBenchmark) -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer, prior = _trainings(config, Path(folder), 0)
+        rows = {"tokenizer": profile_steps(train_tokenizer, tokenizer), "prior": profile_steps(train_prior, prior)}
+    _write(config, [{"stage": stage, **row} for stage, row in rows.items()])
+    return profile_table(rows)
+
+
+def _write(config: TrainingBenchmark, rows: list[dict[str, Any]]) -> None:
+    about = {"threads": torch.get_num_threads(), "torch": torch.__version__, "seconds": "wall-clock, of a step"}
+    write_json(Path(config.output), {"config": asdict(config), "protocol": about, "rows": rows})
 
 
 def _trainings(config: TrainingBenchmark, folder: Path, number: int) -> tuple[TokenizerTraining, PriorTraining]:
@@ -106,6 +127,7 @@ def _trainings(config: TrainingBenchmark, folder: Path, number: int) -> tuple[To
         "log_every": config.log_every,
         "evaluate_every": config.steps,
         "checkpoint_every": config.checkpoint_every,
+        "mixed_precision": config.mixed_precision,
     }
     tokenizer = TokenizerTraining(
         output_dir=f"{folder}/tokenizer-{number}", model=config.tokenizer, evaluation_images=config.batch_size, **common
@@ -146,8 +168,9 @@ def _tokenizer_steps(training: TokenizerTraining) -> Iterator[Callable[[], Tenso
     batches = [to_model(images.take(chosen)["images"]) for chosen in _chosen(len(images), size)]
 
     def step(batch: Tensor) -> Tensor:
-        output = model(batch)
-        loss = F.mse_loss(output.reconstructions, batch) + output.quantizer.loss
+        with torch.autocast(device.type, torch.bfloat16, enabled=training.mixed_precision == "bf16"):
+            output = model(batch)
+        loss = F.mse_loss(output.reconstructions.float(), batch) + output.quantizer.loss
         return _update(loss, [optimizer])
 
     yield from (lambda batch=batch: step(batch) for batch in cycle([batch.to(device) for batch in batches]))
@@ -170,7 +193,9 @@ def _prior_steps(training: PriorTraining) -> Iterator[Callable[[], Tensor]]:
     batches = [tokens.take(chosen) for chosen in _chosen(len(tokens), size)]
 
     def step(batch: dict[str, Tensor]) -> Tensor:
-        return _update(model(batch["tokens"].to(device), batch["labels"].to(device)), optimizers)
+        with torch.autocast(device.type, torch.bfloat16, enabled=training.mixed_precision == "bf16"):
+            loss = model(batch["tokens"].to(device), batch["labels"].to(device))
+        return _update(loss, optimizers)
 
     yield from (lambda batch=batch: step(batch) for batch in cycle(batches))
 

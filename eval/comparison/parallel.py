@@ -1,4 +1,4 @@
-"""Several trainings at once, each in a process of its own with its share of the cores.
+"""Several trainings at once, each in a process of its own with its share of the cores, and a GPU if there are any.
 
 Small networks leave cores idle at every synchronisation of their threads. On 2 shared cores with waiting threads
 asleep, two trainings of one thread each made about twice the steps of one with two; on idle cores the gain is small.
@@ -10,7 +10,8 @@ import multiprocessing.process
 import os
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -22,6 +23,8 @@ from wvq.tokenizer.progress import draw_on_line
 def run_parallel(function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], jobs: int) -> None:
     """Call function(*arguments) for each of `calls`, at most `jobs` at a time; in this process if jobs is 1.
 
+    Each of several jobs sees one GPU of those that this process may use; of more jobs than GPUs, some share one.
+
     Raises:
         SystemExit: with the exit code of the first call that failed, after the others that were running have stopped.
     """
@@ -31,14 +34,15 @@ def run_parallel(function: Callable[..., Any], calls: Sequence[tuple[Any, ...]],
         return
     context = multiprocessing.get_context("spawn")
     threads = max(1, torch.get_num_threads() // jobs)
-    waiting, places = list(calls), list(range(jobs))
+    waiting, places, gpus = list(calls), list(range(jobs)), gpu_names()
     running: dict[multiprocessing.process.BaseProcess, int] = {}
     try:
         while waiting or running:
             while waiting and places:
                 place = places.pop(0)
                 process = context.Process(target=_work, args=(function, waiting.pop(0), threads, place))
-                process.start()
+                with seeing(gpus[place % len(gpus)] if gpus else None):
+                    process.start()
                 running[process] = place
             multiprocessing.connection.wait([process.sentinel for process in running])
             for process in [process for process in running if process.exitcode is not None]:
@@ -52,6 +56,29 @@ def run_parallel(function: Callable[..., Any], calls: Sequence[tuple[Any, ...]],
             process.terminate()
         for process in running:
             process.join()
+
+
+def gpu_names() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES calls them: numbers, or what the user called them."""
+    count = torch.cuda.device_count()
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = map(str, range(count)) if given is None else map(str.strip, given.split(","))
+    return list(names)[:count]  # what follows a name that is no GPU's does not count
+
+
+@contextmanager
+def seeing(gpu: str | None) -> Iterator[None]:
+    """Processes that are started here see this GPU alone: set before they begin, whatever they import."""
+    before = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+    try:
+        yield
+    finally:
+        if before is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = before
+        else:
+            os.environ.pop("CUDA_VISIBLE_DEVICES", None)
 
 
 def _work(function: Callable[..., Any], arguments: tuple[Any, ...], threads: int, place: int) -> None:

@@ -18,6 +18,7 @@ from wvq.tokenizer.tokens import TokenDataset
 
 from .accelerator import start_trackers
 from .memory import memory_advice
+from .phases import enter
 from .run import Run
 from .sharding import weight_average
 from .state import TrainingState
@@ -119,9 +120,12 @@ class Loop:
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         self._fetched = time.perf_counter()
+        enter("data")
         for number, batch in enumerate(self.loader, start=self.number):
             self.number = number
-            yield {name: values.to(self.accelerator.device) for name, values in batch.items()}
+            moved = {name: values.to(self.accelerator.device) for name, values in batch.items()}
+            enter("host")
+            yield moved
             if self.accelerator.sync_gradients:
                 stopping = self.stop.requested()
                 if self.due(self.config.checkpoint_every) or stopping:
@@ -129,6 +133,7 @@ class Loop:
                 if stopping:
                     self.stop.exit(self.step_number)
             self._fetched = time.perf_counter()
+            enter("data")
 
     def drawn(self, count: int, probability: float) -> Tensor:
         """Which of the `count` items of this process's micro-batch are drawn, each with that probability; bool."""
@@ -138,6 +143,7 @@ class Loop:
     @contextmanager
     def step(self) -> Iterator[None]:
         """Around forward, backward and update of a micro-batch; `step_number` counts the step after its last one."""
+        enter("forward")
         self.model.train()
         with self.accelerator.accumulate(self.model), self.record.guard(self.step_number + 1, self.number):
             scale = self.config.lr_scale(self.step_number)
@@ -150,12 +156,15 @@ class Loop:
             self.progress.update()
             if self.average:
                 self.average.update_parameters(self.accelerator.unwrap_model(self.model))
+        enter("other")
         self._busy += time.perf_counter() - self._fetched
 
     def backward(self, loss: Tensor, terms: dict[str, Tensor] | None = None) -> None:
         """Add the gradients of a loss, a scalar, and take note of it and of the terms it is made of."""
+        enter("backward")
         self.accelerator.backward(loss)
         self.record.add({"loss": loss} if terms is None else terms)
+        enter("forward")  # of another loss, if there is one
 
     def update(self, *optimizers: Any, **parameters: Iterable[nn.Parameter]) -> None:
         """With the last micro-batch of a step: clip the gradients of each of these groups, check, make the step.
@@ -164,6 +173,7 @@ class Loop:
             optimizers: prepared, of `self.optimizers`.
             parameters: groups that are clipped each by itself, under the names that messages call them by.
         """
+        enter("optimizer")
         if self.accelerator.sync_gradients:
             largest = self.config.max_grad_norm
             self.record.check(

@@ -1,11 +1,15 @@
 """Every Python block of the README, the guides and the results runs as it is printed, on toys."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from doc_pages import PAGES, blocks, name_of
+from local_ray import local_ray
 from PIL import Image
 from tiny_pipelines import NAMES, tiny_pipeline, tiny_prior, tiny_tokenizer
 
@@ -101,3 +105,32 @@ def test_images_are_completed_and_inpainted(code, folder, fashion_folder, monkey
     assert not torch.equal(inpainted, kept)
     with Image.open("edits.png") as picture:
         assert picture.width > picture.height > 0
+
+
+@pytest.fixture
+def photos(folder, fashion_folder) -> Path:
+    """The folder, with 100 photos in it and a tokenizer for them."""
+    for path in sorted((fashion_folder / "evaluation").rglob("*.png")):
+        target = folder / "photos" / "train" / path.relative_to(fashion_folder / "evaluation")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+    tiny_tokenizer(image_size=28, channels=1).save_pretrained(folder / "runs" / "tokenizer" / "model")
+    return folder
+
+
+@snippet("datasets.load_dataset")
+def test_datasets_tokenizes(code, photos):
+    names: dict = {}
+    exec(code, names)
+    assert names["tokens"].column_names == ["label", "tokens"]
+    assert np.array(names["tokens"]["tokens"][:]).shape == (100, 49)
+
+
+@pytest.mark.slow  # the start of Ray and of its workers
+@snippet("read_binary_files")
+def test_ray_tokenizes(code, photos):
+    with local_ray():
+        exec(code, {})
+    table = pq.read_table(photos / "tokens")
+    assert set(table.column_names) == {"path", "tokens"}
+    assert len(set(table["path"].to_pylist())) == table.num_rows == 100

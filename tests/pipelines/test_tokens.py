@@ -12,6 +12,7 @@ from shard_folders import png, sample, write_tar
 from toy_runs import untrained_tokenizer
 
 from wvq.pipelines.tokenize import Tokenization, tokenize
+from wvq.pipelines.tokenize_images import encode_images
 from wvq.tokenizer import InputError, VQTokenizer
 from wvq.tokenizer import tokens as tokens_module
 from wvq.tokenizer.data.bad_images import read_bad_images
@@ -75,8 +76,12 @@ def test_tokens_are_encoded_once_for_what_they_depend_on(fashion_folder, tokeniz
         str(tokenizer_folder), DataConfig(source=str(fashion_folder), channels=1), str(tmp_path / "t")
     )
     encoded: list[int] = []
-    encode = VQTokenizer.encode
-    monkeypatch.setattr(VQTokenizer, "encode", lambda self, images: encoded.append(len(images)) or encode(self, images))
+
+    def counting(tokenizer: VQTokenizer, images: torch.Tensor) -> torch.Tensor:
+        encoded.append(len(images))
+        return encode_images(tokenizer, images)
+
+    monkeypatch.setattr("wvq.pipelines.tokenize.encode_images", counting)
     folder = tokenize(config)
     assert sum(encoded) == 600
     written = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
@@ -120,15 +125,15 @@ def test_a_tokenization_that_was_stopped_goes_on(fashion_shards, tokenizer_folde
     data = DataConfig(source=str(fashion_shards), channels=1, streaming=True, horizontal_flip=True)
     config = Tokenization(str(tokenizer_folder), data, str(tmp_path / "stopped"), batch_size=32)
     straight = tokenize(dataclasses.replace(config, output_dir=str(tmp_path / "straight")))
-    encode, encoded = VQTokenizer.encode, list[int]()
+    encoded = list[int]()
 
-    def encode_or_stop(self: VQTokenizer, images: torch.Tensor) -> torch.Tensor:
+    def encode_or_stop(tokenizer: VQTokenizer, images: torch.Tensor) -> torch.Tensor:
         encoded.append(len(images))
         if sum(encoded) > 600:
             raise Interruption
-        return encode(self, images)
+        return encode_images(tokenizer, images)
 
-    monkeypatch.setattr(VQTokenizer, "encode", encode_or_stop)
+    monkeypatch.setattr("wvq.pipelines.tokenize.encode_images", encode_or_stop)
     with pytest.raises(Interruption):
         tokenize(config)
     encoded[:] = [-2000]
