@@ -58,11 +58,13 @@ def copy_pages(folder: Path) -> None:
         target = folder / "pages" / name
         target.parent.mkdir(parents=True, exist_ok=True)
         notebook = (ROOT / name).with_suffix(".ipynb")
-        target.write_text(as_page(notebook) if notebook.is_file() else (ROOT / name).read_text())
+        # pages link to notebooks, and on the site to the page of one
+        text = as_page(notebook) if notebook.is_file() else (ROOT / name).read_text().replace(".ipynb)", ".md)")
+        target.write_text(text)
     shutil.copyfile(ROOT / "mkdocs.yml", folder / "mkdocs.yml")
-    (folder / "code" / "wvq").mkdir(parents=True)
+    (folder / "wvq").mkdir()
     for package in PACKAGES:
-        (folder / "code" / "wvq" / package).symlink_to(ROOT / package)
+        (folder / "wvq" / package).symlink_to(ROOT / package)
 
 
 def as_page(notebook: Path) -> str:
@@ -79,7 +81,7 @@ def render(folder: Path) -> Path:
         SiteError: for any warning.
     """
     command = [sys.executable, "-m", "zensical", "build", "--strict", "--config-file", str(folder / "mkdocs.yml")]
-    environment = os.environ | {"PYTHONPATH": str(folder / "code"), "NO_COLOR": "1"}
+    environment = os.environ | {"PYTHONPATH": str(folder), "NO_COLOR": "1"}
     result = subprocess.run(
         command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
