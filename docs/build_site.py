@@ -7,6 +7,7 @@ nowhere, and whatever a reader's browser would fetch from elsewhere.
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -31,7 +32,6 @@ class SiteError(Exception):
 
 def pages() -> list[str]:
     """Paths of the pages in the order of the navigation, relative to the repository."""
-    # Zensical's tags are plain text here: only `nav` is read
     return list(_leaves(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]))
 
 
@@ -62,6 +62,7 @@ def copy_pages(folder: Path) -> None:
         text = as_page(notebook) if notebook.is_file() else (ROOT / name).read_text().replace(".ipynb)", ".md)")
         target.write_text(text)
     shutil.copyfile(ROOT / "mkdocs.yml", folder / "mkdocs.yml")
+    shutil.copytree(ROOT / "docs" / "templates", folder / "templates")
     (folder / "wvq").mkdir()
     for package in PACKAGES:
         (folder / "wvq" / package).symlink_to(ROOT / package)
@@ -81,12 +82,12 @@ def render(folder: Path) -> Path:
         SiteError: for any warning.
     """
     command = [sys.executable, "-m", "zensical", "build", "--strict", "--config-file", str(folder / "mkdocs.yml")]
-    environment = os.environ | {"PYTHONPATH": str(folder), "NO_COLOR": "1"}
+    environment = os.environ | {"PYTHONPATH": str(folder)}
     result = subprocess.run(
         command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     if result.returncode or "warning" in result.stdout.lower():
-        raise SiteError(result.stdout)
+        raise SiteError(re.sub("\x1b\\[[0-9;]*m", "", result.stdout))  # without its colours
     return folder / "site"
 
 
@@ -97,7 +98,7 @@ def search_from_disk(site: Path) -> None:
         SiteError: if Zensical asks for something else than it did.
     """
     (worker,) = site.glob("assets/javascripts/workers/search.*.js")
-    source = f"""const source = {_as_javascript(worker.read_text())};
+    source = f"""const source = {json.dumps(worker.read_text())};
 if (location.protocol === "file:")
   window.Worker = class extends Worker {{
     constructor() {{
@@ -112,10 +113,6 @@ if (location.protocol === "file:")
             raise SiteError(f"{page.name} does not load {WORKER_SHIM}: see what Zensical's offline plugin does now")
         up = "../" * (len(page.relative_to(site).parts) - 1)
         page.write_text(text.replace(WORKER_SHIM, up + OWN_SHIM))
-
-
-def _as_javascript(text: str) -> str:
-    return json.dumps(text).replace("</", "<\\/")
 
 
 class Page(HTMLParser):
