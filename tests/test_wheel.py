@@ -1,4 +1,4 @@
-"""The wheel holds every sub-package and data file, its `wvq` runs without the source, and a second build is the same."""
+"""The wheel holds every sub-package and data file, its `wvq` runs without the source, a second build is the same."""
 
 import os
 import shutil

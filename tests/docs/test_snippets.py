@@ -80,7 +80,7 @@ def test_quantizers_combine(code):
     assert names["output"].indices.shape == (2, 4, 4, 4)
 
 
-@snippet("num_images_per_label")
+@snippet('["Sneaker", "Bag"]')
 def test_a_pipeline_draws_images(code, folder):
     tiny_pipeline().save_pretrained(folder / PIPELINE)
     names: dict = {}
