@@ -32,7 +32,8 @@ def members(value: type) -> Iterator[tuple[str, Callable | property]]:
 def written(value: Any) -> str:
     """The code of a function, of a property, or of what makes an object of a class."""
     if not inspect.isclass(value):
-        return inspect.getsource(inspect.unwrap(value.fget if isinstance(value, property) else value))
+        function: Any = value.fget if isinstance(value, property) else value
+        return inspect.getsource(inspect.unwrap(function))
     constructors = (vars(value).get("__init__"), vars(value).get("__post_init__"))
     return "".join(
         inspect.getsource(function)

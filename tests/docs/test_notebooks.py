@@ -4,7 +4,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from notebooks import NOTEBOOKS, execute
+from executed_notebooks import NOTEBOOKS, execute
 
 MORE_CODES = "assert usage['wasserstein']['utilization'] > usage['vanilla']['utilization'] + {margin}"
 
