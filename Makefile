@@ -6,7 +6,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: install demo data test test-slow test-gpu lint clean
+.PHONY: install demo data docs dist test test-slow test-gpu lint clean
 
 install: $(VENV)/.installed
 
@@ -22,6 +22,16 @@ data:
 
 demo: install data
 	$(BIN)/wvq demo
+
+# The site, in build/docs/site; a warning or a link that leads nowhere is an error.
+docs: install
+	$(BIN)/python docs/build_site.py
+
+# The wheel and the source distribution, in dist/: the same commit makes the same bytes.
+dist: install
+	rm -rf dist
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -m build --no-isolation --outdir dist
+	$(BIN)/twine check --strict dist/*
 
 test: install data
 	$(BIN)/python -m pytest -m "not slow"

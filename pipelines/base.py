@@ -51,10 +51,12 @@ class Pipeline:
 
     @property
     def device(self) -> torch.device:
+        """Where the weights are."""
         return next(next(iter(self.components.values())).parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
+        """Of the weights of the first component."""
         return next(next(iter(self.components.values())).parameters()).dtype
 
     def to(

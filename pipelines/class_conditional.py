@@ -89,6 +89,11 @@ class ClassConditionalPipeline(Pipeline):
 
     @classmethod
     def extra_arguments(cls, index: dict[str, Any]) -> dict[str, Any]:
+        """The names of the classes, from model_index.json.
+
+        Raises:
+            InputError: if they are no list of strings.
+        """
         names = index.get("class_names", [])
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise InputError(f"model_index.json has class_names = {names!r:.60}; it must be a list of strings")
@@ -240,7 +245,7 @@ class ClassConditionalPipeline(Pipeline):
     def complete(
         self, images: Tensor, rows: int, class_labels: ClassLabels | None = None, **options: Any
     ) -> ImagePipelineOutput | Any:
-        """Keep the uppermost rows of pixels of images and draw the rest; arguments as for `inpaint`.
+        """Keep the uppermost rows of pixels of images (N, C, H, W) and draw the rest; arguments as for `inpaint`.
 
         Raises:
             InputError: for a number of rows that no grid row ends at, and as `inpaint`.

@@ -66,7 +66,7 @@ class ReconstructionPipeline(Pipeline):
         """Images whose masked tokens are those of others; the decoder blends the seam.
 
         Args:
-            images, others: N of each, as for `__call__`.
+            images, others: (N, C, H, W) each, or N pictures each, as for `__call__`.
             mask: bool (h, w) or (N, h, w), of the token grid, true where the others' tokens are taken.
             output_type, return_dict: as for `__call__`.
 
@@ -89,7 +89,7 @@ class ReconstructionPipeline(Pipeline):
         """Images on the way from each of N to its other: codes are mixed linearly, and the nearest codes decoded.
 
         Args:
-            images, others: N of each, as for `__call__`.
+            images, others: (N, C, H, W) each, or N pictures each, as for `__call__`.
             num_steps: images from each one to its other, both of them included; at least 2.
             output_type, return_dict: as for `__call__`; N * num_steps images, those of a pair one after another.
 

@@ -25,7 +25,11 @@ SIZES = {  # hidden_size, num_layers, num_heads; from B on those of LlamaGen (ar
 
 @dataclass(frozen=True)
 class PriorSize:
-    """Width and depth of a prior: one of the table `SIZES`, or one's own."""
+    """Width and depth of a prior: one of the table `SIZES`, or one's own.
+
+    Raises:
+        InputError: for a name that is not listed, a negative number, or heads that do not divide the width.
+    """
 
     architecture: Literal["llama", "gpt2"] = "llama"
     """Llama (rotary positions, RMS norm, SwiGLU) or GPT-2 (learnt positions, layer norm, GELU)."""
@@ -65,7 +69,11 @@ class PriorSize:
 
 @dataclass(frozen=True, kw_only=True)
 class PriorConfig(PriorSize):
-    """A prior's size and what it speaks about. Vocabulary: codes 0..K-1, then one id per class, then the null class."""
+    """A prior's size and what it speaks about. Vocabulary: codes 0..K-1, then one id per class, then the null class.
+
+    Raises:
+        InputError: as `PriorSize`, and for fewer than 2 codes or 1 token, or numbers that M does not divide.
+    """
 
     num_codes: int
     """Codes of the tokenizer, K; M * K with M codes at each position of its grid."""

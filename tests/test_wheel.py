@@ -1,4 +1,4 @@
-"""The wheel holds every sub-package and data file, and its `wvq` runs where the source is not."""
+"""The wheel holds every sub-package and data file, its `wvq` runs without the source, a second build is the same."""
 
 import os
 import shutil
@@ -15,10 +15,17 @@ PACKAGES = ("tokenizer", "prior", "pipelines", "eval")
 EXTENSION = f"prior/decoder/_attention{sysconfig.get_config_var('EXT_SUFFIX')}"  # built where there is a C compiler
 
 
+EPOCH = "1700000000"
+
+
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a build reads."""
+    return copied_source(tmp_path_factory.mktemp("source"))
+
+
+def copied_source(folder: Path) -> Path:
     """A copy of what a build reads, without what an earlier one left."""
-    folder = tmp_path_factory.mktemp("source")
     for name in PACKAGES:
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
     for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
@@ -30,7 +37,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel that `python -m build` makes, by way of the source distribution."""
     output = tmp_path_factory.mktemp("dist")
-    python("-m", "build", "--no-isolation", "--outdir", output, source, folder=output)
+    python("-m", "build", "--no-isolation", "--outdir", output, source, folder=output, SOURCE_DATE_EPOCH=EPOCH)
     (wheel,) = output.glob("*.whl")
     return wheel
 
@@ -96,3 +103,19 @@ print(*wvq.__path__)
 def test_the_wheels_command_runs_elsewhere(installed: Path, tmp_path: Path, arguments: list[str], text: str) -> None:
     assert text in elsewhere(installed, tmp_path, installed / "bin" / "wvq", *arguments)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["sdist", pytest.param("wheel", marks=pytest.mark.slow)])
+def test_a_second_build_has_the_same_bytes(wheel: Path, tmp_path: Path, kind: str) -> None:
+    """Of files that were copied later to another folder."""
+    again = copied_source(tmp_path / "elsewhere")
+    options = ("--no-isolation", "--outdir", tmp_path, *(["--sdist"] if kind == "sdist" else []))
+    python("-m", "build", *options, again, folder=tmp_path, SOURCE_DATE_EPOCH=EPOCH)
+    built = {file.name: file.read_bytes() for file in tmp_path.iterdir() if file.is_file()}
+    assert len(built) == (1 if kind == "sdist" else 2)
+    for name, content in built.items():
+        assert content == (wheel.parent / name).read_bytes(), f"{name} differs"
+
+
+def test_what_is_built_may_be_uploaded(wheel: Path) -> None:
+    assert "FAILED" not in python("-m", "twine", "check", "--strict", *wheel.parent.iterdir(), folder=wheel.parent)

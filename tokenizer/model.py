@@ -18,7 +18,11 @@ from .storage.pretrained import SavedModule, state_sha256
 
 @dataclass(frozen=True)
 class TokenizerConfig:
-    """What a `VQTokenizer` is made of."""
+    """What a `VQTokenizer` is made of.
+
+    Raises:
+        InputError: for sizes that do not fit together, and another quantizer or option of it.
+    """
 
     image_size: int = 28
     """Height and width of the images; it must divide by 2 for every down-sampling."""

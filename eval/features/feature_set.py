@@ -81,7 +81,7 @@ class FeatureSet:
         return self.published.mean_and_factor() if self.published else mean_and_factor(self.vectors)
 
     def spatial_mean_and_factor(self) -> tuple[Tensor, Tensor]:
-        """The same of the spatial features.
+        """The same of the spatial features, (s,) and (s, r).
 
         Raises:
             InputError: if there are none.

@@ -96,7 +96,7 @@ class ReferenceStatistics:
         return self.mean, covariance_factor(self.covariance)
 
     def spatial_mean_and_factor(self) -> tuple[Tensor, Tensor]:
-        """The same of the spatial features.
+        """The same of the spatial features, (s,) and (s, r).
 
         Raises:
             InputError: if there are none.

@@ -30,6 +30,13 @@ def snippet(containing: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("code", [pytest.param(found[0], id=containing)])
 
 
+def snippets_of(page: str) -> pytest.MarkDecorator:
+    """Give a test all blocks of a page, which belong together."""
+    found = [code for name, code in BLOCKS if name == page]
+    RUN_HERE.extend(found)
+    return pytest.mark.parametrize("codes", [pytest.param(found, id=page)])
+
+
 @pytest.mark.parametrize(("page", "code"), BLOCKS, ids=[page for page, _ in BLOCKS])
 def test_every_block_is_run(page, code):
     tests = [containing for containing in RUN_HERE if containing in code]
@@ -41,6 +48,17 @@ def folder(tmp_path, monkeypatch) -> Path:
     """Where the block runs."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def fashion_source(fashion_folder, monkeypatch) -> None:
+    """Every source is Fashion-MNIST's 600 images."""
+    load_splits = wvq.tokenizer.data.load_splits
+    monkeypatch.setattr(
+        wvq.tokenizer.data,
+        "load_splits",
+        lambda config: load_splits(dataclasses.replace(config, source=str(fashion_folder))),
+    )
 
 
 @snippet("reconstruction_loss")
@@ -66,13 +84,46 @@ def test_quantizers_combine(code):
     assert names["output"].indices.shape == (2, 4, 4, 4)
 
 
-@snippet("num_images_per_label")
+@snippet('["Sneaker", "Bag"]')
 def test_a_pipeline_draws_images(code, folder):
     tiny_pipeline().save_pretrained(folder / PIPELINE)
     names: dict = {}
     exec(code, names)
     assert {"Sneaker", "Bag"} < set(NAMES)
     assert [type(image) for image in names["images"]] == 8 * [Image.Image]
+
+
+@snippets_of("docs/tour.md")
+def test_the_tour(codes, folder, fashion_source):
+    tokenizer, prior = tiny_tokenizer(image_size=32, channels=1, patch_size=4), tiny_prior()
+    prior.config.tokenizer_fingerprint = tokenizer.fingerprint
+    ClassConditionalPipeline(tokenizer, prior, NAMES).save_pretrained(folder / PIPELINE)
+    names: dict = {}
+    for code in codes:
+        exec(code, names)
+    assert names["tokens"].shape == (3, 4, 4)
+    assert names["reconstructions"].shape == (3, 1, 32, 32)
+    assert 1 / 32 <= names["scores"]["utilization"] <= 1
+    assert [type(image) for image in names["sneakers"]] == 16 * [Image.Image]
+
+
+@snippet("moments =")
+def test_the_distance_of_collapsed_codes(code):
+    names: dict = {}
+    exec(code, names)
+    assert abs(names["distance"] - 2 * 8**0.5) < 0.3
+
+
+@snippet("build_extractor")
+def test_a_frechet_distance(code):
+    names: dict = {}
+    exec(code, names)
+    assert names["value"] > 0
+
+
+@snippet("demo = TokenizerConfig")
+def test_tokens_of_the_demo(code):
+    exec(code, {})
 
 
 @snippet("train.take")
@@ -86,16 +137,10 @@ def test_images_are_taken_by_index(code, folder, fashion_folder):
 
 
 @snippet("pipeline.inpaint")
-def test_images_are_completed_and_inpainted(code, folder, fashion_folder, monkeypatch):
+def test_images_are_completed_and_inpainted(code, folder, fashion_source):
     tokenizer, prior = tiny_tokenizer(image_size=28, channels=1), tiny_prior(num_classes=10, num_tokens=49)
     prior.config.tokenizer_fingerprint = tokenizer.fingerprint
     ClassConditionalPipeline(tokenizer, prior).save_pretrained(folder / PIPELINE)
-    load_splits = wvq.tokenizer.data.load_splits
-    monkeypatch.setattr(
-        wvq.tokenizer.data,
-        "load_splits",
-        lambda config: load_splits(dataclasses.replace(config, source=str(fashion_folder))),
-    )
     names: dict = {}
     exec(code, names)
     kept, completed, inpainted = names["rows"][0], names["rows"][2], names["rows"][6]

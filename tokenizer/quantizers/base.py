@@ -118,7 +118,7 @@ class Quantizer(nn.Module):
         return None, {}
 
     def end_step(self, vectors: Tensor, indices: Tensor) -> tuple[Tensor | None, dict[str, Tensor]]:
-        """What follows the last forward of an optimizer step; see `codebook_step`."""
+        """What follows the last forward of an optimizer step, with vectors (N, D) and indices (N,): `codebook_step`."""
         return self.codebook_step(vectors, indices)
 
     def abandon_step(self) -> None:

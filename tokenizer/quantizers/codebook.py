@@ -33,6 +33,9 @@ class CodebookQuantizer(Quantizer):
         gradient_estimator: "straight-through" or "rotation".
         revival: dead codes, those with less than this share of the mean use, are moved to vectors of the step; in
             [0, 1), 0 for none. See `Revival`.
+
+    Raises:
+        InputError: for an option outside these bounds, or a name that there is not.
     """
 
     init_std: float = 0.01

@@ -18,6 +18,8 @@ class MMDQuantizer(VanillaQuantizer):
     The features' side is detached. The paper compares all features of the batch with all codes, N^2 + N K + K^2 kernel
     values; above `max_points` this quantizer takes evenly spread features and codes, others in every step.
 
+    Source: arXiv 2506.15078.
+
     Args:
         codebook_size, codebook_dim, init_std, initialization, initialization_steps, gradient_estimator, revival: see
             `CodebookQuantizer`.
@@ -25,6 +27,9 @@ class MMDQuantizer(VanillaQuantizer):
         codebook_weight: alpha, weight of the term that moves the codes.
         mmd_weight: gamma.
         max_points: features, and codes, that are compared in a step.
+
+    Raises:
+        InputError: for max_points below 2, and as `CodebookQuantizer`.
     """
 
     commitment_weight: float = 0.1

@@ -23,6 +23,9 @@ class MomentMatchingQuantizer(VanillaQuantizer):
         codebook_weight: alpha; 1.0 is the paper's.
         statistics_window: steps over which the features' mean and covariance are taken; 8 is the paper's.
         scale_free: whether the distance between both is divided by the features' largest standard deviation.
+
+    Raises:
+        InputError: for a codebook_size that is too small, a statistics_window below 1, and as `CodebookQuantizer`.
     """
 
     commitment_weight: float = 0.1

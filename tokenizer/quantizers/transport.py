@@ -21,6 +21,8 @@ class TransportQuantizer(MomentMatchingQuantizer):
     after the first step, and a small part of it in each step that follows, while the encoder moves. Codes that start
     from data have no way to go at first.
 
+    Source: this project.
+
     Args:
         codebook_size, codebook_dim, init_std, initialization, initialization_steps, gradient_estimator, revival: see
             `CodebookQuantizer`; codebook_size must be above codebook_dim, or the codes have no full covariance to
@@ -32,6 +34,9 @@ class TransportQuantizer(MomentMatchingQuantizer):
         transport_step: part of the way to the features that is gone in each step, in [0, 1].
         decay: codes follow their vectors by moving averages of this decay, in [0, 1), instead of by gradient; None for
             the gradient.
+
+    Raises:
+        InputError: for a transport_step outside [0, 1], a decay outside [0, 1), and as `WassersteinQuantizer`.
     """
 
     transport_step: float = 0.05

@@ -12,11 +12,16 @@ from .codebook import CodebookQuantizer
 class VanillaQuantizer(CodebookQuantizer):
     """Codes follow their vectors by gradient, vectors are held near their codes by the commitment loss.
 
+    Source: VQ-VAE, arXiv 1711.00937.
+
     Args:
         codebook_size, codebook_dim, init_std, initialization, initialization_steps, gradient_estimator, revival: see
             `CodebookQuantizer`.
         commitment_weight: beta, weight of the term that moves the vectors.
         codebook_weight: alpha, weight of the term that moves the codes.
+
+    Raises:
+        InputError: as `CodebookQuantizer`.
     """
 
     commitment_weight: float = 1.0

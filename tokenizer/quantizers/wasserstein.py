@@ -14,6 +14,8 @@ class WassersteinQuantizer(MomentMatchingQuantizer):
     The features' side is detached, so the distance moves only the codebook; every code gets a gradient from it, used or
     not, which is what keeps codes from dying.
 
+    Source: arXiv 2506.15078.
+
     Args:
         codebook_size, codebook_dim, init_std, initialization, initialization_steps, gradient_estimator, revival: see
             `CodebookQuantizer`; codebook_size must be above codebook_dim, or the codes have no full covariance to
@@ -24,6 +26,9 @@ class WassersteinQuantizer(MomentMatchingQuantizer):
         scale_free: whether the distance is divided by the features' largest standard deviation, so that gamma does not
             depend on their scale.
         wasserstein_weight: gamma; 0.5 is the paper's.
+
+    Raises:
+        InputError: for a codebook_size that is too small, a statistics_window below 1, and as `CodebookQuantizer`.
     """
 
     wasserstein_weight: float = 0.5

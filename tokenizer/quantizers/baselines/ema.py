@@ -13,11 +13,16 @@ from ..running_means import RunningMeans
 class EMAQuantizer(CodebookQuantizer):
     """Codes follow their vectors by exponential moving averages, without gradient.
 
+    Source: VQ-VAE, arXiv 1711.00937, appendix A.1.
+
     Args:
         codebook_size, codebook_dim, init_std, initialization, initialization_steps, gradient_estimator, revival: see
             `CodebookQuantizer`.
         commitment_weight: beta, weight of the term that moves the vectors.
         decay: of the moving averages, in [0, 1); 0.99 is VQ-VAE's, 0.8 that of arXiv 2506.15078.
+
+    Raises:
+        InputError: for a decay outside [0, 1), and as `CodebookQuantizer`.
     """
 
     commitment_weight: float = 1.0

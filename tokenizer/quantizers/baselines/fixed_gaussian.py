@@ -28,10 +28,15 @@ class GaussianQuantizer(Quantizer):
     the code is the nearest one. The authors' program spreads the codes by a Sobol' sequence; here they are independent
     draws, as in the paper's text.
 
+    Source: after Gaussian Quant, arXiv 2512.06609.
+
     Args:
         codebook_size, codebook_dim: see `Quantizer`.
         commitment_weight: beta, weight of the term that moves the vectors; 0.25 is VQ-VAE's, the paper has none.
         statistics_window: steps over which the features' mean and covariance are taken.
+
+    Raises:
+        InputError: for a statistics_window below 1, and as `Quantizer`.
     """
 
     commitment_weight: float = 0.25

@@ -23,6 +23,8 @@ class FSQuantizer(Quantizer):
     vector-quantize-pytorch has it; without one where D = d, which is the paper's. There is no loss: the gradient of the
     reconstruction passes straight through the rounding.
 
+    Source: arXiv 2309.15505.
+
     Args:
         codebook_size: K, the product of the levels.
         codebook_dim: D.

@@ -16,12 +16,17 @@ class LinearQuantizer(VanillaQuantizer):
 
     Every vector's gradient moves the whole codebook, used codes and unused ones alike.
 
+    Source: SimVQ, arXiv 2411.02038.
+
     Args:
         codebook_size, codebook_dim, init_std, initialization, initialization_steps, gradient_estimator, revival: see
             `CodebookQuantizer`; init_std and initialization are those of e, and with codes from data W starts as the
             identity. There is no revival.
         commitment_weight: beta, weight of the term that moves the vectors.
         codebook_weight: alpha, weight of the term that moves the codes.
+
+    Raises:
+        InputError: for a revival other than 0, and as `CodebookQuantizer`.
     """
 
     init_std: float = 1.0

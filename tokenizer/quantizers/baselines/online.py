@@ -25,6 +25,8 @@ class OnlineQuantizer(VanillaQuantizer):
     move. Codes are chosen by Euclidean distance, where CVQ-VAE's default is the cosine; its contrastive loss is left
     out.
 
+    Source: after CVQ-VAE, arXiv 2307.15139.
+
     Args:
         codebook_size, codebook_dim, init_std, initialization, initialization_steps, gradient_estimator, revival: see
             `CodebookQuantizer`.
@@ -33,6 +35,9 @@ class OnlineQuantizer(VanillaQuantizer):
         decay: of the average use, in [0, 1).
         anchor: "nearest", the vector nearest to the code, CVQ-VAE's "closest"; or "probrandom", CVQ-VAE's default, one
             drawn with a probability in proportion to exp(cosine of vector and code).
+
+    Raises:
+        InputError: for a decay outside [0, 1), another anchor, and as `CodebookQuantizer`.
     """
 
     decay: float = 0.99

@@ -25,6 +25,8 @@ class SinkhornQuantizer(VanillaQuantizer):
     program has before them (which is `LinearQuantizer`); and they start where `initialization` says, in the program by
     k-means, to which "kmeans++" comes nearest. With accumulated gradients a plan is that of a micro-batch.
 
+    Source: OptVQ, arXiv 2412.15195.
+
     Args:
         codebook_size, codebook_dim, init_std, initialization, initialization_steps, gradient_estimator, revival: see
             `CodebookQuantizer`.
@@ -32,6 +34,9 @@ class SinkhornQuantizer(VanillaQuantizer):
         codebook_weight: alpha, weight of the term that moves the codes; 0.25 is the paper's.
         epsilon: weight of the plan's entropy, above 0, in standard deviations of the distances.
         iterations: of Sinkhorn, at least 1.
+
+    Raises:
+        InputError: for an epsilon that is not above 0, iterations below 1, and as `CodebookQuantizer`.
     """
 
     codebook_weight: float = 0.25

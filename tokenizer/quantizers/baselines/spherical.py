@@ -22,6 +22,9 @@ class SphericalQuantizer(VanillaQuantizer):
             faster a step turns them.
         commitment_weight: beta, weight of the term that moves the vectors; 0.25 is the paper's.
         codebook_weight: alpha, weight of the term that moves the codes.
+
+    Raises:
+        InputError: as `CodebookQuantizer`.
     """
 
     init_std: float = 1.0
