@@ -21,6 +21,13 @@ from wvq.tokenizer.progress import progress_bar
 from .base import ImagePipelineOutput, Pipeline, check_output_type, format_images, to_pixels
 from .labels import ClassLabels, labels_of
 
+_FOR_DIFFUSERS = '"""How diffusers finds the code of this folder: in the package wvq, which has to be installed."""\n\n'
+SHIMS = {
+    "pipeline.py": f"{_FOR_DIFFUSERS}from wvq.pipelines.sharing.diffusers_pipeline import (\n"
+    "    DiffusersPipeline as ClassConditionalPipeline,\n)\n",
+    "tokenizer/wvq.tokenizer.py": f"{_FOR_DIFFUSERS}from wvq.tokenizer import VQTokenizer\n",
+}
+
 
 class ClassConditionalPipeline(Pipeline):
     """Generates images of given classes, or without any for a prior trained without classes.
@@ -43,6 +50,8 @@ class ClassConditionalPipeline(Pipeline):
         "prior": ("transformers", *(known.__name__ for known in PRIOR_CLASSES.values())),
     }
     component_loaders: ClassVar = {"tokenizer": VQTokenizer.from_pretrained, "prior": load_prior}
+    shims: ClassVar = SHIMS
+    extra_files: ClassVar = frozenset({"samples.png", "scores.json", "training.json"})
 
     tokenizer: VQTokenizer
     prior: LlamaForCausalLM | GPT2LMHeadModel
@@ -64,12 +73,14 @@ class ClassConditionalPipeline(Pipeline):
                 "they do not belong together"
             )
         trained_on = getattr(config, "tokenizer_fingerprint", None)
-        if trained_on is not None and trained_on != tokenizer.fingerprint:
-            raise InputError(
-                f"the prior was trained on tokens of tokenizer {trained_on[:12]}, this tokenizer is "
-                f"{tokenizer.fingerprint[:12]}; they do not belong together"
-                + ("" if tokenizer.dtype == torch.float32 else " (cast the pipeline, not the tokenizer before it)")
-            )
+        if trained_on is not None and trained_on != (own := tokenizer.fingerprint):
+            if tokenizer.rounded_from.get(own) != trained_on:
+                raise InputError(
+                    f"the prior was trained on tokens of tokenizer {trained_on[:12]}, this tokenizer is "
+                    f"{own[:12]}; they do not belong together"
+                    + ("" if tokenizer.dtype == torch.float32 else " (cast the pipeline, not the tokenizer before it)")
+                )
+            config.tokenizer_fingerprint = own
         if self.class_names and len(self.class_names) != config.num_classes:
             raise InputError(
                 f"{len(self.class_names)} class_names were given, the prior has {config.num_classes} classes"
