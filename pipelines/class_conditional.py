@@ -19,7 +19,7 @@ from wvq.tokenizer.data.decoding import to_model
 from wvq.tokenizer.progress import progress_bar
 
 from .base import ImagePipelineOutput, Pipeline, check_output_type, format_images, to_pixels
-from .labels import ClassLabels, labels_of
+from .labels import ClassLabels, labels_of, names_in_index
 
 _FOR_DIFFUSERS = '"""How diffusers finds the code of this folder: in the package wvq, which has to be installed."""\n\n'
 SHIMS = {
@@ -96,14 +96,11 @@ class ClassConditionalPipeline(Pipeline):
         return self
 
     def index(self) -> dict[str, Any]:
-        return super().index() | {"class_names": list(self.class_names)}
+        return super().index() | {"id2label": dict(enumerate(self.class_names))}
 
     @classmethod
     def extra_arguments(cls, index: dict[str, Any]) -> dict[str, Any]:
-        names = index.get("class_names", [])
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise InputError(f"model_index.json has class_names = {names!r:.60}; it must be a list of strings")
-        return {"class_names": names}
+        return {"class_names": names_in_index(index)}
 
     def labels_of(self, class_labels: ClassLabels | None) -> Tensor:
         """Labels (N,), int64, of class numbers or names; None, for a prior without classes, is its one null class.

@@ -22,7 +22,8 @@ class DiffusersPipeline(DiffusionPipeline):
     Diffusers makes it from a saved pipeline. Its components are those of the pipeline inside, which does the work.
 
     Args:
-        tokenizer, prior, class_names: of `ClassConditionalPipeline`.
+        tokenizer, prior: of `ClassConditionalPipeline`.
+        id2label: names of the prior's classes by their numbers, in order; None to use numbers only.
 
     Raises:
         InputError: if tokenizer, prior and names do not belong together.
@@ -35,11 +36,11 @@ class DiffusersPipeline(DiffusionPipeline):
     tokenizer: VQTokenizer
     prior: PreTrainedModel
 
-    def __init__(self, tokenizer: VQTokenizer, prior: PreTrainedModel, class_names: list[str] | None = None):
+    def __init__(self, tokenizer: VQTokenizer, prior: PreTrainedModel, id2label: dict[str, str] | None = None):
         super().__init__()
-        self.inside = ClassConditionalPipeline(tokenizer, prior, class_names or ())
+        self.inside = ClassConditionalPipeline(tokenizer, prior, [*(id2label or {}).values()])
         self.register_modules(tokenizer=tokenizer, prior=prior)
-        self.register_to_config(class_names=class_names or [])
+        self.register_to_config(id2label=id2label or {})
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)

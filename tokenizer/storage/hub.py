@@ -94,7 +94,7 @@ def push_folder(
         repo_id: the repository.
         private: whether a repository that is made is seen by its owner alone.
         token: see `HubArguments`; it must have the right to write.
-        revision: branch to upload to; the main one by default.
+        revision: branch to upload to, made if need be; the main one by default.
         kept: files that stay as they are where the repository has them already.
 
     Returns:
@@ -106,6 +106,8 @@ def push_folder(
     api = HfApi(token=token)
     try:
         url = api.create_repo(repo_id, private=private, exist_ok=True)
+        if revision is not None:
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
         there = [name for name in kept if api.file_exists(repo_id, name, revision=revision)]
         api.upload_folder(
             repo_id=repo_id,
