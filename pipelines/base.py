@@ -19,6 +19,7 @@ from wvq.tokenizer.storage.hub import AUTHORS_OWN, HubArguments, Pushed, local_f
 from wvq.tokenizer.storage.pretrained import check_dtype
 from wvq.tokenizer.storage.untrusted import check_inside, file_inside, first_line, read_json
 
+ORIGIN_FILE = "training.json"
 OUTPUT_TYPES = ("pil", "np", "pt", "uint8", "latent")
 
 
@@ -43,8 +44,8 @@ class Pipeline(Pushed):
     shims: ClassVar[Mapping[str, str]] = {}
     """Files of Python by which diffusers, if it is told to trust the folder, finds the classes of this package; they
     are written, and never read here."""
-    extra_files: ClassVar[frozenset[str]] = frozenset()
-    """What is written into a saved pipeline's folder later, and stays there when it is saved anew."""
+    origin: dict[str, Any] | None = None
+    """How its components were trained, where that is known; kept in training.json."""
 
     def __init__(self, **components: nn.Module):
         self.components = components
@@ -98,15 +99,17 @@ class Pipeline(Pushed):
         return {"_class_name": ["pipeline", name] if self.shims else name, **components}
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write model_index.json and a folder per component (configuration in JSON, weights in safetensors).
+        """Write model_index.json, and a folder per component (configuration in JSON, weights in safetensors).
 
         Raises:
             InputError: if the folder, which may be a cloned repository, holds anything else.
         """
-        with written_whole(Path(folder), beside=AUTHORS_OWN | self.extra_files) as partial:
+        with written_whole(Path(folder), beside=AUTHORS_OWN) as partial:
             write_json(partial / "model_index.json", self.index())
             for name, component in self.components.items():
                 component.save_pretrained(partial / name)  # pyright: ignore[reportCallIssue]
+            if self.origin is not None:
+                write_json(partial / ORIGIN_FILE, self.origin)
             for name, code in self.shims.items():
                 write_file(partial / name, code.encode())
 
@@ -141,6 +144,8 @@ class Pipeline(Pushed):
                 raise InputError(f"{folder / name} does not exist")
         components = {name: load(folder / name) for name, load in cls.component_loaders.items()}
         pipeline = cls(**components, **cls.extra_arguments(index))
+        if (folder / ORIGIN_FILE).exists():
+            pipeline.origin = read_json(file_inside(folder, ORIGIN_FILE))
         return pipeline if torch_dtype is None else pipeline.to(torch_dtype)
 
     @classmethod

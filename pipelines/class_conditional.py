@@ -51,7 +51,6 @@ class ClassConditionalPipeline(Pipeline):
     }
     component_loaders: ClassVar = {"tokenizer": VQTokenizer.from_pretrained, "prior": load_prior}
     shims: ClassVar = SHIMS
-    extra_files: ClassVar = frozenset({"samples.png", "scores.json", "training.json"})
 
     tokenizer: VQTokenizer
     prior: LlamaForCausalLM | GPT2LMHeadModel

@@ -66,6 +66,16 @@ COMMANDS = {
     "evaluate": Command(
         "score reconstructions and samples", "wvq.eval.evaluate:evaluate", "wvq.eval.evaluate:Evaluation"
     ),
+    "card": Command(
+        "write the model card of a pipeline: training, scores, samples, how to load it",
+        "wvq.pipelines.sharing.card:card",
+        "wvq.pipelines.sharing.card:Card",
+    ),
+    "push": Command(
+        "upload a pipeline to the Hugging Face hub: wvq push FOLDER OWNER/NAME",
+        "wvq.pipelines.sharing.push:push",
+        "wvq.pipelines.sharing.push:Push",
+    ),
     "sweep": Command(
         "find the guidance, temperature and truncation that suit a pipeline, on training images",
         "wvq.eval.sweep.command:sweep_pipeline",
@@ -183,7 +193,7 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
         parser_mode=allow_recipes(dashed, lists),
     )
     parser.add_argument("--config", action="config", help="a recipe: these options in a YAML or JSON file")
-    parser.add_class_arguments(configuration)
+    parser.add_class_arguments(configuration, as_positional=True)  # what has no default
     for source, target in command.links:
         for part in _parts(configuration, source):
             parser.link_arguments(source + part, target + part, _DEFAULTS.get(source + part))

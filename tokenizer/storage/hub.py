@@ -13,7 +13,9 @@ from .untrusted import check_inside, first_line, user_path
 
 READ = ("*.json", "*.safetensors")
 """What is downloaded of a repository: nothing that could be run."""
-AUTHORS_OWN = frozenset({".git", ".gitattributes", ".gitignore", "README.md", "LICENSE", "LICENSE.md", "LICENSE.txt"})
+CARD = ("README.md", "samples.png")
+"""The card of a repository and its picture."""
+AUTHORS_OWN = frozenset({".git", ".gitattributes", ".gitignore", *CARD, "LICENSE", "LICENSE.md", "LICENSE.txt"})
 """What a clone of a repository has beside the files of a model; saving into it leaves these alone."""
 
 _REFUSALS: Any = (HFValidationError, *HfHubHTTPError.__bases__)  # these: the error of its HTTP client, and OSError
@@ -132,7 +134,7 @@ class Pushed(Protocol):
         """Save into the hub's repository repo_id ("owner/name"), made if need be; returns its address.
 
         Args:
-            repo_id: the repository; a README.md that it has stays as it is.
+            repo_id: the repository; a card that it has stays as it is.
             private: whether a repository that is made is seen by its owner alone.
             token: by default that of `hf auth login`.
             revision: branch to upload to; the main one by default.
@@ -142,4 +144,4 @@ class Pushed(Protocol):
         """
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(Path(folder) / "saved")
-            return push_folder(Path(folder) / "saved", repo_id, private, token, revision, kept=["README.md"])
+            return push_folder(Path(folder) / "saved", repo_id, private, token, revision, kept=CARD)
