@@ -170,7 +170,7 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
 
     from wvq.tokenizer.errors import InputError
 
-    from .list_options import list_options, with_lists
+    from .list_options import list_options, with_flags, with_lists
     from .recipes import allow_recipes
 
     class Parser(ArgumentParser):
@@ -184,7 +184,7 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
     recipes: list[str | PathLike[str]] = [str(files("wvq.pipelines") / command.recipe)] if command.recipe else []
     lists = dict(list_options(configuration))
     dashed = [re.sub(r"^--[\w.-]+", lambda o: "--" + o[0][2:].replace("-", "_"), a) for a in arguments]
-    dashed = with_lists(dashed, lists)
+    dashed = with_lists(with_flags(dashed, configuration), lists)
     parser = Parser(
         prog=f"wvq {name}",
         description=command.summary,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, StrictUndefined
 
 from wvq.pipelines.class_conditional import ClassConditionalPipeline
@@ -75,10 +75,11 @@ def write_card(
     config = config or Card()
     path = folder / "README.md"
     old = _read_card(path)
-    if scores is not None and not tokenizers_of(scores) <= {pipeline.tokenizer.fingerprint}:
-        raise InputError(f"the scores are of tokenizer {min(tokenizers_of(scores))[:12]}, not of the one in {folder}")
+    results = None if scores is None else eval_results(scores)
+    if scores is not None and (others := tokenizers_of(scores) - {pipeline.tokenizer.fingerprint}):
+        raise InputError(f"the scores are of tokenizer {min(others)[:12]}, not of the one in {folder}")
     options = _sampling(scores)
-    data = _metadata(pipeline, scores, config, old)
+    data = _metadata(pipeline, results, config, old)
     template = Environment(trim_blocks=True, keep_trailing_newline=True, undefined=StrictUndefined).from_string(
         (files("wvq.pipelines.sharing") / "card.md.jinja").read_text()
     )
@@ -116,7 +117,7 @@ def _sampling(scores: Mapping[str, Any] | None) -> SamplingOptions:
 
 
 def _metadata(
-    pipeline: ClassConditionalPipeline, scores: Mapping[str, Any] | None, config: Card, old: ModelCard | None
+    pipeline: ClassConditionalPipeline, results: list[EvalResult] | None, config: Card, old: ModelCard | None
 ) -> ModelCardData:
     """What was given, else what the card said before."""
     before = old.data.to_dict() if old else {}
@@ -127,7 +128,7 @@ def _metadata(
     licence = {name: getattr(config, name) for name in ("license", "license_name", "license_link")}
     if not any(licence.values()):
         licence = {name: before.get(name) for name in licence}
-    results = eval_results(scores) if scores else getattr(old.data, "eval_results", None) if old else None
+    results = results or (getattr(old.data, "eval_results", None) if old else None)
     named = config.name or (old.data.get("model_name") if old else None) or _title(old)
     return ModelCardData(
         **licence,
@@ -136,7 +137,7 @@ def _metadata(
         tags=["wvq", "diffusers", "transformers", "vector-quantization", "autoregressive", "image-generation"],
         datasets=[known] if known and re.fullmatch(r"[\w.-]+/[\w.-]+", known) and not Path(known).exists() else None,
         model_name=named or f"{called}, {size} x {size}",
-        eval_results=results or None,
+        eval_results=results,
     )
 
 

@@ -40,10 +40,13 @@ def eval_results(scores: Mapping[str, Any]) -> list[EvalResult]:
     Raises:
         InputError: for JSON of another kind.
     """
+    reason = "there are none of a pipeline or tokenizer"
     try:
-        return [result for part in _TASKS if scores.get(part) for result in _of_part(part, scores[part])]
+        if found := [result for part in _TASKS if scores.get(part) for result in _of_part(part, scores[part])]:
+            return found
     except (AttributeError, KeyError, TypeError) as error:
-        raise InputError(f"the scores are not those that `wvq evaluate --output` writes: {error!r}") from error
+        reason = f"{type(error).__name__}: {error}"
+    raise InputError(f"the scores are not those that `wvq evaluate --output` writes: {reason}")
 
 
 def tokenizers_of(scores: Mapping[str, Any]) -> set[str]:
