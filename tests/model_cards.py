@@ -24,8 +24,12 @@ def assert_card_has_the_reports_figures(readme: Path, row: dict[str, Any], repor
     assert values["fd"] == row["generation_frechet_distance"]
     for key in ("psnr", "ssim", "utilization", "perplexity", "token_entropy", "relative_quantization_error"):
         assert values[key] == row[key]
-    for text in (f"{row['psnr']:.2f}", f"{row['ssim']:.4f}"):
-        assert text in card.text
+    for text, unit in (
+        (f"{row['psnr']:.2f}", ""),
+        (f"{row['ssim']:.4f}", ""),
+        (f"{100 * row['utilization']:.1f}", " %"),
+    ):
+        assert f"| {text}{unit} |" in card.text
         assert text in report
     origin = {line.split(" | ")[0]: line for line in card.text.splitlines() if line.startswith("| ")}
     assert origin["| steps"] == f"| steps | {row['steps']['tokenizer']:,} | {row['steps']['prior']:,} |"

@@ -26,6 +26,7 @@ _NAMES = {
     "quantization_error": "Quantization error",
     "relative_quantization_error": "Relative quantization error",
 }
+_DECIMALS = {"psnr": 2, "psnr_luma": 2, "ssim": 4}  # as in a report
 
 
 def eval_results(scores: Mapping[str, Any]) -> list[EvalResult]:
@@ -102,8 +103,12 @@ def _known(value: Any) -> Any:
 
 
 def value_text(result: EvalResult) -> str:
-    """A score's value with four significant digits, and its interval or deviation where it has one."""
+    """A score's value with the digits of a report, and its interval or deviation where it has one."""
     value, args = result.metric_value, result.metric_args or {}
+    if result.metric_type == "utilization":
+        return f"{100 * value:.1f} %"
+    if result.metric_type in _DECIMALS:
+        return f"{value:.{_DECIMALS[result.metric_type]}f}"
     text = _digits(value)
     if "low" in args and "high" in args:
         return f"{text} [{_digits(args['low'])}, {_digits(args['high'])}]"
@@ -123,6 +128,7 @@ def how_measured(result: EvalResult) -> str:
 
 
 def _digits(value: float) -> str:
+    """Four significant ones."""
     if not value or not math.isfinite(value):
         return f"{value:g}"
     return f"{value:,.{max(3 - math.floor(math.log10(abs(value))), 0)}f}"
