@@ -55,7 +55,7 @@ class Hub(ThreadingHTTPServer):
 
 
 class _Request(BaseHTTPRequestHandler):
-    server: Hub
+    server: Hub  # pyright: ignore[reportIncompatibleVariableOverride]
     protocol_version = "HTTP/1.1"
 
     def _answer(self) -> None:

@@ -7,9 +7,9 @@ from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
 
 
-def read_card(readme: Path) -> tuple[ModelCard, dict[str, Any]]:
+def read_card(readme: Path) -> tuple[Any, dict[str, Any]]:
     """The card, whose metadata the hub's library reads and writes alike, and the value of each score by its type."""
-    card = ModelCard.load(readme)
+    card: Any = ModelCard.load(readme)
     results = card.data.eval_results or []
     named, again = model_index_to_eval_results(eval_results_to_model_index(card.data.model_name, results))
     assert (named, again) == (card.data.model_name, results)

@@ -123,9 +123,9 @@ def _metadata(
     before = old.data.to_dict() if old else {}
     size = pipeline.tokenizer.config.image_size
     source = ((pipeline.origin or {}).get("tokenizer", {}).get("data") or {}).get("source")
-    known = {FASHION_MNIST: HUB_NAME}.get(source, source)
+    known = HUB_NAME if source == FASHION_MNIST else source
     called = Path(source).name if source else "images"
-    licence = {name: getattr(config, name) for name in ("license", "license_name", "license_link")}
+    licence: dict[str, Any] = {name: getattr(config, name) for name in ("license", "license_name", "license_link")}
     if not any(licence.values()):
         licence = {name: before.get(name) for name in licence}
     results = results or (getattr(old.data, "eval_results", None) if old else None)

@@ -85,16 +85,15 @@ class DiffusersPipeline(DiffusionPipeline):
             callback_on_step_end(self, position, num_tokens, given)
 
         self.inside.set_progress_bar_config(**getattr(self, "_progress_bar_config", {}))
-        (images,) = self.inside(
+        images = self.inside(
             class_labels,
             num_images_per_label=num_images_per_label,
             guidance_scale=guidance_scale,
             generator=generator,
             output_type=output_type,
-            return_dict=False,
             callback_on_step_end=on_step if callback_on_step_end else None,
             **options,
-        )
+        ).images
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
     def to(self, *args: Any, **kwargs: Any) -> Self:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DiffusionPipeline
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from hub_server import TOKEN, Hub, local_hub
 from tiny_pipelines import tiny_pipeline
 from transformers import AutoModelForCausalLM

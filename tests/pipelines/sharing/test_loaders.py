@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import DiffusionPipeline
 from diffusers.callbacks import PipelineCallback
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from tiny_pipelines import tiny_pipeline, tiny_prior, tiny_tokenizer
-from transformers import AutoModelForCausalLM, LogitsProcessorList
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, LogitsProcessorList
 
 from wvq.pipelines import ClassConditionalPipeline
 from wvq.prior import PriorConfig, PriorSize, build_prior, load_prior, sample_tokens
@@ -84,13 +84,13 @@ def test_callbacks_of_diffusers(theirs: Any):
         def tensor_inputs(self) -> list[str]:
             return []
 
-        def callback_fn(self, pipeline: Any, step_index: int, timestep: int, callback_kwargs: Any) -> Any:
+        def callback_fn(self, pipeline: Any, step_index: int, timesteps: int, callback_kwargs: Any) -> Any:
             assert callback_kwargs == {}
             calls.append((pipeline, step_index))
             return callback_kwargs
 
     calls.clear()
-    theirs(0, callback_on_step_end=Counting(cutoff_step_ratio=None, cutoff_step_index=3))
+    theirs(0, callback_on_step_end=Counting(cutoff_step_ratio=1.0, cutoff_step_index=None))
     assert len(calls) == 16
     with pytest.raises(InputError, match="callback_on_step_end_tensor_inputs has 'latents'; valid is tokens"):
         theirs(0, callback_on_step_end=calls.append, callback_on_step_end_tensor_inputs=["latents"])
@@ -109,7 +109,7 @@ def test_this_package_runs_no_code_of_a_folder(tmp_path: Path):
 
 
 def test_diffusers_casts_and_saves_for_everybody(folder: Path, modules: None, tmp_path: Path):
-    half = DiffusionPipeline.from_pretrained(folder, trust_remote_code=True, dtype=torch.bfloat16)
+    half: Any = DiffusionPipeline.from_pretrained(folder, trust_remote_code=True, dtype=torch.bfloat16)
     own: Any = ClassConditionalPipeline.from_pretrained(folder, torch_dtype=torch.bfloat16)
     assert half.dtype == half.tokenizer.dtype == torch.bfloat16
     images = [pipe(1, generator=seeded(), output_type="uint8").images for pipe in (half, own)]
@@ -124,14 +124,14 @@ def test_diffusers_casts_and_saves_for_everybody(folder: Path, modules: None, tm
 
 
 def test_parts_that_were_cast_as_they_were_loaded_belong_together(folder: Path):
-    parts = [load(folder, torch.float16, subfolder=name) for load, name in
-             ((VQTokenizer.from_pretrained, "tokenizer"), (load_prior, "prior"))]  # fmt: skip
-    pipeline: Any = ClassConditionalPipeline(*parts)
+    tokenizer = VQTokenizer.from_pretrained(folder, torch.float16, subfolder="tokenizer")
+    prior = load_prior(folder, torch.float16, subfolder="prior")
+    pipeline: Any = ClassConditionalPipeline(tokenizer, prior)
     assert pipeline.dtype == pipeline.prior.dtype == torch.float16
     with torch.no_grad():
-        parts[0].from_codebook.weight.add_(1)  # another one than was loaded
+        tokenizer.from_codebook.weight.add_(1)  # another one than was loaded
     with pytest.raises(InputError, match="they do not belong together"):
-        ClassConditionalPipeline(*parts)
+        ClassConditionalPipeline(tokenizer, prior)
     for load in (VQTokenizer.from_pretrained, load_prior):
         with pytest.raises(InputError, match=r"torch_dtype is torch.int8; valid are torch.float32"):
             load(folder, torch.int8)
@@ -158,6 +158,16 @@ def test_plain_generate_of_transformers_draws_images_of_codes_alone(folder: Path
     assert tokens.shape == (192, 17)
     assert int(tokens[:, 1:].max()) < 32
     assert len(tokens[:, 1:].unique()) > 24  # and many of the 32 of them
+
+
+def test_vllm_reads_the_same_files(folder: Path):
+    """It has the transformers' configuration of the model, and of how it generates."""
+    config = AutoConfig.from_pretrained(folder / "prior")
+    assert config.architectures == ["LlamaForCausalLM"]
+    assert (config.vocab_size, config.max_position_embeddings) == (32 + 3 + 1, 1 + 16)
+    assert (config.bos_token_id, config.eos_token_id) == (None, None)
+    defaults = GenerationConfig.from_pretrained(folder / "prior")
+    assert (defaults.temperature, defaults.top_k, defaults.top_p, defaults.max_new_tokens) == (1, 0, 1, 16)
 
 
 def test_codes_of_several_codebooks_are_drawn_in_turn():
