@@ -1,27 +1,26 @@
 """What the pipelines share with each other and with diffusers' interface: components, folders, outputs."""
 
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, Unpack
 
 import numpy as np
 import torch
 from einops import rearrange
-from huggingface_hub import HfApi
 from PIL import Image
 from torch import Tensor, nn
 
 from wvq.tokenizer import InputError
 from wvq.tokenizer.data.decoding import to_uint8
 from wvq.tokenizer.errors import NonFiniteError
-from wvq.tokenizer.storage.atomic import write_json, written_whole
-from wvq.tokenizer.storage.pretrained import local_folder
+from wvq.tokenizer.storage.atomic import write_file, write_json, written_whole
+from wvq.tokenizer.storage.hub import AUTHORS_OWN, HubArguments, Pushed, local_folder
+from wvq.tokenizer.storage.pretrained import check_dtype
 from wvq.tokenizer.storage.untrusted import check_inside, file_inside, first_line, read_json
 
+ORIGIN_FILE = "training.json"
 OUTPUT_TYPES = ("pil", "np", "pt", "uint8", "latent")
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 @dataclass
@@ -33,7 +32,7 @@ class ImagePipelineOutput:
     images: Any
 
 
-class Pipeline:
+class Pipeline(Pushed):
     """Components in a folder each, and model_index.json that names them.
 
     The index is checked against the pipeline's own list of components: it cannot name code to run.
@@ -42,6 +41,11 @@ class Pipeline:
     component_classes: ClassVar[dict[str, tuple[str, ...]]]
     """For each component its library and the names of its possible classes."""
     component_loaders: ClassVar[dict[str, Callable[[Path], nn.Module]]]
+    shims: ClassVar[Mapping[str, str]] = {}
+    """Files of Python by which diffusers, if it is told to trust the folder, finds the classes of this package; they
+    are written, and never read here."""
+    origin: dict[str, Any] | None = None
+    """How its components were trained, where that is known; kept in training.json."""
 
     def __init__(self, **components: nn.Module):
         self.components = components
@@ -72,8 +76,7 @@ class Pipeline:
         """
         for target in targets:
             device, dtype = (device, target) if isinstance(target, torch.dtype) else (target, dtype)
-        if dtype not in (None, *DTYPES):
-            raise InputError(f"dtype is {dtype}; valid are {', '.join(map(str, DTYPES))}")
+        check_dtype("dtype", dtype)
         try:
             for component in self.components.values():
                 component.to(device=device, dtype=dtype)
@@ -94,18 +97,27 @@ class Pipeline:
         """Content of model_index.json."""
         libraries = {name: classes[0] for name, classes in self.component_classes.items()}
         components = {name: [libraries[name], type(part).__name__] for name, part in self.components.items()}
-        return {"_class_name": type(self).__name__, **components}
+        name = type(self).__name__
+        return {"_class_name": ["pipeline", name] if self.shims else name, **components}
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write model_index.json and a folder per component (configuration in JSON, weights in safetensors)."""
-        with written_whole(Path(folder)) as partial:
+        """Write model_index.json, and a folder per component (configuration in JSON, weights in safetensors).
+
+        Raises:
+            InputError: if the folder, which may be a cloned repository, holds anything else.
+        """
+        with written_whole(Path(folder), beside=AUTHORS_OWN) as partial:
             write_json(partial / "model_index.json", self.index())
             for name, component in self.components.items():
                 component.save_pretrained(partial / name)  # pyright: ignore[reportCallIssue]
+            if self.origin is not None:
+                write_json(partial / ORIGIN_FILE, self.origin)
+            for name, code in self.shims.items():
+                write_file(partial / name, code.encode())
 
     @classmethod
     def from_pretrained(
-        cls, name_or_path: str | Path, torch_dtype: torch.dtype | None = None, revision: str | None = None
+        cls, name_or_path: str | Path, torch_dtype: torch.dtype | None = None, **hub: Unpack[HubArguments]
     ) -> Self:
         """Load from a folder or a hub repository.
 
@@ -113,14 +125,14 @@ class Pipeline:
             name_or_path: the folder, or the repository as "owner/name".
             torch_dtype: of all components, one of `DTYPES`; by default the tokenizer has float32, and a prior what it
                 was saved with.
-            revision: branch, tag or commit of the repository.
+            hub: revision, subfolder, token, cache_dir, local_files_only: see `HubArguments`.
 
         Raises:
             InputError: for a missing folder, an index of another pipeline or with other components, another dtype.
         """
-        folder = local_folder(name_or_path, ("*.json", "*.safetensors"), revision)
+        folder = local_folder(name_or_path, **hub)
         index = read_json(file_inside(folder, "model_index.json"))
-        if not isinstance(index, dict) or index.get("_class_name") != cls.__name__:
+        if not isinstance(index, dict) or index.get("_class_name") not in (cls.__name__, ["pipeline", cls.__name__]):
             raise InputError(f"{folder / 'model_index.json'} does not describe a {cls.__name__}")
         for name, (library, *classes) in cls.component_classes.items():
             if index.get(name) not in [[library, known] for known in classes]:
@@ -134,21 +146,14 @@ class Pipeline:
                 raise InputError(f"{folder / name} does not exist")
         components = {name: load(folder / name) for name, load in cls.component_loaders.items()}
         pipeline = cls(**components, **cls.extra_arguments(index))
+        if (folder / ORIGIN_FILE).exists():
+            pipeline.origin = read_json(file_inside(folder, ORIGIN_FILE))
         return pipeline if torch_dtype is None else pipeline.to(torch_dtype)
 
     @classmethod
     def extra_arguments(cls, index: dict[str, Any]) -> dict[str, Any]:
         """Arguments of the constructor, components apart, from model_index.json."""
         return {}
-
-    def push_to_hub(self, repo_id: str, private: bool = False) -> str:
-        """Upload to the hub's repository repo_id ("owner/name"), made if need be; returns its address."""
-        with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(Path(folder) / "pipeline")
-            api = HfApi()
-            url = api.create_repo(repo_id, private=private, exist_ok=True)
-            api.upload_folder(repo_id=repo_id, folder_path=Path(folder) / "pipeline")
-        return str(url)
 
 
 def check_output_type(output_type: str) -> None:

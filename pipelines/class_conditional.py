@@ -19,7 +19,14 @@ from wvq.tokenizer.data.decoding import to_model
 from wvq.tokenizer.progress import progress_bar
 
 from .base import ImagePipelineOutput, Pipeline, check_output_type, format_images, to_pixels
-from .labels import ClassLabels, labels_of
+from .labels import ClassLabels, labels_of, names_in_index
+
+_FOR_DIFFUSERS = '"""How diffusers finds the code of this folder: in the package wvq, which has to be installed."""\n\n'
+SHIMS = {
+    "pipeline.py": f"{_FOR_DIFFUSERS}from wvq.pipelines.sharing.diffusers_pipeline import (\n"
+    "    DiffusersPipeline as ClassConditionalPipeline,\n)\n",
+    "tokenizer/wvq.tokenizer.py": f"{_FOR_DIFFUSERS}from wvq.tokenizer import VQTokenizer\n",
+}
 
 
 class ClassConditionalPipeline(Pipeline):
@@ -43,6 +50,7 @@ class ClassConditionalPipeline(Pipeline):
         "prior": ("transformers", *(known.__name__ for known in PRIOR_CLASSES.values())),
     }
     component_loaders: ClassVar = {"tokenizer": VQTokenizer.from_pretrained, "prior": load_prior}
+    shims: ClassVar = SHIMS
 
     tokenizer: VQTokenizer
     prior: LlamaForCausalLM | GPT2LMHeadModel
@@ -64,12 +72,14 @@ class ClassConditionalPipeline(Pipeline):
                 "they do not belong together"
             )
         trained_on = getattr(config, "tokenizer_fingerprint", None)
-        if trained_on is not None and trained_on != tokenizer.fingerprint:
-            raise InputError(
-                f"the prior was trained on tokens of tokenizer {trained_on[:12]}, this tokenizer is "
-                f"{tokenizer.fingerprint[:12]}; they do not belong together"
-                + ("" if tokenizer.dtype == torch.float32 else " (cast the pipeline, not the tokenizer before it)")
-            )
+        if trained_on is not None and trained_on != (own := tokenizer.fingerprint):
+            if tokenizer.rounded_from.get(own) != trained_on:
+                raise InputError(
+                    f"the prior was trained on tokens of tokenizer {trained_on[:12]}, this tokenizer is "
+                    f"{own[:12]}; they do not belong together"
+                    + ("" if tokenizer.dtype == torch.float32 else " (cast the pipeline, not the tokenizer before it)")
+                )
+            config.tokenizer_fingerprint = own
         if self.class_names and len(self.class_names) != config.num_classes:
             raise InputError(
                 f"{len(self.class_names)} class_names were given, the prior has {config.num_classes} classes"
@@ -85,7 +95,7 @@ class ClassConditionalPipeline(Pipeline):
         return self
 
     def index(self) -> dict[str, Any]:
-        return super().index() | {"class_names": list(self.class_names)}
+        return super().index() | {"id2label": dict(enumerate(self.class_names))}
 
     @classmethod
     def extra_arguments(cls, index: dict[str, Any]) -> dict[str, Any]:
@@ -94,10 +104,7 @@ class ClassConditionalPipeline(Pipeline):
         Raises:
             InputError: if they are no list of strings.
         """
-        names = index.get("class_names", [])
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise InputError(f"model_index.json has class_names = {names!r:.60}; it must be a list of strings")
-        return {"class_names": names}
+        return {"class_names": names_in_index(index)}
 
     def labels_of(self, class_labels: ClassLabels | None) -> Tensor:
         """Labels (N,), int64, of class numbers or names; None, for a prior without classes, is its one null class.

@@ -66,6 +66,16 @@ COMMANDS = {
     "evaluate": Command(
         "score reconstructions and samples", "wvq.eval.evaluate:evaluate", "wvq.eval.evaluate:Evaluation"
     ),
+    "card": Command(
+        "write the model card of a pipeline: training, scores, samples, how to load it",
+        "wvq.pipelines.sharing.card:card",
+        "wvq.pipelines.sharing.card:Card",
+    ),
+    "push": Command(
+        "upload a pipeline to the Hugging Face hub: wvq push FOLDER OWNER/NAME",
+        "wvq.pipelines.sharing.push:push",
+        "wvq.pipelines.sharing.push:Push",
+    ),
     "sweep": Command(
         "find the guidance, temperature and truncation that suit a pipeline, on training images",
         "wvq.eval.sweep.command:sweep_pipeline",
@@ -160,7 +170,7 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
 
     from wvq.tokenizer.errors import InputError
 
-    from .list_options import list_options, with_lists
+    from .list_options import list_options, with_flags, with_lists
     from .recipes import allow_recipes
 
     class Parser(ArgumentParser):
@@ -174,7 +184,7 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
     recipes: list[str | PathLike[str]] = [str(files("wvq.pipelines") / command.recipe)] if command.recipe else []
     lists = dict(list_options(configuration))
     dashed = [re.sub(r"^--[\w.-]+", lambda o: "--" + o[0][2:].replace("-", "_"), a) for a in arguments]
-    dashed = with_lists(dashed, lists)
+    dashed = with_lists(with_flags(dashed, configuration), lists)
     parser = Parser(
         prog=f"wvq {name}",
         description=command.summary,
@@ -183,7 +193,7 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
         parser_mode=allow_recipes(dashed, lists),
     )
     parser.add_argument("--config", action="config", help="a recipe: these options in a YAML or JSON file")
-    parser.add_class_arguments(configuration)
+    parser.add_class_arguments(configuration, as_positional=True)  # what has no default
     for source, target in command.links:
         for part in _parts(configuration, source):
             parser.link_arguments(source + part, target + part, _DEFAULTS.get(source + part))

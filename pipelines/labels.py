@@ -3,7 +3,7 @@
 import difflib
 import operator
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, SupportsIndex
 
 import numpy as np
@@ -36,6 +36,22 @@ def labels_of(given: ClassLabels, class_names: Sequence[str], num_classes: int) 
         values = [values]
     labels = [_label_of(value, class_names, num_classes) for value in values]
     return torch.tensor(labels, dtype=torch.int64)
+
+
+def names_in_index(index: Mapping[str, Any]) -> list[str]:
+    """The class names that a model_index.json has, by number: its id2label, as in diffusers; [] without any.
+
+    Raises:
+        InputError: for names that are no text, or not those of the numbers from 0 on.
+    """
+    named = index.get("id2label", {})
+    numbered = isinstance(named, dict) and [*named] == [str(number) for number in range(len(named))]
+    names = [*named.values()] if numbered else named
+    if "class_names" in index:  # in folders from before diffusers could load them: it takes any list for a component
+        names = index["class_names"]
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise InputError(f"model_index.json has the class names {names!r:.60}; they must be a list of strings")
+    return names
 
 
 def _label_of(given: Any, names: Sequence[str], num_classes: int) -> int:

@@ -1,4 +1,4 @@
-"""Options that are lists: a single value is a list of one, and what is text stays as it was typed.
+"""Options that are lists: a single value is a list of one, and what is text stays as it was typed; and flags.
 
 YAML makes numbers, truth values and dates of `[0, no, 1e3]`, which may be the names of classes.
 """
@@ -34,6 +34,17 @@ def with_lists(arguments: Sequence[str], lists: Mapping[str, bool]) -> list[str]
         else:
             changed.append(argument)
     return changed
+
+
+def with_flags(arguments: Sequence[str], configuration: type) -> list[str]:
+    """A command line in which an option that is true or false, given alone (`--private`), has the value true."""
+    flags = {f"--{name}" for name, hint in get_type_hints(configuration).items() if hint is bool}
+    following = [*arguments[1:], "--"]
+    words = {"true", "false", "yes", "no", "on", "off"}
+    return [
+        f"{argument}=true" if argument in flags and after.lower() not in words else argument
+        for argument, after in zip(arguments, following, strict=True)
+    ]
 
 
 def _as_json(value: str, is_text: bool) -> str:

@@ -31,6 +31,7 @@ from wvq.tokenizer.storage.untrusted import expand_home
 from wvq.tokenizer.tokens import TokenDataset
 
 from .class_conditional import ClassConditionalPipeline
+from .sharing.origin import describe_origin
 from .tokenize import Tokenization, tokenize
 from .training.accelerator import build_accelerator
 from .training.config import TrainingConfig
@@ -111,7 +112,9 @@ def train_pipeline(config: PriorTraining) -> Path:
         remove_unfinished(folder.parent, "pipeline-*")
         if not folder.exists():
             prior, tokenizer = load_prior(model), VQTokenizer.from_pretrained(config.tokenizer)
-            ClassConditionalPipeline(tokenizer, prior, prior.config.class_names).save_pretrained(folder)
+            pipeline = ClassConditionalPipeline(tokenizer, prior, prior.config.class_names)
+            pipeline.origin = describe_origin(folder.parent, config.tokenizer)
+            pipeline.save_pretrained(folder)
 
     on_first_process(write)
     return folder

@@ -1,27 +1,40 @@
 """A prior from a folder: its configuration field by field and its weights, and nothing else that lies there."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
+import torch
 from transformers import GPT2LMHeadModel, LlamaForCausalLM, PreTrainedConfig
 
 from wvq.tokenizer.errors import InputError
+from wvq.tokenizer.storage.hub import HubArguments, local_folder
+from wvq.tokenizer.storage.pretrained import check_dtype
 from wvq.tokenizer.storage.untrusted import file_inside, first_line, load_weights, read_json
 
+from .generate import generation_config
 from .model import PRIOR_CLASSES
 
 _GENERAL = PreTrainedConfig().to_dict().keys() - {"dtype"}  # of every transformers model; none of it shapes a prior
 
 
-def load_prior(folder: Path) -> LlamaForCausalLM | GPT2LMHeadModel:
-    """A prior from a folder with config.json and safetensors.
+def load_prior(
+    name_or_path: str | Path, torch_dtype: torch.dtype | None = None, **hub: Unpack[HubArguments]
+) -> LlamaForCausalLM | GPT2LMHeadModel:
+    """A prior from a folder or a hub repository with config.json and safetensors.
 
     transformers itself never sees the folder: there it would also follow adapters to other repositories, and a
     configuration may name attention kernels to download, quantizers and classes to import.
 
+    Args:
+        name_or_path: the folder, or the repository as "owner/name".
+        torch_dtype: what the weights are cast to; by default they have the type they were saved with.
+        hub: revision, subfolder ("prior" in a pipeline), token, cache_dir, local_files_only: see `HubArguments`.
+
     Raises:
         InputError: if it is missing or is no prior of this package.
     """
+    check_dtype("torch_dtype", torch_dtype)
+    folder = local_folder(name_or_path, **hub)
     path = file_inside(folder, "config.json")
     description = read_json(path)
     if not isinstance(description, dict):
@@ -42,7 +55,8 @@ def load_prior(folder: Path) -> LlamaForCausalLM | GPT2LMHeadModel:
         raise InputError(f"{folder} does not hold a prior that can be loaded: {first_line(error)}") from error
     if unfit := [*report["missing_keys"], *report["unexpected_keys"], *report["mismatched_keys"]]:
         raise InputError(f"{folder} does not hold the weights its config.json describes: {min(map(str, unfit))}")
-    return prior
+    prior.generation_config = generation_config(config)
+    return prior if torch_dtype is None else prior.to(torch_dtype)
 
 
 def _configuration(description: dict[str, Any], config_class: Any, path: Path) -> Any:

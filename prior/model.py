@@ -8,6 +8,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from wvq.tokenizer.errors import InputError
 
+from .generate import generation_config
 from .turns import check_codes_per_position
 
 PRIOR_CLASSES = {"llama": LlamaForCausalLM, "gpt2": GPT2LMHeadModel}
@@ -96,7 +97,8 @@ def build_prior(config: PriorConfig) -> LlamaForCausalLM | GPT2LMHeadModel:
     """A randomly initialised transformers model whose first token is a class id and whose other tokens are codes.
 
     A Llama's feed-forward width is 8/3 of hidden_size, rounded up to a multiple of 32; a GPT-2's is 4 times. num_codes,
-    num_tokens, num_classes and codes_per_position are kept in the model's own config.json.
+    num_tokens, num_classes and codes_per_position are kept in the model's own config.json; transformers' `generate`
+    draws codes alone.
     """
     width, layers, heads = config.shape
     shared: dict[str, Any] = {
@@ -131,7 +133,9 @@ def build_prior(config: PriorConfig) -> LlamaForCausalLM | GPT2LMHeadModel:
     description.num_tokens = config.num_tokens
     description.num_classes = config.num_classes
     description.codes_per_position = config.codes_per_position
-    return PRIOR_CLASSES[config.architecture](description)
+    prior = PRIOR_CLASSES[config.architecture](description)
+    prior.generation_config = generation_config(description)
+    return prior
 
 
 def transformer_layers(prior: LlamaForCausalLM | GPT2LMHeadModel) -> nn.ModuleList:

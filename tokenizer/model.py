@@ -2,7 +2,8 @@
 
 import json
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, Self, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,8 @@ from .errors import InputError
 from .quantizers.base import QuantizerOutput
 from .quantizers.composite import CompositeQuantizer
 from .quantizers.registry import build_quantizer, codes_per_vector
-from .storage.pretrained import SavedModule, state_sha256
+from .storage.hub import HubArguments
+from .storage.pretrained import SavedModule, check_dtype, state_sha256
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,30 @@ class VQTokenizer(SavedModule):
         )
         self.from_codebook = nn.Conv2d(config.codebook_dim, config.latent_channels, 1)
         self.decoder = Decoder(*network)
+
+        self.rounded_from: dict[str, str] = {}
+        """The fingerprint of the saved weights by that of their rounding, of a tokenizer loaded in half precision."""
+
+    @classmethod
+    def from_pretrained(
+        cls, name_or_path: str | Path, torch_dtype: torch.dtype | None = None, **hub: Unpack[HubArguments]
+    ) -> Self:
+        """Load from a folder or a hub repository, in eval mode.
+
+        Args:
+            name_or_path, hub: see `SavedModule.from_pretrained`.
+            torch_dtype: what encoder and decoder are cast to, float32 (the default), bfloat16 or float16.
+
+        Raises:
+            InputError: for another dtype, and as `SavedModule.from_pretrained`.
+        """
+        check_dtype("torch_dtype", torch_dtype)
+        tokenizer = super().from_pretrained(name_or_path, **hub)
+        if torch_dtype not in (None, torch.float32):
+            saved = tokenizer.fingerprint
+            tokenizer.to(torch_dtype)
+            tokenizer.rounded_from[tokenizer.fingerprint] = saved
+        return tokenizer
 
     def forward(self, images: Tensor) -> TokenizerOutput:
         """Reconstruct images (B, C, H, W) in [-1, 1]; the reconstructions are not clamped."""

@@ -10,6 +10,7 @@ import torch
 from wvq.pipelines import ClassConditionalPipeline
 from wvq.pipelines.generation import sample_images
 from wvq.pipelines.processes import this_device
+from wvq.pipelines.sharing.card import write_card
 from wvq.pipelines.tokenize import Tokenization, tokenize
 from wvq.pipelines.train_prior import train_pipeline, train_prior
 from wvq.pipelines.train_tokenizer import train_tokenizer
@@ -179,7 +180,9 @@ def score_cells(
         if originals is not None:
             with clock.measure("evaluation"):
                 scores["perturbation"] = evaluate_perturbation(tokenizer, perturbed, extractor, originals).as_dict()
-        write_json(folder / "scores.json", scores)
+        if pipeline is not None:
+            write_card(folder / "prior" / "pipeline", pipeline, scores)
+        write_json(folder / "scores.json", scores)  # last: it makes the cell a finished one
 
 
 def score(

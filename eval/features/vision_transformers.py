@@ -12,7 +12,7 @@ from transformers import AutoConfig, CLIPVisionModelWithProjection, Dinov2Model
 from transformers.utils.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from wvq.tokenizer.errors import InputError
-from wvq.tokenizer.storage.pretrained import local_folder
+from wvq.tokenizer.storage.hub import local_folder
 
 from .extractor import Extractor
 

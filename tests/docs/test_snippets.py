@@ -2,13 +2,16 @@
 
 import dataclasses
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+import toy_vllm
 from doc_pages import PAGES, blocks, name_of
+from hub_server import local_hub
 from local_ray import local_ray
 from PIL import Image
 from tiny_pipelines import NAMES, tiny_pipeline, tiny_prior, tiny_tokenizer
@@ -179,3 +182,52 @@ def test_ray_tokenizes(code, photos):
     table = pq.read_table(photos / "tokens")
     assert set(table.column_names) == {"path", "tokens"}
     assert len(set(table["path"].to_pylist())) == table.num_rows == 100
+
+
+@snippet("ann/shoes-copy")
+def test_parts_are_pushed_and_loaded_by_name(code, folder):
+    with local_hub(folder / "cache") as hub:
+        tiny_pipeline().push_to_hub("ann/shoes")
+        names: dict = {}
+        exec(code, names)
+        assert hub.repositories["ann/shoes-copy"].private
+    assert names["pipeline"].dtype == torch.float32
+    assert names["tokenizer"].fingerprint == tiny_tokenizer().fingerprint
+    assert torch.equal(names["prior"].lm_head.weight, tiny_prior().lm_head.weight)
+
+
+@pytest.fixture
+def on_disk(folder, monkeypatch) -> Path:
+    """A pipeline where its name on the hub would be a folder, and room for the code that diffusers copies."""
+    monkeypatch.setattr("diffusers.utils.dynamic_modules_utils.HF_MODULES_CACHE", str(folder / "modules"))
+    monkeypatch.syspath_prepend(str(folder))
+    tiny_pipeline().save_pretrained(folder / "ann" / "shoes")
+    return folder
+
+
+@snippet("steps.append")
+def test_diffusers_draws_with_a_callback(code, on_disk):
+    names: dict = {}
+    exec(code, names)
+    assert names["images"].shape == (2, 16, 16, 3)
+    assert [tokens.shape for tokens in names["steps"]] == [(2, position + 1) for position in range(16)]
+
+
+@snippet("negative_prompt_ids")
+def test_transformers_draws_tokens(code, on_disk):
+    names: dict = {}
+    exec(code, names)
+    for tokens in (names["tokens"], names["guided"]):
+        assert tokens.shape == (2, 16)
+        assert int(tokens.max()) < 32
+
+
+@snippet("class Guidance")
+def test_the_recipe_for_vllm_draws_guided_images(code, folder, monkeypatch):
+    for name, module in toy_vllm.modules().items():
+        monkeypatch.setitem(sys.modules, name, module)
+    tiny_pipeline().save_pretrained(folder / PIPELINE)
+    names: dict = {}
+    exec(code, names)
+    assert names["images"].shape == (3, 3, 16, 16)
+    assert len(names["tokens"][::2].unique(dim=0)) == 3

@@ -21,14 +21,18 @@ _UNFINISHED = ".partial"  # how names end of what is being written or removed; t
 
 
 @contextmanager
-def written_whole(target: Path) -> Iterator[Path]:
+def written_whole(target: Path, beside: Collection[str] = ()) -> Iterator[Path]:
     """A new folder whose content is that of `target` when the block ends without an exception, and is gone if not.
 
     It is on the disk, not only in the system's memory, before it gets there. A folder that exists stays the same one,
     since it may be a mount point, or have owners and rights of its own: what is in it is replaced, entry by entry.
 
+    Args:
+        target: made if need be.
+        beside: names of what may lie in `target` as well, and stays there unless the new folder has it.
+
     Raises:
-        InputError: if `target` is a file, or holds anything that the new folder does not; that would be lost.
+        InputError: if `target` is a file, or holds anything else that the new folder does not; that would be lost.
         OSError: if the disk is full; also where a library that writes says so in an exception of its own.
     """
     target = user_path(target).resolve()
@@ -47,7 +51,7 @@ def written_whole(target: Path) -> Iterator[Path]:
             raise OSError(errno.EIO, f"could not be written ({str(error).splitlines()[0]})", str(target)) from error
         synchronize(*new.rglob("*"), new)
         if target.exists():
-            _check_nothing_lost(target, {path.name for path in new.iterdir()})
+            _check_nothing_lost(target, {path.name for path in new.iterdir()} | set(beside))
             _move_into(target, new, old)
         else:
             os.replace(new, target)

@@ -61,7 +61,11 @@ def file_inside(folder: Path, name: str) -> Path:
 def check_inside(folder: Path, path: Path) -> None:
     """Raises: InputError: if path, links resolved, is neither in the folder nor in the hub's cache."""
     target = Path(os.path.realpath(path))
-    if not any(target.is_relative_to(os.path.realpath(place)) for place in (folder, constants.HF_HUB_CACHE)):
+    places = [os.path.realpath(place) for place in (folder, constants.HF_HUB_CACHE)]
+    for repository in Path(places[0]).parents:  # of a cache elsewhere: REPOSITORY/snapshots/COMMIT links to its blobs
+        if repository.name.startswith("models--") and (repository / "snapshots").is_dir():
+            places.append(str(repository / "blobs"))
+    if not any(target.is_relative_to(place) for place in places):
         raise InputError(f"{path} leads out of its folder, to {target}; only files in the folder are read")
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from model_cards import assert_card_has_the_reports_figures
 from scipy.stats import ttest_rel
 
 from wvq.eval.comparison.budget import Budget
@@ -87,6 +88,8 @@ def test_rows_report_and_second_call(fashion_folder: Path, tmp_path: Path) -> No
         assert row["bits_per_image"] == 49 * row["bits_per_token"]
         assert (row["perturbed_frechet_distance"], row["num_perturbed"]) == (None, 0)
         assert row["generation_frechet_distance"] == scores["generation"]["generation_frechet_distance"]
+        page = tmp_path / "one" / f"{row['quantizer']}-0" / "prior" / "pipeline" / "README.md"
+        assert_card_has_the_reports_figures(page, row, report.read_text())
     assert comparison["protocol"]["score"] == "rFD[efficientnet-lite0]"
     assert comparison["protocol"]["methods"]["plain"]["quantizer"] == "vanilla"
     assert "matched" in report.read_text()

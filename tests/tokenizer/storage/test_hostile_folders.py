@@ -223,10 +223,11 @@ def test_a_header_of_weights_that_lies_about_its_length(pipeline: Path, length: 
     assert "does not hold the weights its config.json describes" in refusal(pipeline)
 
 
-@pytest.mark.parametrize("names", ["cat", 3, ["cat", 3], {"cat": 0}])
+@pytest.mark.parametrize("names", ["cat", 3, ["cat", 3], {"cat": 0}, {"1": "cat"}, {"0": 3}])
 def test_class_names_that_are_no_list_of_strings(pipeline: Path, names: Any):
-    edit(pipeline / "model_index.json", class_names=names)
-    assert "it must be a list of strings" in refusal(pipeline)
+    for key in ("id2label", "class_names"):
+        edit(pipeline / "model_index.json", **{key: names})
+        assert "they must be a list of strings" in refusal(pipeline)
 
 
 def test_nothing_is_unpickled_on_the_way_from_a_folder_to_a_picture():
