@@ -185,9 +185,8 @@ def train_prior(config: PriorTraining) -> Path:
                     f"held-out {bits:.3f} bits per token ({others})",
                 )
             if loop.due(config.sample_every):
-                picture = run.folder / "images" / f"step-{loop.step_number:08d}.png"
                 sampler = whole_model(loop.evaluated).prior
-                on_first_process(partial(write_samples, sampler, description, picture, config))
+                loop.draw("samples", partial(write_samples, sampler, description, config=config))
 
         return run.save_model(whole_model(loop.evaluated).prior)
 

@@ -53,7 +53,8 @@ class TrainingConfig:
     max_skipped_steps: int = 10
     """Steps in a row that may be skipped since a loss or gradient is not finite; then the run stops."""
     log_with: tuple[str, ...] = ()
-    """Accelerate trackers, such as tensorboard or wandb."""
+    """Where metrics, pictures and code usage go as well: tensorboard, wandb, trackio, or another of Accelerate's
+    trackers."""
     seed: int = 0
     """Of weights, the order of the images, and everything else that is drawn."""
 

@@ -3,8 +3,10 @@
 import math
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -13,16 +15,17 @@ from torch.optim.swa_utils import AveragedModel
 
 from wvq.tokenizer.data import ImageDataset
 from wvq.tokenizer.data.batches import ShuffledBatches, training_loader, uniform_draws
+from wvq.tokenizer.distributed import on_first_process
 from wvq.tokenizer.progress import progress_bar
 from wvq.tokenizer.tokens import TokenDataset
 
-from .accelerator import start_trackers
 from .memory import memory_advice
 from .run import Run
 from .sharding import weight_average
 from .state import TrainingState
 from .step_record import StepRecord
 from .stopping import stop_request
+from .trackers import Trackers
 
 
 class Loop:
@@ -70,8 +73,7 @@ class Loop:
         num_workers: int = 0,
     ):
         self.run, self.config, self.accelerator = run, run.config, run.accelerator
-        if self.config.log_with:
-            start_trackers(self.accelerator, tracker)
+        self.trackers = Trackers(run, tracker) if self.config.log_with else None
         self.average: AveragedModel | None = None
         if self.config.ema_decay:  # before the model is prepared, since shards cannot be copied
             self.average = weight_average(model, self.config.ema_decay, self.accelerator)
@@ -109,6 +111,8 @@ class Loop:
         with ExitStack() as stack:
             stack.enter_context(self.run)
             stack.enter_context(self.progress)
+            if self.trackers:
+                stack.callback(self.trackers.finish)
             self.stop = stack.enter_context(stop_request(self.accelerator))
             stack.enter_context(memory_advice(self.config, self.accelerator))
             self._stack = stack.pop_all()
@@ -185,14 +189,34 @@ class Loop:
         speed = (self.step_number - self._logged) * size / self._busy
         rate = self.config.learning_rate * self.config.lr_scale(self.step_number - 1)
         timing = {f"{unit}_per_second": speed, "seconds": time.perf_counter() - self._started}
-        self.run.log(self.step_number, "train", {**means, "learning_rate": rate, **timing})
+        self._write("train", {**means, "learning_rate": rate, **timing})
         self.progress.set_postfix({"loss": f"{means.get('loss', math.nan):.4f}", f"{unit}_s": f"{speed:.0f}"})
         self._busy, self._logged = 0.0, self.step_number
 
-    def log_evaluation(self, scores: dict[str, float], summary: str) -> None:
-        """Write the scores of an evaluation, and show their summary above the bar."""
-        self.run.log(self.step_number, "evaluation", scores)
+    def log_evaluation(self, scores: dict[str, float], summary: str, code_usage: Tensor | None = None) -> None:
+        """Write the scores of an evaluation, and show their summary above the bar.
+
+        Args:
+            scores: by their names.
+            summary: in words.
+            code_usage: how often each code was chosen (K,), for the trackers.
+        """
+        self._write("evaluation", scores)
+        if self.trackers and code_usage is not None:
+            self.trackers.histogram("evaluation/code_usage", "evaluation", self.step_number, code_usage)
         self.say(f"step {self.step_number}: {summary}")
+
+    def draw(self, name: str, write: Callable[[Path], None]) -> None:
+        """Have the first process write this step's picture to the path that it is given; trackers get it as `name`."""
+        path = self.run.folder / "images" / f"step-{self.step_number:08d}.png"
+        on_first_process(partial(write, path))
+        if self.trackers:
+            self.trackers.picture(name, self.step_number, path)
+
+    def _write(self, split: str, values: dict[str, float]) -> None:
+        self.run.log(self.step_number, split, values)
+        if self.trackers:
+            self.trackers.scalars(split, self.step_number, values)
 
     def say(self, text: str, warning: bool = False) -> None:
         """Show a line above the bar, of the first process alone."""
