@@ -88,7 +88,8 @@ def train_tokenizer(config: TokenizerTraining) -> Path:
     set_seed(config.seed)
     model = VQTokenizer(config.model)
     model.quantizer.accumulation_steps = config.gradient_accumulation_steps
-    loop = Loop(run, "tokenizer", model, [build_optimizer(model, config)], train_set, config.data.num_workers)
+    optimizer = build_optimizer(model, config)
+    loop = Loop(run, "tokenizer", model, [optimizer], train_set, config.data.num_workers, smaller_sizes(config.model))
     (optimizer,) = loop.optimizers
     network, codebook = (group["params"] for group in optimizer.param_groups)
     distance = F.mse_loss if config.reconstruction_loss == "l2" else F.l1_loss
@@ -125,6 +126,14 @@ def train_tokenizer(config: TokenizerTraining) -> Path:
                         loop.say(warning, warning=True)
 
         return run.save_model(loop.evaluated)
+
+
+def smaller_sizes(model: TokenizerConfig) -> str:
+    """Options of a cheaper tokenizer: the work grows with the square of its width and of the side of its features."""
+    options = [f"--model.base-channels {model.base_channels // 2}"] if model.base_channels > 16 else []
+    if model.image_size % (2 * model.downsampling) == 0:
+        options.append(f"--model.patch-size {2 * model.patch_size}")
+    return f"{' or '.join(options)} (a quarter of the work each)" if options else ""
 
 
 def build_optimizer(model: VQTokenizer, config: TokenizerTraining) -> torch.optim.AdamW:

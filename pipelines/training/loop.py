@@ -1,6 +1,7 @@
 """What every training loop does beside its own forward pass and loss: a loop is a `for` over one of these."""
 
 import math
+import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel
 from wvq.tokenizer.data import ImageDataset
 from wvq.tokenizer.data.batches import ShuffledBatches, training_loader, uniform_draws
 from wvq.tokenizer.distributed import on_first_process
-from wvq.tokenizer.progress import progress_bar
+from wvq.tokenizer.progress import duration_in_words, progress_bar
 from wvq.tokenizer.tokens import TokenDataset
 
 from .memory import memory_advice
@@ -26,6 +27,9 @@ from .state import TrainingState
 from .step_record import StepRecord
 from .stopping import stop_request
 from .trackers import Trackers
+
+FIRST_STEPS, FIRST_SECONDS = 10, 20.0  # after which a training says how long it will take; its very first is left out
+MANY_HOURS = 3.0  # for which a CPU has better to do
 
 
 class Loop:
@@ -52,6 +56,7 @@ class Loop:
         optimizers: of its parameters; each group has its peak learning rate under "peak".
         train_set: items by index.
         num_workers: processes that load it.
+        smaller: options of a smaller model, to be named where a CPU will take many hours.
 
     Attributes:
         model: prepared.
@@ -71,6 +76,7 @@ class Loop:
         optimizers: Sequence[torch.optim.Optimizer],
         train_set: ImageDataset | TokenDataset,
         num_workers: int = 0,
+        smaller: str = "",
     ):
         self.run, self.config, self.accelerator = run, run.config, run.accelerator
         self.trackers = Trackers(run, tracker) if self.config.log_with else None
@@ -101,6 +107,8 @@ class Loop:
         )
         self._started = time.perf_counter() - max((row.get("seconds", 0.0) for row in run.metrics()), default=0.0)
         self._busy, self._logged = 0.0, self.step_number  # seconds of steps since the last line of metrics; its step
+        self._first: list[float] | None = [0.0]  # seconds of the first steps and of the one that is made
+        self._smaller = smaller
 
     @property
     def evaluated(self) -> Any:
@@ -154,7 +162,25 @@ class Loop:
             self.progress.update()
             if self.average:
                 self.average.update_parameters(self.accelerator.unwrap_model(self.model))
-        self._busy += time.perf_counter() - self._fetched
+        seconds = time.perf_counter() - self._fetched
+        self._busy += seconds
+        self._time_first_steps(seconds)
+
+    def _time_first_steps(self, seconds: float) -> None:
+        """Take note of a micro-batch; after the first steps say how long the others will take."""
+        if self._first is None:
+            return
+        self._first[-1] += seconds
+        if not self.accelerator.sync_gradients:
+            return
+        counted = self._first[1:]
+        if len(counted) < FIRST_STEPS and sum(counted) < FIRST_SECONDS:
+            self._first.append(0.0)
+            return
+        self._first, left = None, self.config.steps - self.step_number
+        if left:
+            on_cpu = self.accelerator.device.type == "cpu"
+            self.say(duration_line(statistics.median(counted), left, self._smaller if on_cpu else ""))
 
     def backward(self, loss: Tensor, terms: dict[str, Tensor] | None = None) -> None:
         """Add the gradients of a loss, a scalar, and take note of it and of the terms it is made of."""
@@ -222,3 +248,17 @@ class Loop:
         """Show a line above the bar, of the first process alone."""
         if self.accelerator.is_main_process:
             self.progress.write(text, file=sys.stderr if warning else sys.stdout)
+
+
+def duration_line(seconds: float, left: int, smaller: str = "") -> str:
+    """How long a training takes at the speed of its first steps, and what takes less.
+
+    Args:
+        seconds: of a step.
+        left: steps to come.
+        smaller: options of a smaller model, which are named if it takes many hours.
+    """
+    line = f"about {duration_in_words(seconds * left)} for {left:,} more steps of {seconds:.3g} s, without evaluations"
+    if smaller and seconds * left > MANY_HOURS * 3600:
+        line += f"; this is a CPU, for which there are smaller sizes: {smaller}, or fewer --steps"
+    return line
