@@ -135,13 +135,5 @@ def _fields_alone(definition: ast.ClassDef) -> ast.ClassDef:
         elif fields and isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
             said.append(f"    {fields[-1].target.id}: {' '.join(str(statement.value.value).split())}")
     docstring = ast.Expr(ast.Constant("\n".join(said)))
-    return ast.fix_missing_locations(
-        ast.ClassDef(
-            name=definition.name,
-            bases=definition.bases,
-            keywords=[],
-            body=[docstring, *fields],
-            decorator_list=definition.decorator_list,
-            type_params=[],
-        )
-    )
+    parts: dict[str, Any] = dict(ast.iter_fields(definition))  # those that this version of Python has
+    return ast.fix_missing_locations(ast.ClassDef(**parts | {"body": [docstring, *fields]}))
