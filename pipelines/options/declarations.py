@@ -136,4 +136,5 @@ def _fields_alone(definition: ast.ClassDef) -> ast.ClassDef:
             said.append(f"    {fields[-1].target.id}: {' '.join(str(statement.value.value).split())}")
     docstring = ast.Expr(ast.Constant("\n".join(said)))
     parts: dict[str, Any] = dict(ast.iter_fields(definition))  # those that this version of Python has
-    return ast.fix_missing_locations(ast.ClassDef(**parts | {"body": [docstring, *fields]}))
+    parts["body"] = [docstring, *fields]
+    return ast.fix_missing_locations(ast.ClassDef(**parts))
