@@ -149,7 +149,8 @@ def _measure_images(config: Evaluation, extractor: Extractor, device: torch.devi
     """All passes of images from a folder or an .npz; what they return gives the scores."""
     assert config.images is not None
     images = open_images(config.images, config.data.shape[0], config.data.num_workers)
-    reference = open_reference(config)
+    size = config.data.image_size or images.description["image_size"]
+    reference = open_reference(replace(config, data=replace(config.data, image_size=size)))
     names = config.scores or ["fid"]
     classes = Classes(images.labels, images.class_names, config.images)
     check_comparable(config, reference, images.description, len(images), names, extractor, classes)

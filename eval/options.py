@@ -100,6 +100,6 @@ class Evaluation:
             if self.images is not None and self.reference is None:
                 raise InputError(
                     f"images is {self.images}, but there is nothing to compare them with; give reference (a folder or "
-                    "an .npz), or data.source"
+                    "an .npz of real images, or statistics of some), or data.source, such as fashion-mnist"
                 )
             object.__setattr__(self, "data", replace(self.data, source=DataConfig.source))

@@ -6,8 +6,9 @@ import re
 import sys
 from collections.abc import Sequence
 from importlib.resources import files
-from os import PathLike
 from typing import Any, NamedTuple, NoReturn, get_type_hints
+
+from .options.help import HELP
 
 USAGE_ERROR = 2
 
@@ -130,18 +131,28 @@ COMMANDS = {
     ),
 }
 
+GROUPS = {"benchmark": "what quantizers, data, sampling, evaluation and training cost, beside named peers"}
+"""Commands of two words, by their first."""
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run `wvq` with the given arguments, by default the process's; exit code 2 for input that cannot be used."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if not arguments or arguments[0] in ("-h", "--help"):
+    if not arguments or arguments[0] in HELP:
         print(_overview())
         return
     name, *rest = arguments
-    if rest and f"{name} {rest[0]}" in COMMANDS:  # a command of two words
+    if name == "completion":
+        _print_completion(rest)
+        return
+    if name in GROUPS:
+        if not rest or rest[0] in HELP:
+            print(_overview(name))
+            return
         name, rest = f"{name} {rest[0]}", rest[1:]
     if name not in COMMANDS:
-        _fail("wvq", f"'{name}' is no command; valid are {', '.join(COMMANDS)}")
+        names = ", ".join(_rows(name.partition(" ")[0] if " " in name else ""))
+        _fail("wvq", f"'{name}' is no command; valid are {names}")
     command = COMMANDS[name]
 
     from wvq.tokenizer.errors import InputError, plain_message
@@ -166,45 +177,53 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
         InputError: for an unknown or unfit option or recipe key.
         SystemExit: after --help.
     """
-    from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
+    from jsonargparse import ArgumentError
 
     from wvq.tokenizer.errors import InputError
 
-    from .list_options import list_options, with_flags, with_lists
-    from .recipes import allow_recipes
+    from .options.declarations import constructed, declared
+    from .options.help import long_help, short_help
+    from .options.lists import list_options, with_flags, with_lists
+    from .options.recipes import allow_recipes
 
-    class Parser(ArgumentParser):
-        def format_help(self, *args: Any, **kwargs: Any) -> str:
-            text = super().format_help(*args, **kwargs)
-            return re.sub(r"--[a-z][\w.]*", lambda option: option[0].replace("_", "-"), text)
-
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    command = COMMANDS[name]
-    configuration = _load(command.configuration)
-    recipes: list[str | PathLike[str]] = [str(files("wvq.pipelines") / command.recipe)] if command.recipe else []
+    configuration = declared(COMMANDS[name].configuration)  # without torch, which a mistyped option need not wait for
     lists = dict(list_options(configuration))
     dashed = [re.sub(r"^--[\w.-]+", lambda o: "--" + o[0][2:].replace("-", "_"), a) for a in arguments]
     dashed = with_lists(with_flags(dashed, configuration), lists)
-    parser = Parser(
+    parser = _parser(name, configuration, allow_recipes(dashed, lists))
+    if asked := HELP.intersection(arguments):
+        summary = COMMANDS[name].summary
+        print(long_help(parser) if "--help-all" in asked else short_help(parser, name, summary, configuration))
+        raise SystemExit(0)
+    try:
+        values = parser.instantiate(parser.parse_args(dashed))
+        options = {key: value for key, value in values.items() if key != "config"}
+        _check_whole_numbers(options)
+        return constructed(configuration(**options))
+    except (ArgumentError, TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(_first_cause(error)) from error
+
+
+def _parser(name: str, configuration: type, mode: str) -> Any:
+    from jsonargparse import ArgumentParser, set_parsing_settings
+
+    set_parsing_settings(docstring_parse_attribute_docstrings=False)  # a declaration has them in its own
+    command = COMMANDS[name]
+    parser = ArgumentParser(
         prog=f"wvq {name}",
         description=command.summary,
         exit_on_error=False,
-        default_config_files=recipes,
-        parser_mode=allow_recipes(dashed, lists),
+        default_config_files=[str(files("wvq.pipelines") / command.recipe)] if command.recipe else [],
+        parser_mode=mode,
     )
     parser.add_argument("--config", action="config", help="a recipe: these options in a YAML or JSON file")
     parser.add_class_arguments(configuration, as_positional=True)  # what has no default
     for source, target in command.links:
         for part in _parts(configuration, source):
             parser.link_arguments(source + part, target + part, _DEFAULTS.get(source + part))
-    try:
-        values = parser.instantiate(parser.parse_args(dashed))
-        _check_whole_numbers(vars(values))
-        return configuration(**{key: value for key, value in values.items() if key != "config"})
-    except (ArgumentError, TypeError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(_first_cause(error)) from error
+    return parser
 
 
 def _check_whole_numbers(values: dict[str, Any], prefix: str = "") -> None:
@@ -236,12 +255,29 @@ def _load(path: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-def _overview() -> str:
-    width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
-    return (
-        "usage: wvq COMMAND [options]\n\n" + "\n".join(lines) + "\n\nwvq COMMAND --help lists the options of a command."
-    )
+def _rows(group: str = "") -> dict[str, str]:
+    """What there is and what it does: the commands of a group, or all others, and each group as one row."""
+    if group:
+        return {name: command.summary for name, command in COMMANDS.items() if name.startswith(f"{group} ")}
+    own = {name.partition(" ")[0]: command.summary for name, command in COMMANDS.items()}
+    return {**own, **GROUPS, "completion": "print a script that completes commands and options, of bash or zsh"}
+
+
+def _overview(group: str = "") -> str:
+    rows = _rows(group)
+    width = max(map(len, rows))
+    lines = [f"  {name:<{width}}  {summary}" for name, summary in rows.items()]
+    command = f"{group} WHAT" if group else "COMMAND"
+    ending = f"wvq {command} --help shows what most people set, --help-all every option."
+    return "\n".join([f"usage: wvq {command} [options]", "", *lines, "", ending])
+
+
+def _print_completion(arguments: Sequence[str]) -> None:
+    from .options.completion import SHELLS, completion_script
+
+    if len(arguments) != 1 or arguments[0] not in SHELLS:
+        _fail("wvq completion", f"give the shell: wvq completion {' or '.join(SHELLS)}")
+    print(completion_script(arguments[0], {name: command.configuration for name, command in COMMANDS.items()}))
 
 
 def _fail(program: str, message: str) -> NoReturn:

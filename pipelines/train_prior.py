@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from wvq.prior.code_geometry import CodeGeometry, code_features
 from wvq.prior.loading import load_prior
 from wvq.prior.loss import TokenLoss
-from wvq.prior.model import PriorConfig, PriorSize, build_prior, transformer_layers
+from wvq.prior.model import SIZES, PriorConfig, PriorSize, build_prior, transformer_layers
 from wvq.prior.muon import Muon
 from wvq.prior.ngram_baselines import baseline_bits
 from wvq.prior.sampling import sample_tokens
@@ -163,7 +163,7 @@ def train_prior(config: PriorTraining) -> Path:
         found = accumulation_steps(run.folder, model, config.batch_size, description.num_tokens, accelerator)
         replace(config, gradient_accumulation_steps=found).check_processes(accelerator.num_processes)
         accelerator.gradient_accumulation_steps = found
-    loop = Loop(run, "prior", model, optimizers, train_set)
+    loop = Loop(run, "prior", model, optimizers, train_set, smaller=smaller_sizes(config))
     baselines = baseline_bits(train_set, evaluation_set)
 
     with loop:
@@ -188,11 +188,18 @@ def train_prior(config: PriorTraining) -> Path:
                     f"held-out {bits:.3f} bits per token ({others})",
                 )
             if loop.due(config.sample_every):
-                picture = run.folder / "images" / f"step-{loop.step_number:08d}.png"
                 sampler = whole_model(loop.evaluated).prior
-                on_first_process(partial(write_samples, sampler, description, picture, config))
+                loop.draw("samples", partial(write_samples, sampler, description, config=config))
 
         return run.save_model(whole_model(loop.evaluated).prior)
+
+
+def smaller_sizes(config: PriorTraining) -> str:
+    """Options of a cheaper training."""
+    sizes = list(SIZES)
+    smaller = sizes[: sizes.index(config.model.size)]
+    size = f"--model.size {' or '.join(smaller[:2])}, " if smaller else "--model.num-layers and --model.hidden-size, "
+    return f"{size}--batch-size {max(1, config.batch_size // 2)}"
 
 
 def build_optimizers(model: nn.Module, config: PriorTraining) -> list[torch.optim.Optimizer]:

@@ -9,12 +9,13 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import set_seed
+from torch import Tensor
 
 from wvq.tokenizer import InputError, TokenizerConfig, VQTokenizer
 from wvq.tokenizer.data import ImageDataset, load_splits, to_model, to_uint8
 from wvq.tokenizer.data.batches import evenly_spaced
 from wvq.tokenizer.data.dataset import report_bad_images
-from wvq.tokenizer.distributed import on_every_process, on_first_process
+from wvq.tokenizer.distributed import on_every_process, sum_over_processes
 from wvq.tokenizer.errors import check_range
 from wvq.tokenizer.image_grid import save_grid
 from wvq.tokenizer.metrics import ReconstructionQuality
@@ -87,7 +88,8 @@ def train_tokenizer(config: TokenizerTraining) -> Path:
     set_seed(config.seed)
     model = VQTokenizer(config.model)
     model.quantizer.accumulation_steps = config.gradient_accumulation_steps
-    loop = Loop(run, "tokenizer", model, [build_optimizer(model, config)], train_set, config.data.num_workers)
+    optimizer = build_optimizer(model, config)
+    loop = Loop(run, "tokenizer", model, [optimizer], train_set, config.data.num_workers, smaller_sizes(config.model))
     (optimizer,) = loop.optimizers
     network, codebook = (group["params"] for group in optimizer.param_groups)
     distance = F.mse_loss if config.reconstruction_loss == "l2" else F.l1_loss
@@ -110,20 +112,28 @@ def train_tokenizer(config: TokenizerTraining) -> Path:
             if loop.due(config.log_every):
                 loop.log("images", config.batch_size)
             if loop.due(config.evaluate_every):
-                scores = validate(loop.evaluated, evaluation_set, config, accelerator)
+                scores, code_usage = validate(loop.evaluated, evaluation_set, config, accelerator)
                 loop.log_evaluation(
                     scores,
                     f"PSNR {scores['psnr']:.2f} dB, SSIM {scores['ssim']:.3f}, "
                     f"utilization {scores['utilization']:.3f}, perplexity {scores['perplexity']:.0f}",
+                    code_usage,
                 )
-                picture = run.folder / "images" / f"step-{loop.step_number:08d}.png"
-                on_first_process(partial(write_reconstructions, loop.evaluated, evaluation_set, picture))
+                loop.draw("reconstructions", partial(write_reconstructions, loop.evaluated, evaluation_set))
                 if accelerator.is_main_process:
                     count = config.evaluation_images or len(evaluation_set)
                     if warning := collapse_warning(run.metrics(), config.model, count):
                         loop.say(warning, warning=True)
 
         return run.save_model(loop.evaluated)
+
+
+def smaller_sizes(model: TokenizerConfig) -> str:
+    """Options of a cheaper tokenizer: the work grows with the square of its width and of the side of its features."""
+    options = [f"--model.base-channels {model.base_channels // 2}"] if model.base_channels > 16 else []
+    if model.image_size % (2 * model.downsampling) == 0:
+        options.append(f"--model.patch-size {2 * model.patch_size}")
+    return f"{' or '.join(options)} (a quarter of the work each)" if options else ""
 
 
 def build_optimizer(model: VQTokenizer, config: TokenizerTraining) -> torch.optim.AdamW:
@@ -140,8 +150,8 @@ def build_optimizer(model: VQTokenizer, config: TokenizerTraining) -> torch.opti
 @torch.no_grad()
 def validate(
     model: VQTokenizer, dataset: ImageDataset, config: TokenizerTraining, accelerator: Accelerator
-) -> dict[str, float]:
-    """`ReconstructionQuality` of the evaluation images, which are shared out over the processes."""
+) -> tuple[dict[str, float], Tensor]:
+    """`ReconstructionQuality` of the evaluation images, which are shared out over the processes; uses of each code."""
     model.eval()
     quality = ReconstructionQuality(config.model.num_codes, config.model.codebook_dim)
     quality = quality.to(float64_device(accelerator.device))
@@ -162,7 +172,7 @@ def validate(
             )
 
     on_every_process(count)
-    return quality.compute()
+    return quality.compute(), sum_over_processes(quality.histogram)
 
 
 @torch.no_grad()

@@ -22,6 +22,14 @@ def progress_bar(*arguments: Any, **options: Any) -> tqdm:
     return tqdm(*arguments, **{"file": stream, "position": _line or None, "dynamic_ncols": True} | options)
 
 
+def duration_in_words(seconds: float) -> str:
+    """About how long that is: "40 seconds", "12 minutes", "31 hours", "5 days"."""
+    units = (("second", 1, 90), ("minute", 60, 90), ("hour", 3600, 72), ("day", 86400, math.inf))
+    unit, size = next((unit, size) for unit, size, most in units if seconds < most * size)
+    count = max(1, round(seconds / size))
+    return f"{count:,} {unit}{'s' if count > 1 else ''}"
+
+
 def draw_on_line(number: int) -> None:
     """Have the bars of this process drawn on a line of their own, one of several that share a terminal."""
     global _line

@@ -16,7 +16,6 @@ from accelerate.utils import (
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from wvq.tokenizer.errors import InputError
-from wvq.tokenizer.storage.untrusted import first_line
 
 from ..processes import this_process
 from .config import TrainingConfig
@@ -81,18 +80,6 @@ def check_trackers(names: Sequence[str]) -> None:
         if name not in available and not (name == "all" and available):
             package = "tensorboard" if name == "all" else name.replace("_", "-")
             raise InputError(f"log_with has {name!r}, but it is not installed; pip install {package}")
-
-
-def start_trackers(accelerator: Accelerator, project: str) -> None:
-    """Start the trackers of an accelerator.
-
-    Raises:
-        InputError: if one does not start, as where nobody has logged in; the reason is the tracker's own.
-    """
-    try:
-        accelerator.init_trackers(project)
-    except Exception as error:  # each tracker has exceptions of its own
-        raise InputError(f"a tracker of log_with does not start: {first_line(error)}") from error
 
 
 def _sharding(mixed_precision: str) -> FullyShardedDataParallelPlugin:

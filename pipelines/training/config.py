@@ -10,6 +10,11 @@ from wvq.tokenizer.errors import LARGEST_SEED, check_range
 from wvq.tokenizer.storage.untrusted import expand_home
 
 
+def default_warmup(steps: int) -> int:
+    """The warm-up of a training of so many steps where none is given, in steps."""
+    return min(200, steps // 5)
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
     """A training run. The same command resumes from the run's newest checkpoint.
@@ -32,8 +37,9 @@ class TrainingConfig:
     """Peak learning rate."""
     weight_decay: float = 1e-4
     """Decoupled weight decay."""
-    warmup_steps: int = 200
-    """Steps in which the learning rate rises linearly from 0; a cosine follows."""
+    warmup_steps: int | None = None
+    """Steps in which the learning rate rises linearly from 0; a cosine follows. By default 200, or a fifth of fewer
+    than 1,000 steps."""
     final_learning_rate: float = 0.1
     """Where the cosine ends, as a share of the peak."""
     max_grad_norm: float = 1.0
@@ -53,7 +59,8 @@ class TrainingConfig:
     max_skipped_steps: int = 10
     """Steps in a row that may be skipped since a loss or gradient is not finite; then the run stops."""
     log_with: tuple[str, ...] = ()
-    """Accelerate trackers, such as tensorboard or wandb."""
+    """Where metrics, pictures and code usage go as well: tensorboard, wandb, trackio, or another of Accelerate's
+    trackers."""
     seed: int = 0
     """Of weights, the order of the images, and everything else that is drawn."""
 
@@ -71,7 +78,7 @@ class TrainingConfig:
                 f"batch_size is {self.batch_size}; it must divide by gradient_accumulation_steps, "
                 f"{self.gradient_accumulation_steps}"
             )
-        if not 0 <= self.warmup_steps < max(2, self.steps):
+        if not 0 <= self.warmup < max(2, self.steps):
             raise InputError(
                 f"warmup_steps is {self.warmup_steps}; it must be at least 0 and below steps, {self.steps}"
             )
@@ -80,11 +87,16 @@ class TrainingConfig:
         if not 0 <= self.ema_decay < 1:
             raise InputError(f"ema_decay is {self.ema_decay}; it must be in [0, 1)")
 
+    @property
+    def warmup(self) -> int:
+        """Steps of the warm-up: those given, or what suits the steps."""
+        return default_warmup(self.steps) if self.warmup_steps is None else self.warmup_steps
+
     def lr_scale(self, step: int) -> float:
         """Share of the peak learning rate at a step: linear warm-up, then a cosine down to `final_learning_rate`."""
-        if step < self.warmup_steps:
-            return (step + 1) / self.warmup_steps
-        progress = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
+        if step < self.warmup:
+            return (step + 1) / self.warmup
+        progress = (step - self.warmup) / max(1, self.steps - self.warmup)
         return self.final_learning_rate + (1 - self.final_learning_rate) * (1 + math.cos(math.pi * progress)) / 2
 
     def check_processes(self, num_processes: int) -> None:

@@ -1,10 +1,13 @@
 """What every training loop does beside its own forward pass and loss: a loop is a `for` over one of these."""
 
 import math
+import statistics
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -13,10 +16,10 @@ from torch.optim.swa_utils import AveragedModel
 
 from wvq.tokenizer.data import ImageDataset
 from wvq.tokenizer.data.batches import ShuffledBatches, training_loader, uniform_draws
-from wvq.tokenizer.progress import progress_bar
+from wvq.tokenizer.distributed import on_first_process
+from wvq.tokenizer.progress import duration_in_words, progress_bar
 from wvq.tokenizer.tokens import TokenDataset
 
-from .accelerator import start_trackers
 from .memory import memory_advice
 from .phases import enter
 from .run import Run
@@ -24,6 +27,10 @@ from .sharding import weight_average
 from .state import TrainingState
 from .step_record import StepRecord
 from .stopping import stop_request
+from .trackers import Trackers
+
+FIRST_STEPS, FIRST_SECONDS = 10, 20.0  # after which a training says how long it will take; its very first is left out
+MANY_HOURS = 3.0  # for which a CPU has better to do
 
 
 class Loop:
@@ -50,6 +57,7 @@ class Loop:
         optimizers: of its parameters; each group has its peak learning rate under "peak".
         train_set: items by index.
         num_workers: processes that load it.
+        smaller: options of a smaller model, to be named where a CPU will take many hours.
 
     Attributes:
         model: prepared.
@@ -69,10 +77,10 @@ class Loop:
         optimizers: Sequence[torch.optim.Optimizer],
         train_set: ImageDataset | TokenDataset,
         num_workers: int = 0,
+        smaller: str = "",
     ):
         self.run, self.config, self.accelerator = run, run.config, run.accelerator
-        if self.config.log_with:
-            start_trackers(self.accelerator, tracker)
+        self.trackers = Trackers(run, tracker) if self.config.log_with else None
         self.average: AveragedModel | None = None
         if self.config.ema_decay:  # before the model is prepared, since shards cannot be copied
             self.average = weight_average(model, self.config.ema_decay, self.accelerator)
@@ -100,6 +108,8 @@ class Loop:
         )
         self._started = time.perf_counter() - max((row.get("seconds", 0.0) for row in run.metrics()), default=0.0)
         self._busy, self._logged = 0.0, self.step_number  # seconds of steps since the last line of metrics; its step
+        self._first: list[float] | None = [0.0]  # seconds of the first steps and of the one that is made
+        self._smaller = smaller
 
     @property
     def evaluated(self) -> Any:
@@ -110,6 +120,8 @@ class Loop:
         with ExitStack() as stack:
             stack.enter_context(self.run)
             stack.enter_context(self.progress)
+            if self.trackers:
+                stack.callback(self.trackers.finish)
             self.stop = stack.enter_context(stop_request(self.accelerator))
             stack.enter_context(memory_advice(self.config, self.accelerator))
             self._stack = stack.pop_all()
@@ -157,7 +169,25 @@ class Loop:
             if self.average:
                 self.average.update_parameters(self.accelerator.unwrap_model(self.model))
         enter("other")
-        self._busy += time.perf_counter() - self._fetched
+        seconds = time.perf_counter() - self._fetched
+        self._busy += seconds
+        self._time_first_steps(seconds)
+
+    def _time_first_steps(self, seconds: float) -> None:
+        """Take note of a micro-batch; after the first steps say how long the others will take."""
+        if self._first is None:
+            return
+        self._first[-1] += seconds
+        if not self.accelerator.sync_gradients:
+            return
+        counted = self._first[1:]
+        if len(counted) < FIRST_STEPS and sum(counted) < FIRST_SECONDS:
+            self._first.append(0.0)
+            return
+        self._first, left = None, self.config.steps - self.step_number
+        if left:
+            on_cpu = self.accelerator.device.type == "cpu"
+            self.say(duration_line(statistics.median(counted), left, self._smaller if on_cpu else ""))
 
     def backward(self, loss: Tensor, terms: dict[str, Tensor] | None = None) -> None:
         """Add the gradients of a loss, a scalar, and take note of it and of the terms it is made of."""
@@ -195,16 +225,50 @@ class Loop:
         speed = (self.step_number - self._logged) * size / self._busy
         rate = self.config.learning_rate * self.config.lr_scale(self.step_number - 1)
         timing = {f"{unit}_per_second": speed, "seconds": time.perf_counter() - self._started}
-        self.run.log(self.step_number, "train", {**means, "learning_rate": rate, **timing})
+        self._write("train", {**means, "learning_rate": rate, **timing})
         self.progress.set_postfix({"loss": f"{means.get('loss', math.nan):.4f}", f"{unit}_s": f"{speed:.0f}"})
         self._busy, self._logged = 0.0, self.step_number
 
-    def log_evaluation(self, scores: dict[str, float], summary: str) -> None:
-        """Write the scores of an evaluation, and show their summary above the bar."""
-        self.run.log(self.step_number, "evaluation", scores)
+    def log_evaluation(self, scores: dict[str, float], summary: str, code_usage: Tensor | None = None) -> None:
+        """Write the scores of an evaluation, and show their summary above the bar.
+
+        Args:
+            scores: by their names.
+            summary: in words.
+            code_usage: how often each code was chosen (K,), for the trackers.
+        """
+        self._write("evaluation", scores)
+        if self.trackers and code_usage is not None:
+            self.trackers.histogram("evaluation/code_usage", "evaluation", self.step_number, code_usage)
         self.say(f"step {self.step_number}: {summary}")
+
+    def draw(self, name: str, write: Callable[[Path], None]) -> None:
+        """Have the first process write this step's picture to the path that it is given; trackers get it as `name`."""
+        path = self.run.folder / "images" / f"step-{self.step_number:08d}.png"
+        on_first_process(partial(write, path))
+        if self.trackers:
+            self.trackers.picture(name, self.step_number, path)
+
+    def _write(self, split: str, values: dict[str, float]) -> None:
+        self.run.log(self.step_number, split, values)
+        if self.trackers:
+            self.trackers.scalars(split, self.step_number, values)
 
     def say(self, text: str, warning: bool = False) -> None:
         """Show a line above the bar, of the first process alone."""
         if self.accelerator.is_main_process:
             self.progress.write(text, file=sys.stderr if warning else sys.stdout)
+
+
+def duration_line(seconds: float, left: int, smaller: str = "") -> str:
+    """How long a training takes at the speed of its first steps, and what takes less.
+
+    Args:
+        seconds: of a step.
+        left: steps to come.
+        smaller: options of a smaller model, which are named if it takes many hours.
+    """
+    line = f"about {duration_in_words(seconds * left)} for {left:,} more steps of {seconds:.3g} s, without evaluations"
+    if smaller and seconds * left > MANY_HOURS * 3600:
+        line += f"; this is a CPU, for which there are smaller sizes: {smaller}, or fewer --steps"
+    return line

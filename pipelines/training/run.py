@@ -25,7 +25,11 @@ from wvq.tokenizer.storage.untrusted import user_path
 from .same_run import Difference, is_of_inputs, recorded_config, run_difference, write_run
 from .state import TrainingState, write_state
 
-_FILES = ("run.json", "inputs.json", "accumulation.json", "metrics.jsonl", "bad_images.jsonl")  # of a run, at its top
+TRACKING_FILE = "tracking.json"
+_FILES = (  # of a run, at its top
+    *("run.json", "inputs.json", "accumulation.json", "metrics.jsonl", "bad_images.jsonl"),
+    TRACKING_FILE,
+)
 
 
 class Run:
@@ -174,16 +178,13 @@ class Run:
                 model.save_pretrained(partial)
 
         on_first_process(write)
-        for tracker in self.accelerator.trackers:  # not end_training: it would leave the next run without processes
-            tracker.finish()
         return self.folder / "model"
 
     def log(self, step: int, split: str, values: dict[str, float]) -> None:
-        """Append one line to metrics.jsonl and tell the trackers."""
+        """Append one line to metrics.jsonl."""
         if self.accelerator.is_main_process:
             with (self.folder / "metrics.jsonl").open("a") as file:
                 file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
-        self.accelerator.log({f"{split}/{name}": value for name, value in values.items()}, step=step)
 
     def metrics(self) -> list[dict[str, Any]]:
         """See `read_metrics`."""

@@ -10,6 +10,8 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 from wvq.tokenizer.errors import InputError
 from wvq.tokenizer.storage.untrusted import check_types, read_json, user_path
 
+from .config import default_warmup
+
 MAY_CHANGE = frozenset({
     *("data.num_workers", "log_every", "log_with", "checkpoint_every", "keep_checkpoints", "max_skipped_steps"),
     *("evaluate_every", "evaluation_images", "sample_every", "sample_guidance_scale"),
@@ -24,8 +26,17 @@ Config = TypeVar("Config")
 
 
 def as_json(config: Any) -> dict[str, Any]:
-    """A configuration, a dataclass, as its JSON file holds it."""
-    return json.loads(json.dumps(dataclasses.asdict(config)))
+    """A configuration, a dataclass, as its JSON file holds it: with what a warm-up that is left open comes to."""
+    return _settled(json.loads(json.dumps(dataclasses.asdict(config))))
+
+
+def _settled(values: Any) -> Any:
+    if not isinstance(values, dict):
+        return values
+    settled = {name: _settled(value) for name, value in values.items()}
+    if "steps" in settled and settled.get("warmup_steps", 0) is None:
+        settled["warmup_steps"] = default_warmup(settled["steps"])
+    return settled
 
 
 def read_config(path: Path, config_class: type[Config], **missing: Any) -> Config:

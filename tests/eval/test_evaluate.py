@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +206,25 @@ def test_a_reference_of_another_size_is_refused_with_the_difference(
     (tmp_path / "statistics" / "protocol.json").write_text(json.dumps(protocol))
     with pytest.raises(InputError, match="another extractor: resize is '299x299' there and 'none' here"):
         evaluate(Evaluation(images=samples, reference=saved))
+
+
+def test_images_of_data_are_as_large_as_those_that_are_scored(
+    fashion_images: tuple[Tensor, Tensor], data: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "small").mkdir()
+    for index, image in enumerate(fashion_images[0][:4]):
+        Image.fromarray(image[0].numpy()).resize((16, 16)).save(tmp_path / "small" / f"{index}.png")
+    asked: list[DataConfig] = []
+
+    def note(config: Evaluation) -> Any:
+        asked.append(config.data)
+        raise InputError("that is enough")
+
+    monkeypatch.setattr(command, "open_reference", note)
+    for image_size in (None, 20):
+        with pytest.raises(InputError, match="enough"):
+            evaluate(Evaluation(images=str(tmp_path / "small"), data=replace(data, image_size=image_size)))
+    assert [config.image_size for config in asked] == [16, 20]
 
 
 def test_options_that_do_not_go_together_are_refused() -> None:

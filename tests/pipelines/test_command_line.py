@@ -196,14 +196,28 @@ def test_full_disk(tmp_path: Path, photographs: Path) -> None:
 def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
     main([])
     overview = capsys.readouterr().out
+    main(["benchmark"])
+    overview += capsys.readouterr().out
     for name in COMMANDS:
-        assert name in overview
+        assert f"\n  {name} " in overview
         with pytest.raises(SystemExit) as stopped:
-            main([name, "--help"])
+            main([*name.split(), "--help"])
         assert stopped.value.code == 0
         text = capsys.readouterr().out
         assert "--output" in text
         assert "default: " in text
+
+
+def test_commands_of_two_words_are_one_row_with_a_list_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--help"])
+    rows = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
+    assert rows.count("benchmark") == 1
+    for asked in (["benchmark"], ["benchmark", "--help"]):
+        main(asked)
+        listed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
+        assert len(listed) == sum(name.startswith("benchmark ") for name in COMMANDS)
+        assert all(line.startswith("  benchmark ") for line in listed)
+    assert "valid are benchmark quantizers, " in refused(capsys, "benchmark", "quantiser")
 
 
 def test_recipes_and_options_mean_the_same(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def scores_of(folder: Path) -> dict[str, float]:
     torch.manual_seed(0)
     model = VQTokenizer(config.model)
     accelerator = build_accelerator(config)
-    return validate_tokenizer(model, load_splits(config.data)[1], config, accelerator)
+    return validate_tokenizer(model, load_splits(config.data)[1], config, accelerator)[0]
 
 
 class Losses(nn.Module):

@@ -101,13 +101,13 @@ def nested_names(values: dict[str, Any], prefix: tuple[str, ...] = ()) -> Iterat
 @pytest.mark.parametrize("config_class", [TokenizerTraining, PriorTraining, Comparison])
 def test_any_field_of_a_real_configuration_may_be_missing(file: Path, config_class: type):
     config = config_class()
-    assert read(file, as_json(config), config_class) == config
+    assert as_json(read(file, as_json(config), config_class)) == as_json(config)
     for *groups, name in nested_names(as_json(config)):
         content = inner = as_json(config)
         for group in groups:
             inner = inner[group]
         del inner[name]
-        assert read(file, content, config_class) == config
+        assert as_json(read(file, content, config_class)) == as_json(config)
 
 
 # Comparing

@@ -1,14 +1,20 @@
-"""Options that are lists: a single value is a list of one, and what is text stays as it was typed; and flags.
+"""Options that are lists: `fid,kid` is one as `[fid, kid]` is, a single value too; what is text stays as typed; and flags.
 
-YAML makes numbers, truth values and dates of `[0, no, 1e3]`, which may be the names of classes.
+YAML makes numbers, truth values and dates of `[0, no, 1e3]`, which may be the names of classes. A comma before a space
+parts no texts: "tench, Tinca tinca" is the name of one class.
 """
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
+
+from .listing import alternatives
+
+_NOTHING = ("null", "~", "")
 
 
 def list_options(configuration: type, prefix: str = "") -> Iterator[tuple[str, bool]]:
@@ -16,8 +22,10 @@ def list_options(configuration: type, prefix: str = "") -> Iterator[tuple[str, b
     for name, hint in get_type_hints(configuration).items():
         if dataclasses.is_dataclass(hint) and isinstance(hint, type):
             yield from list_options(hint, f"{prefix}{name}.")
-        elif get_origin(hint) is list or (get_origin(hint) is tuple and get_args(hint)[1:] == (...,)):
-            yield f"{prefix}{name}", get_args(hint)[0] is str
+        else:
+            for kind in alternatives(hint):
+                if get_origin(kind) in (list, tuple):
+                    yield f"{prefix}{name}", get_args(kind)[0] is str
 
 
 def with_lists(arguments: Sequence[str], lists: Mapping[str, bool]) -> list[str]:
@@ -49,6 +57,8 @@ def with_flags(arguments: Sequence[str], configuration: type) -> list[str]:
 
 def _as_json(value: str, is_text: bool) -> str:
     if not is_text:
+        if value.strip() in _NOTHING:
+            return value
         return value if value.lstrip().startswith("[") else f"[{value}]"
     try:
         items = yaml.load(value, yaml.BaseLoader)
@@ -57,7 +67,11 @@ def _as_json(value: str, is_text: bool) -> str:
     if value.lstrip().startswith("["):
         texts = isinstance(items, list) and all(isinstance(item, str) for item in items)
         return json.dumps(items, ensure_ascii=False) if texts else value
-    return json.dumps([value], ensure_ascii=False)
+    return json.dumps(_parted(value), ensure_ascii=False)
+
+
+def _parted(text: str) -> list[str]:
+    return re.split(r",(?!\s)", text)
 
 
 def read_lists(content: Any, text: str, lists: Mapping[str, bool]) -> Any:
@@ -80,7 +94,9 @@ def _read(value: Any, raw: Any, name: str, lists: Sequence[tuple[str, bool]]) ->
     if not kinds or value is None or isinstance(value, dict):
         return value
     if kinds[0] and isinstance(raw, str):
-        return [raw]
+        return _parted(raw)
     if kinds[0] and isinstance(raw, list) and all(isinstance(item, str) for item in raw):
         return raw
+    if isinstance(value, str) and "," in value:
+        return yaml.safe_load(f"[{value}]")
     return value if isinstance(value, list) else [value]

@@ -20,7 +20,7 @@ from jsonargparse import get_loader, set_loader
 
 from wvq.tokenizer.errors import InputError
 
-from .list_options import read_lists
+from .lists import read_lists
 
 MAX_VALUES = 100_000
 _CODE = ("class_path", "init_args", "dict_kwargs")  # what jsonargparse would import and call

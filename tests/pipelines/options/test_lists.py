@@ -17,6 +17,9 @@ TEXTS = [
     ("cat", ("cat",)),
     ("7", ("7",)),
     ("no", ("no",)),
+    ("0,no,1e3", ("0", "no", "1e3")),
+    ("tench,goldfish", ("tench", "goldfish")),
+    ("Ankle boot,Bag", ("Ankle boot", "Bag")),
     ("[]", ()),
 ]
 
@@ -40,8 +43,27 @@ def test_lists_of_numbers_take_a_bare_one(tmp_path: Path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("seeds: 3\n")
     assert parse("compare", [f"--config={recipe}"]).seeds == (3,)
+    recipe.write_text("seeds: 3,4\n")
+    assert parse("compare", [f"--config={recipe}"]).seeds == parse("compare", ["--seeds=3,4"]).seeds == (3, 4)
     with pytest.raises(InputError, match="seeds"):
         parse("compare", ["--seeds=three"])
+
+
+@pytest.mark.parametrize("given", ["fid,kid", "[fid, kid]", '["fid", "kid"]'])
+@pytest.mark.parametrize("command", ["evaluate", "sweep"])
+def test_scores_are_named_with_commas_or_as_yaml(tmp_path: Path, command: str, given: str):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"scores: {given}\npipeline: somewhere\n")
+    for arguments in ([f"--config={recipe}"], ["--pipeline=somewhere", "--scores", given]):
+        assert parse(command, arguments).scores == ["fid", "kid"]
+
+
+def test_pairs_and_lists_of_words_take_commas():
+    assert parse("sample", ["--guidance-interval", "2,9"]).guidance_interval == (2, 9)
+    assert parse("sample", ["--guidance-interval", "null"]).guidance_interval is None
+    assert parse("sweep", ["--grid.guidance-schedule=constant,cosine"]).grid.guidance_schedule == ("constant", "cosine")
+    assert parse("sweep", ["--grid.top-p", "0.5,1"]).grid.top_p == (0.5, 1.0)
+    assert parse("train-tokenizer", ["--model.channel-multipliers=1,2"]).model.channel_multipliers == (1, 2)
 
 
 @pytest.mark.parametrize(
