@@ -8,6 +8,7 @@ import dataclasses
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
@@ -47,11 +48,10 @@ def with_lists(arguments: Sequence[str], lists: Mapping[str, bool]) -> list[str]
 def with_flags(arguments: Sequence[str], configuration: type) -> list[str]:
     """A command line in which an option that is true or false, given alone (`--private`), has the value true."""
     flags = {f"--{name}" for name, hint in get_type_hints(configuration).items() if hint is bool}
-    following = [*arguments[1:], "--"]
     words = {"true", "false", "yes", "no", "on", "off"}
     return [
         f"{argument}=true" if argument in flags and after.lower() not in words else argument
-        for argument, after in zip(arguments, following, strict=True)
+        for argument, after in zip_longest(arguments, arguments[1:], fillvalue="")
     ]
 
 

@@ -96,9 +96,21 @@ def test_what_is_no_list_of_texts_is_refused(text: str):
 
 def test_the_lists_of_every_command_take_what_they_have_by_default():
     for name in COMMANDS:
-        needed = ["--tokenizer=runs/tokenizer/model"] if name == "evaluate" else []
+        needed = {"evaluate": ["--tokenizer=runs/tokenizer/model"], "push": ["folder", "ann/shoes"]}.get(name, [])
         config = parse(name, needed)
         for field, value in vars(config).items():
             if isinstance(value, tuple) and value:
                 again = json.dumps(value)
                 assert getattr(parse(name, [*needed, f"--{field}={again}"]), field) == value
+
+
+def test_a_flag_given_alone_is_true():
+    parsed = {
+        arguments: parse("push", ["folder", *arguments.split(), "ann/shoes"])
+        for arguments in ("--private", "--private true", "--private=true", "--private false", "")
+    }
+    assert [one.private for one in parsed.values()] == [True, True, True, False, False]
+    assert {(one.folder, one.repository) for one in parsed.values()} == {("folder", "ann/shoes")}
+    assert parse("push", ["folder", "ann/shoes", "--private"]).private
+    with pytest.raises(InputError, match="repository"):
+        parse("push", ["folder"])
