@@ -1,4 +1,4 @@
-"""Ray on this machine alone: two workers, little memory, no dashboard, and nothing that goes out."""
+"""Ray on this machine alone: room for two workers and what reads for them, little memory, nothing that goes out."""
 
 import warnings
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ def local_ray() -> Iterator[None]:
     with patch.dict("os.environ", _ENVIRONMENT), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of Ray itself
         ray.init(
-            address="local", num_cpus=2, object_store_memory=80 * 2**20,
+            address="local", num_cpus=3, object_store_memory=80 * 2**20,
             include_dashboard=False, configure_logging=False, log_to_driver=False,
         )  # fmt: skip
         ray.data.DataContext.get_current().enable_progress_bars = False
