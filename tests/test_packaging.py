@@ -44,6 +44,7 @@ def test_files_that_code_reads_are_installed_where_it_reads_them() -> None:
         "pipelines/demo.yaml",
         "pipelines/launch/ddp.yaml",
         "pipelines/launch/fsdp.yaml",
+        "pipelines/launch/hsdp.yaml",
     }
 
 
