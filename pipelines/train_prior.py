@@ -10,7 +10,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from wvq.prior.code_geometry import CodeGeometry, code_features
 from wvq.prior.loading import load_prior

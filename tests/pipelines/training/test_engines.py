@@ -51,9 +51,8 @@ def test_all_engines_have_equal_losses_over_30_steps(optimizer: Any, fashion_fol
     configs = engines(fashion_folder, tmp_path, ["one", "ddp", "fsdp", "hsdp"], optimizer=optimizer, **schedule)
     for split in ("train", "evaluation"):
         losses = {name: [row["loss"] for row in rows(config, split)] for name, config in configs.items()}
-        print(split, {name: max(abs(a - b) for a, b in zip(its, losses["one"], strict=True)) for name, its in losses.items()})
         for its in losses.values():
-            assert its == pytest.approx(losses["one"], rel=ROUNDING[optimizer] / 2)
+            assert its == pytest.approx(losses["one"], rel=ROUNDING[optimizer] / 10)
 
 
 @pytest.mark.parametrize(
@@ -64,9 +63,7 @@ def test_all_engines_have_equal_losses_over_30_steps(optimizer: Any, fashion_fol
         ({"DP_SHARD_SIZE": "2", "TP_SIZE": "2"}, "tp_size 2, cp_size 1, sp_size 1; they must be 1"),
     ],
 )
-def test_a_mesh_that_does_not_fit_is_refused(
-    sizes: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_mesh_that_does_not_fit_is_refused(sizes: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("ACCELERATE_USE_PARALLELISM_CONFIG", "true")
     for name, size in sizes.items():
         monkeypatch.setenv(f"PARALLELISM_CONFIG_{name}", size)
