@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 from launch_files import environment
 from processes import run, start
+from torch import Tensor
 from toy_run_folders import names
 from toy_runs import changed, rows, toy_stage
 
 from wvq.pipelines.train_prior import train_prior
 from wvq.pipelines.training.run import Run
+from wvq.pipelines.training.shards import ShardWriter
 
 LAUNCHES: dict[str, dict[str, str]] = {
     "one": {},
@@ -22,17 +24,24 @@ LAUNCHES: dict[str, dict[str, str]] = {
 ROUNDING = {"adamw": 1e-6, "muon": 2e-4}  # Muon computes in bfloat16
 
 
-def train(config: Any, launch: dict[str, str], stop_at: int) -> None:
-    """Train as `accelerate launch` would; the last process is sent SIGTERM in the step `stop_at`."""
+def train(config: Any, launch: dict[str, str], stop_at: int = 0, kill_at: int = 0) -> None:
+    """Train as `accelerate launch` would; the last process is sent SIGTERM in the step `stop_at`, all are sent SIGKILL
+    while they write the checkpoint of the step `kill_at`."""
     os.environ.update(launch)
-    log = Run.log
+    log, write = Run.log, ShardWriter.write
 
     def log_and_stop(self: Run, step: int, split: str, values: dict[str, float]) -> None:
         log(self, step, split, values)
         if step == stop_at and self.accelerator.is_last_process:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    Run.log = log_and_stop
+    def write_and_die(self: ShardWriter, folder: Path, copies: dict[str, Tensor]) -> list[Path]:
+        files = write(self, folder, copies)
+        if f"step-{kill_at:08d}" in str(folder):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return files
+
+    Run.log, ShardWriter.write = log_and_stop, write_and_die
     train_prior(config)
 
 
@@ -56,12 +65,17 @@ def assert_equal_losses(config: Any, other: Any, rounding: float) -> None:
         assert [loss for _, loss in one] == pytest.approx([loss for _, loss in two], rel=rounding)
 
 
-def test_two_processes_are_followed_by_one(fashion_folder: Path, tmp_path: Path):
+def test_two_processes_killed_while_they_save_are_followed_by_one(fashion_folder: Path, tmp_path: Path):
     _, config = toy_stage("prior", fashion_folder, tmp_path)
     config = changed(config, optimizer="adamw", ema_decay=0.8, sample_every=0)
     straight = changed(config, "straight")
-    run(1, train, straight, {}, 0)
-    train_in_turns(config, (2, "fsdp", 4), (1, "one", 0))
+    run(1, train, straight, {})
+    processes = start(2, train, config, LAUNCHES["fsdp"], 0, 6)
+    for process in processes:
+        process.join(timeout=600)
+    assert -signal.SIGKILL in [process.exitcode for process in processes]
+    assert [name for name in names(Path(config.output_dir) / "checkpoints") if name[0] != "."] == ["step-00000003"]
+    run(1, train, config, {})
     assert_equal_losses(config, straight, ROUNDING["adamw"])
 
 
@@ -73,7 +87,7 @@ def test_four_processes_are_followed_by_two_and_by_one_and_one_by_four(
     _, config = toy_stage("prior", fashion_folder, tmp_path)
     config = changed(config, optimizer=optimizer, ema_decay=0.8, code_geometry=8, steps=12)
     fewer, more = changed(config, "fewer"), changed(config, "more")
-    run(1, train, config, {}, 0)
+    run(1, train, config, {})
     train_in_turns(fewer, (4, launch, 4), (2, "fsdp", 8), (1, "one", 0))
     train_in_turns(more, (1, "one", 4), (4, launch, 0))
     for each in (fewer, more):
