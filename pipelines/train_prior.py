@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from wvq.prior.code_geometry import CodeGeometry, code_features
 from wvq.prior.loading import load_prior
@@ -187,12 +188,11 @@ def train_prior(config: PriorTraining) -> Path:
             if loop.due(config.sample_every):
                 picture = run.folder / "images" / f"step-{loop.step_number:08d}.png"
                 # By one process, from weights of its own: with shards each token would gather the whole model anew.
-                sampler = partial(write_samples, whole_model(loop.evaluated), description, picture, config)
-                on_first_process(partial(sampler, accelerator.device))
-                del sampler  # and the weights it holds
+                sampler = whole_model(loop.evaluated).prior
+                on_first_process(partial(write_samples, sampler, description, picture, config, accelerator.device))
+                del sampler  # a copy, if the prior is sharded
 
-        whole = whole_model(loop.evaluated)
-        return run.save_model(whole.prior if whole else None)
+        return run.save_model(whole_model(loop.evaluated).prior)
 
 
 def build_optimizers(model: nn.Module, config: PriorTraining) -> list[torch.optim.Optimizer]:
@@ -237,10 +237,10 @@ def validate(model: TokenLoss, dataset: TokenDataset, accelerator: Accelerator) 
 
 
 def write_samples(
-    model: TokenLoss, description: PriorConfig, path: Path, config: PriorTraining, device: torch.device
+    model: PreTrainedModel, description: PriorConfig, path: Path, config: PriorTraining, device: torch.device
 ) -> None:
     """Write a picture of samples, drawn on that device: a row of 8 for each of up to 10 classes, or 5 rows without."""
-    prior = model.prior.to(device)  # pyright: ignore[reportArgumentType]
+    prior = model.to(device)  # pyright: ignore[reportArgumentType]
     tokenizer = VQTokenizer.from_pretrained(config.tokenizer).to(device)
     classes = evenly_spaced(description.num_classes, 10)
     labels = (classes if description.num_classes else torch.zeros(5, dtype=torch.int64)).repeat_interleave(8)

@@ -31,7 +31,8 @@ def measure(folder: Path, width: int, layers: int, saves: int) -> None:
     """Save a stack of square matrices with the moments of AdamW, in shards and whole; the first process prints."""
     accelerator = Accelerator(cpu=True)
     mesh = init_device_mesh("cpu", (accelerator.num_processes,))
-    model = fully_shard(nn.Sequential(*(nn.Linear(width, width) for _ in range(layers))), mesh=mesh)
+    model = nn.Sequential(*(nn.Linear(width, width) for _ in range(layers)))
+    fully_shard(model, mesh=mesh)
     optimizer = accelerator.prepare_optimizer(torch.optim.AdamW(model.parameters()))
     model(torch.ones(1, width)).sum().backward()
     optimizer.step()

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import cast
 
 import torch
 from accelerate import Accelerator, init_empty_weights
@@ -41,7 +40,7 @@ def evaluated_model(model: TokenLoss) -> Iterator[TokenLoss]:
     Of a sharded one each layer is gathered while it is used, so that all processes have to make as many passes.
     """
     if not is_sharded(model):
-        yield cast(TokenLoss, whole_model(model))
+        yield whole_model(model)
         return
     try:
         yield model
@@ -51,12 +50,12 @@ def evaluated_model(model: TokenLoss) -> Iterator[TokenLoss]:
                 module.reshard()  # what no backward pass follows stays gathered, and would pass for the weights
 
 
-def whole_model(model: TokenLoss) -> TokenLoss | None:
+def whole_model(model: TokenLoss) -> TokenLoss:
     """The model itself or, if it is sharded or knows the geometry of the codes, a plain one around a plain prior.
 
     The plain model can be sampled from and saved by one process alone, as shards cannot, and its tables are folded. One
-    that was sharded is on the first process alone, in main memory, 4 bytes a parameter; the others have None. A
-    collective call then, which puts one tensor after the other together: no process but the first ever has all.
+    that was sharded is on the first process alone, in main memory, 4 bytes a parameter; the others have it without its
+    weights. A collective call then, which puts one tensor after the other together, so that they never have all.
     """
     sharded = is_sharded(model)
     if model.geometry is None and not sharded:
@@ -68,11 +67,11 @@ def whole_model(model: TokenLoss) -> TokenLoss | None:
         whole = whole_tensor(value)
         if not sharded or process_index() == 0:
             weights[name] = whole.to(device)
-    if not weights:
-        return None
     description = model.prior.config
     with init_empty_weights(include_buffers=False):
         prior = PRIOR_CLASSES[description.model_type](description)
+    if not weights:
+        return TokenLoss(prior, model.num_codes, model.label_smoothing)
     prior.load_state_dict(_part(weights, "prior."), assign=True)
     prior.tie_weights()
     if model.geometry is not None:

@@ -11,9 +11,14 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from wvq.tokenizer.errors import InputError
 from wvq.tokenizer.storage.untrusted import first_line
@@ -35,7 +40,9 @@ class ShardWriter:
 
     def __init__(self, device: torch.device):
         self.device = device
-        self.group = dist.new_group(backend="gloo")
+        group = dist.new_group(backend="gloo")
+        assert isinstance(group, dist.ProcessGroup)  # which every process is in
+        self.group = group
         pinned = device.type == "cuda"
         self._stager = DefaultStager(
             StagingOptions(
@@ -61,13 +68,13 @@ class ShardWriter:
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)  # each thread begins on the first GPU, and would take memory there
         try:
-            dcp.save(
+            save(
                 copies,  # pyright: ignore[reportArgumentType]
-                storage_writer=dcp.HuggingFaceStorageWriter(str(folder), save_distributed=True),
-                planner=dcp.DefaultSavePlanner(flatten_state_dict=False),
+                storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True),
+                planner=DefaultSavePlanner(flatten_state_dict=False),
                 process_group=self.group,
             )
-        except dcp.CheckpointException as error:
+        except CheckpointException as error:
             raise OSError(errno.EIO, f"could not be written ({_reason(error)})", str(folder)) from error
         return sorted(folder.glob(f"shard-{dist.get_rank(self.group) + 1:05d}-*.safetensors"))
 
@@ -84,8 +91,8 @@ def saved_shapes(folder: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:
         InputError: if a tensor is not there as a whole.
     """
     shapes = {}
-    for name, saved in dcp.HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata.items():
-        assert isinstance(saved, dcp.TensorStorageMetadata)  # the one kind that this reader makes
+    for name, saved in HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata.items():
+        assert isinstance(saved, TensorStorageMetadata)  # the one kind that this reader makes
         if sum(math.prod(chunk.sizes) for chunk in saved.chunks) != math.prod(saved.size):
             raise InputError(f"{folder} does not hold all of {name}")
         shapes[name] = saved.size, saved.properties.dtype
@@ -103,13 +110,13 @@ def read_shards(folder: Path, tensors: Tensors) -> None:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "torch.distributed is disabled")  # reading needs no other process
-            dcp.load(
+            load(
                 tensors,
-                storage_reader=dcp.HuggingFaceStorageReader(str(folder)),
-                planner=dcp.DefaultLoadPlanner(flatten_state_dict=False),
+                storage_reader=HuggingFaceStorageReader(str(folder)),
+                planner=DefaultLoadPlanner(flatten_state_dict=False),
                 no_dist=True,
             )
-    except dcp.CheckpointException as error:
+    except CheckpointException as error:
         raise InputError(f"{folder} does not hold what this run would resume from: {_reason(error)}") from error
 
 
@@ -120,6 +127,6 @@ def named_tensors(module: nn.Module) -> Tensors:
     return {name: tensor for name, tensor in module.state_dict().items() if name not in second_names}
 
 
-def _reason(error: dcp.CheckpointException) -> str:
+def _reason(error: CheckpointException) -> str:
     cause, _ = next(iter(error.failures.values()))
     return first_line(cause)

@@ -9,8 +9,10 @@ from launch_files import environment
 from processes import run
 from toy_runs import assert_close_runs, changed, rows, toy_stage
 
-from wvq.pipelines.train_prior import train_prior
+from wvq.pipelines import train_prior as stage_two
+from wvq.pipelines.training import sharding
 from wvq.pipelines.training.accelerator import build_accelerator, check_mesh
+from wvq.prior.loss import TokenLoss
 from wvq.tokenizer import InputError
 
 MESH = {"parallelism_config_dp_replicate_size": 2, "parallelism_config_dp_shard_size": 2}
@@ -18,13 +20,22 @@ ROUNDING = {"adamw": 1e-5, "muon": 2e-3}  # Muon computes in bfloat16
 
 
 def train(config: Any, launch: dict[str, str], mesh: tuple[int, ...]) -> None:
-    """Train as `accelerate launch` would, on processes that form this mesh."""
+    """Train as `accelerate launch` would, on processes that form this mesh; the first alone may have whole weights."""
     os.environ.update(launch)
-    train_prior(config)
+
+    def whole_model(model: TokenLoss) -> TokenLoss:
+        whole = sharding.whole_model(model)
+        first = int(os.environ.get("RANK", "0")) == 0
+        assert all(weight.is_meta == bool(launch and not first) for weight in whole.parameters())
+        return whole
+
+    stage_two.whole_model = whole_model
+    stage_two.train_prior(config)
     if launch:
         accelerator = build_accelerator(config, may_shard=True)
         assert accelerator.is_fsdp2
-        assert (accelerator.torch_device_mesh.shape if len(mesh) > 1 else (accelerator.num_processes,)) == mesh
+        known = accelerator.torch_device_mesh
+        assert (known.shape if known else (accelerator.num_processes,)) == mesh
 
 
 def engines(images: Path, folder: Path, names: list[str], **changes: Any) -> dict[str, Any]:
