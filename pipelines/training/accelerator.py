@@ -5,13 +5,13 @@ from collections.abc import Sequence
 
 import torch
 from accelerate import Accelerator
+from accelerate.parallelism_config import ParallelismConfig
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from accelerate.utils import (
     DataLoaderConfiguration,
     DistributedType,
     FullyShardedDataParallelPlugin,
-    ParallelismConfig,
     parse_flag_from_env,
 )
 from torch.distributed.fsdp import MixedPrecisionPolicy
@@ -79,10 +79,10 @@ def check_mesh(num_processes: int) -> None:
     if not parse_flag_from_env("ACCELERATE_USE_PARALLELISM_CONFIG"):
         return
     mesh = ParallelismConfig()
-    if mesh.non_data_parallel_size > 1:
+    if mesh.non_dp_dim_names:
         raise InputError(
-            f"accelerate launch asks for tp_size {mesh.tp_size}, cp_size {mesh.cp_size}, sp_size {mesh.sp_size}; they "
-            "must be 1: weights and data are divided here, layers and sequences are not"
+            f"accelerate launch asks for {', '.join(mesh.non_dp_dim_names)} parallelism; its sizes must be 1, since "
+            "weights and data are divided here, layers and sequences are not"
         )
     if mesh.dp_shard_size == 1 or mesh.total_size != num_processes:
         raise InputError(
