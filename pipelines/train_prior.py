@@ -38,7 +38,7 @@ from .training.config import TrainingConfig
 from .training.loop import Loop
 from .training.micro_batches import accumulation_steps
 from .training.run import Run, finished_model
-from .training.sharding import whole_model
+from .training.sharding import evaluated_model, whole_model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,7 +180,8 @@ def train_prior(config: PriorTraining) -> Path:
             if loop.due(config.log_every):
                 loop.log("tokens", config.batch_size * description.num_tokens)
             if loop.due(config.evaluate_every):
-                held_out = validate(whole_model(loop.evaluated), evaluation_set, accelerator)
+                with evaluated_model(loop.evaluated) as evaluated:
+                    held_out = validate(evaluated, evaluation_set, accelerator)
                 bits = held_out / math.log(2)
                 others = ", ".join(f"{name.split('_')[0]} {value:.3f}" for name, value in baselines.items())
                 loop.log_evaluation(
@@ -188,8 +189,12 @@ def train_prior(config: PriorTraining) -> Path:
                     f"held-out {bits:.3f} bits per token ({others})",
                 )
             if loop.due(config.sample_every):
+                # By one process, from weights of its own: with shards each token would gather the whole model anew.
                 sampler = whole_model(loop.evaluated).prior
-                loop.draw("samples", partial(write_samples, sampler, description, config=config))
+                loop.draw(
+                    "samples", partial(write_samples, sampler, description, config=config, device=accelerator.device)
+                )
+                del sampler  # a copy, if the prior is sharded
 
         return run.save_model(whole_model(loop.evaluated).prior)
 
@@ -225,28 +230,34 @@ def build_optimizers(model: nn.Module, config: PriorTraining) -> list[torch.opti
 
 @torch.no_grad()
 def validate(model: TokenLoss, dataset: TokenDataset, accelerator: Accelerator) -> float:
-    """Mean loss in nats per token over the held-out images, shared out over the processes, with their own classes."""
+    """Mean loss in nats per token over the held-out images, shared out over the processes, with their own classes.
+
+    All processes make as many forward passes, since the model may be sharded; one without an image left counts none.
+    """
     model.eval()
     total = torch.zeros(2, dtype=torch.float64, device=float64_device(accelerator.device))
-    own = torch.arange(accelerator.process_index, len(dataset), accelerator.num_processes)
-    for indices in own.split(256) if len(own) else ():  # none, with fewer images than processes
-        batch = dataset.take(indices)
+    for first in range(0, len(dataset), 256 * accelerator.num_processes):
+        own = range(first + accelerator.process_index, len(dataset), accelerator.num_processes)[:256]
+        batch = dataset.take(own or [0])
         codes, labels = batch["tokens"].to(accelerator.device), batch["labels"].to(accelerator.device)
         with accelerator.autocast():
             loss = model(codes, labels)
-        total += torch.stack([to_float64(loss) * len(indices), total.new_tensor(len(indices))])
+        total += torch.stack([to_float64(loss) * len(own), total.new_tensor(len(own))])
     total = accelerator.reduce(total, "sum")
     assert isinstance(total, Tensor)
     return float(total[0] / total[1])
 
 
-def write_samples(model: PreTrainedModel, description: PriorConfig, path: Path, config: PriorTraining) -> None:
-    """Write a picture of samples: a row of 8 for each of up to 10 classes, or 5 rows without classes."""
-    tokenizer = VQTokenizer.from_pretrained(config.tokenizer).to(model.device)
+def write_samples(
+    model: PreTrainedModel, description: PriorConfig, path: Path, *, config: PriorTraining, device: torch.device
+) -> None:
+    """Write a picture of samples, drawn on that device: a row of 8 for each of up to 10 classes, or 5 rows without."""
+    prior = model.to(device)  # pyright: ignore[reportArgumentType]
+    tokenizer = VQTokenizer.from_pretrained(config.tokenizer).to(device)
     classes = evenly_spaced(description.num_classes, 10)
     labels = (classes if description.num_classes else torch.zeros(5, dtype=torch.int64)).repeat_interleave(8)
     tokens = sample_tokens(
-        model,
+        prior,
         class_labels=labels,
         num_tokens=description.num_tokens,
         num_codes=description.num_codes,

@@ -45,6 +45,7 @@ def test_files_that_code_reads_are_installed_where_it_reads_them() -> None:
         "pipelines/launch/ddp.yaml",
         "pipelines/launch/fsdp.yaml",
         "pipelines/sharing/card.md.jinja",
+        "pipelines/launch/hsdp.yaml",
     }
 
 

@@ -2,10 +2,14 @@
 upgrade changes it. docs/development.md lists them; ruff's SLF rule keeps them out of all other modules."""
 
 import inspect
+import json
+import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -111,6 +115,24 @@ def test_accelerate_functions_that_are_not_documented() -> None:
     assert memory.should_reduce_batch_size(RuntimeError("CUDA out of memory.")), (
         "sample_images has to tell out of memory from other errors: see what find_executable_batch_size asks now"
     )
+
+
+def test_torch_names_of_shards_and_their_json(tmp_path: Path) -> None:
+    """pipelines/training/shards.py: each process hashes its own files, and knows a checkpoint in shards, by a name."""
+    from torch.distributed.checkpoint import hf_storage, state_dict_saver
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")
+        writer = hf_storage.HuggingFaceStorageWriter(str(tmp_path), save_distributed=True)
+        state_dict_saver.save({"ones": torch.ones(2)}, storage_writer=writer, no_dist=True)
+    (file,) = tmp_path.iterdir()
+    assert file.match("shard-00001-*.safetensors"), (
+        "torch names shards otherwise: have ShardWriter.write and has_shards look for that"
+    )
+    with safe_open(file, "pt") as opened:
+        assert json.loads(opened.metadata()["DCP_SHARDING_INFO"]) == {"ones": {"saved_offsets": [0]}}, (
+            "torch says otherwise where a shard belongs: checkpoints of before may not be read"
+        )
 
 
 def test_torch_muon_state_and_options() -> None:

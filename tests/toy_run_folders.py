@@ -2,15 +2,19 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 from wvq.pipelines.training.run import Run
 from wvq.pipelines.training.state import TrainingState
 from wvq.pipelines.training.step_record import StepRecord
 from wvq.tokenizer import TokenizerConfig
+from wvq.tokenizer.distributed import whole_tensor
 
 
 @dataclass(frozen=True)
@@ -24,12 +28,17 @@ class Training:
 
 
 class Process:
-    """A run with a prepared model, optimizer and record, as a new process would make them."""
+    """A run with a prepared model, optimizer and record, as a new process would make them; sharded if it is told to."""
 
-    def __init__(self, config: Training):
+    def __init__(self, config: Training, sharded: bool = False):
         self.accelerator = Accelerator(cpu=True)
-        model = nn.Sequential(nn.Linear(3, 2), nn.Dropout())
-        self.model, self.optimizer = self.accelerator.prepare(model, torch.optim.AdamW(model.parameters(), lr=0.1))
+        model: nn.Module = nn.Sequential(nn.Linear(3, 2), nn.Dropout())
+        if sharded:
+            fully_shard(model, mesh=init_device_mesh("cpu", (self.accelerator.num_processes,)))
+            self.model: Any = model
+            self.optimizer: Any = self.accelerator.prepare_optimizer(torch.optim.AdamW(model.parameters(), lr=0.1))
+        else:
+            self.model, self.optimizer = self.accelerator.prepare(model, torch.optim.AdamW(model.parameters(), lr=0.1))
         self.record = StepRecord(self.accelerator, self.model, limit=1)
         self.state = TrainingState(self.accelerator, self.model, [self.optimizer], self.record)
         self.run = Run(config.output_dir, config, self.accelerator)
@@ -52,7 +61,7 @@ class Process:
         return self.run.resume(self.state)
 
     def weights(self) -> list[torch.Tensor]:
-        return [parameter.detach().clone() for parameter in self.model.parameters()]
+        return [whole_tensor(parameter.detach()).clone() for parameter in self.model.parameters()]
 
 
 def names(folder: Path) -> list[str]:

@@ -64,8 +64,12 @@ def rows_of_all_processes(rows: Tensor) -> Tensor:
     return torch.cat([part[:size] for part, size in zip(gathered, sizes, strict=True)])
 
 
-def on_first_process(function: Callable[[], Result]) -> Result:
+def on_first_process(function: Callable[[], Result], group: dist.ProcessGroup | None = None) -> Result:
     """Call a function on the first process alone; its result, a small one, on all. A collective call.
+
+    Args:
+        function: what is called.
+        group: of all processes, for a thread that is not to meet the collective calls of another.
 
     Raises:
         InputError, OSError: on all processes alike, if the function raises it; one that stopped alone would leave the
@@ -79,14 +83,18 @@ def on_first_process(function: Callable[[], Result]) -> Result:
             outcome[0] = function()
         except (InputError, OSError) as error:
             outcome[1] = error
-    dist.broadcast_object_list(outcome)
+    dist.broadcast_object_list(outcome, group=group)
     if outcome[1] is not None:
         raise outcome[1]
     return outcome[0]
 
 
-def on_every_process(function: Callable[[], Result]) -> Result:
+def on_every_process(function: Callable[[], Result], group: dist.ProcessGroup | None = None) -> Result:
     """Call a function on each process, for its share of some work; each has its own result. A collective call.
+
+    Args:
+        function: what is called.
+        group: as in `on_first_process`.
 
     Raises:
         InputError, OSError: on all processes alike, if the function raises it on one: that of the first of them by
@@ -101,7 +109,17 @@ def on_every_process(function: Callable[[], Result]) -> Result:
     except (InputError, OSError) as raised:
         error = raised
     errors: list[Exception | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(errors, error)
+    dist.all_gather_object(errors, error, group=group)
     if (first := next((raised for raised in errors if raised is not None), None)) is not None:
         raise first
     return cast(Result, result)
+
+
+def from_every_process(function: Callable[[], Result], group: dist.ProcessGroup | None = None) -> list[Result]:
+    """`on_every_process`, with the results of all, small ones, by rank."""
+    own = on_every_process(function, group)
+    if not _several():
+        return [own]
+    results: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(results, own, group=group)
+    return results

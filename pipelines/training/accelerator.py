@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import torch
 from accelerate import Accelerator
+from accelerate.parallelism_config import ParallelismConfig
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from accelerate.utils import (
@@ -22,7 +23,7 @@ from .config import TrainingConfig
 
 
 def build_accelerator(config: TrainingConfig, may_shard: bool = False) -> Accelerator:
-    """The engine that `accelerate launch` or `torchrun` asks for: one process, DDP or FSDP2.
+    """The engine that `accelerate launch` or `torchrun` asks for: one process, DDP, FSDP2 or HSDP.
 
     Accelerate leaves FSDP to GPUs and would train with DDP on CPUs without a word; here CPUs shard as well.
 
@@ -46,10 +47,16 @@ def build_accelerator(config: TrainingConfig, may_shard: bool = False) -> Accele
         raise InputError("accelerate launch asks for FSDP; a tokenizer is small, and trains with DDP (launch/ddp.yaml)")
     if sharded and (version := os.environ.get("FSDP_VERSION", "1")) != "2":
         raise InputError(f"accelerate launch asks for fsdp_version {version}; it must be 2, as in launch/fsdp.yaml")
-    this_process()  # finds the processes on CPUs as well
+    process = this_process()  # finds the processes on CPUs as well
+    if sharded:
+        check_mesh(process.num_processes)
     if AcceleratorState._shared_state.get("_mixed_precision", config.mixed_precision) != config.mixed_precision:
         AcceleratorState._shared_state.clear()  # an earlier run of this process had another; the processes stay known
     plugin = _sharding(config.mixed_precision) if sharded else None
+    if plugin and process.distributed_type == DistributedType.MULTI_CPU:
+        # Accelerate takes plugin and mesh of GPUs alone, whatever the device is; there is no other way in.
+        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+        AcceleratorState._shared_state.clear()
     accelerator = Accelerator(
         mixed_precision=config.mixed_precision,
         gradient_accumulation_steps=config.gradient_accumulation_steps or 1,  # 0: to be found
@@ -58,12 +65,30 @@ def build_accelerator(config: TrainingConfig, may_shard: bool = False) -> Accele
         log_with=list(config.log_with) or None,
         project_dir=config.output_dir,
     )
-    if plugin and accelerator.distributed_type == DistributedType.MULTI_CPU:
-        AcceleratorState._shared_state["fsdp_plugin"] = plugin
-        for state in (AcceleratorState, PartialState):  # which all Accelerators share; there is no other way in
-            state._shared_state["distributed_type"] = DistributedType.FSDP
     config.check_processes(accelerator.num_processes)
     return accelerator
+
+
+def check_mesh(num_processes: int) -> None:
+    """Check the mesh of processes that `accelerate launch` asks for, if it does (launch/hsdp.yaml).
+
+    Raises:
+        InputError: if it has not as many places as there are processes, or divides more than the data.
+    """
+    if not parse_flag_from_env("ACCELERATE_USE_PARALLELISM_CONFIG"):
+        return
+    mesh = ParallelismConfig()
+    if mesh.non_dp_dim_names:
+        raise InputError(
+            f"accelerate launch asks for {', '.join(mesh.non_dp_dim_names)} parallelism; its sizes must be 1, since "
+            "weights and data are divided here, layers and sequences are not"
+        )
+    if mesh.dp_shard_size == 1 or mesh.total_size != num_processes:
+        raise InputError(
+            f"accelerate launch asks for dp_replicate_size {mesh.dp_replicate_size} x dp_shard_size "
+            f"{mesh.dp_shard_size} on {num_processes} processes; their product must be the number of processes, and "
+            "dp_shard_size, the processes of a machine, at least 2"
+        )
 
 
 def check_trackers(names: Sequence[str]) -> None:

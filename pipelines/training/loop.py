@@ -143,6 +143,7 @@ class Loop:
                 if self.due(self.config.checkpoint_every) or stopping:
                     self.run.save_checkpoint(self.step_number, self.state)
                 if stopping:
+                    self.run.wait()
                     self.stop.exit(self.step_number)
             self._fetched = time.perf_counter()
             enter("data")

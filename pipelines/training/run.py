@@ -3,13 +3,15 @@
 import json
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 from accelerate import Accelerator
 
-from wvq.tokenizer.distributed import on_first_process
+from wvq.tokenizer.distributed import from_every_process, num_processes, on_first_process, process_index
 from wvq.tokenizer.errors import InputError
 from wvq.tokenizer.storage.atomic import (
     remove_unfinished,
@@ -19,10 +21,12 @@ from wvq.tokenizer.storage.atomic import (
     written_whole,
 )
 from wvq.tokenizer.storage.lock import Lock
-from wvq.tokenizer.storage.manifest import find_damage, write_manifest
+from wvq.tokenizer.storage.manifest import describe_file, find_damage, write_manifest
 from wvq.tokenizer.storage.untrusted import user_path
 
+from .background import Background
 from .same_run import Difference, is_of_inputs, recorded_config, run_difference, write_run
+from .shards import ShardWriter, Tensors
 from .state import TrainingState, write_state
 
 TRACKING_FILE = "tracking.json"
@@ -61,6 +65,7 @@ class Run:
         self.folder, self.config, self.accelerator = user_path(folder), config, accelerator
         self.inputs = inputs
         self._lock: Lock | None = None
+        self._background = Background()
         self._checkpoint_every = config.checkpoint_every  # of those that the metrics in the folder belong to
         on_first_process(self._open)
 
@@ -91,9 +96,13 @@ class Run:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        if self._lock:
-            self._lock.release()
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
+        try:
+            if kind is not KeyboardInterrupt:  # that of a second Ctrl-C, which stops at once
+                self.wait()
+        finally:
+            if self._lock:
+                self._lock.release()
 
     @property
     def finished(self) -> bool:
@@ -109,18 +118,23 @@ class Run:
         Raises:
             InputError: if there were checkpoints and none of them can be used.
         """
-        if step := on_first_process(self._choose_checkpoint):
-            state.load(self._checkpoint(step))
+        damaged: dict[Path, str] = {}
+        for path in reversed(on_first_process(self.checkpoints)):
+            parts = from_every_process(lambda path=path: find_damage(path, process_index(), num_processes()))
+            if not any(parts):
+                break
+            damaged[path] = next(filter(None, parts))
+        else:
+            path = None
+        step = on_first_process(lambda: self._go_on_from(path, damaged))
+        if path:
+            state.load(path)
         return step
 
-    def _choose_checkpoint(self) -> int:
-        damaged: dict[Path, str] = {}
-        for path in reversed(self.checkpoints()):
-            if not (damage := find_damage(path)):
-                break
-            damaged[path] = damage
-            print(f"{path} is damaged: {damage}", file=sys.stderr)
-        else:
+    def _go_on_from(self, path: Path | None, damaged: Mapping[Path, str]) -> int:
+        for other, damage in damaged.items():
+            print(f"{other} is damaged: {damage}", file=sys.stderr)
+        if not path:
             if damaged:
                 listed = "; ".join(f"{path.name}: {damage}" for path, damage in damaged.items())
                 raise InputError(
@@ -147,21 +161,59 @@ class Run:
     def save_checkpoint(self, step: int, state: TrainingState) -> None:
         """Write the checkpoint of `step` whole, then remove all but the newest `config.keep_checkpoints`.
 
+        One in shards is written in the background: this returns when they are copied, `wait` when they are written.
+
         Raises:
-            OSError: on all processes, if it cannot be written; the older ones are still there.
+            OSError: on all processes, if it cannot be written, or the one before, in the background, could not; the
+                older ones are still there.
         """
+        self.wait()
+        if state.shards:
+            copies, tensors, counts = state.copy_shards(state.shards)
+            self._background.start(partial(self._write_shards, step, state.shards, copies, tensors, counts))
+            return
         tensors, counts = state.gather()
 
         def write() -> None:
-            # What the checkpoint is the continuation of must be on the disk before it.
-            synchronize(*self.folder.glob("metrics.jsonl"), *(self.folder / "images").glob("*"))
-            with written_whole(self._checkpoint(step)) as partial:
-                write_state(partial, tensors, counts)
-                write_manifest(partial)
-            write_run(self.folder, self.config, self.inputs)
-            self._remove_old_checkpoints()
+            with self._written(step) as folder:
+                write_state(folder, tensors, counts)
+                write_manifest(folder)
 
         on_first_process(write)
+
+    def wait(self) -> None:
+        """Return when the checkpoint that is being written in the background, if there is one, is on the disk.
+
+        Raises:
+            OSError: on all processes, if it could not be written.
+        """
+        self._background.wait()
+
+    def _write_shards(
+        self, step: int, shards: ShardWriter, copies: Tensors, tensors: dict[str, Tensors], counts: dict[str, int]
+    ) -> None:
+        with ExitStack() as stack:  # of the first process, where it is put in its place or removed
+            folder = on_first_process(lambda: stack.enter_context(self._written(step)), shards.group)
+            listed = from_every_process(
+                lambda: {path.name: describe_file(path) for path in shards.write(folder, copies)}, shards.group
+            )
+
+            def finish() -> None:
+                write_state(folder, tensors, counts)
+                write_manifest(folder, {name: file for files in listed for name, file in files.items()})
+                stack.close()
+
+            on_first_process(finish, shards.group)
+
+    @contextmanager
+    def _written(self, step: int) -> Iterator[Path]:
+        """A folder whose content becomes the checkpoint of `step`, by the first process."""
+        # What the checkpoint is the continuation of must be on the disk before it.
+        synchronize(*self.folder.glob("metrics.jsonl"), *(self.folder / "images").glob("*"))
+        with written_whole(self._checkpoint(step)) as folder:
+            yield folder
+        write_run(self.folder, self.config, self.inputs)
+        self._remove_old_checkpoints()
 
     def _remove_old_checkpoints(self) -> None:
         for old in self.checkpoints()[: -self.config.keep_checkpoints]:
@@ -171,7 +223,9 @@ class Run:
         return self.folder / "checkpoints" / f"step-{step:08d}"
 
     def save_model(self, model: Any) -> Path:
-        """Write `model`, which has `save_pretrained`, into the folder model/, which makes the run a finished one."""
+        """Write `model`, which has `save_pretrained` and which the first process alone need have, into the folder
+        model/, which makes the run a finished one."""
+        self.wait()
 
         def write() -> None:
             with written_whole(self.folder / "model") as partial:

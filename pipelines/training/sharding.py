@@ -1,14 +1,20 @@
 """What a prior needs whose weights are sharded over processes (FSDP2)."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
 from accelerate import Accelerator, init_empty_weights
 from accelerate.utils import fsdp2_prepare_model
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from wvq.prior.code_geometry import CodeGeometry
 from wvq.prior.loss import TokenLoss
 from wvq.prior.model import PRIOR_CLASSES
-from wvq.tokenizer.distributed import whole_tensor
+from wvq.tokenizer.distributed import process_index, whole_tensor
 
 
 def weight_average(model: nn.Module, decay: float, accelerator: Accelerator) -> AveragedModel:
@@ -22,21 +28,58 @@ def weight_average(model: nn.Module, decay: float, accelerator: Accelerator) -> 
     return average
 
 
+def is_sharded(module: nn.Module) -> bool:
+    """Whether the weights of a module are shared out over processes."""
+    return any(isinstance(parameter, DTensor) for parameter in module.parameters())
+
+
+@contextmanager
+def evaluated_model(model: TokenLoss) -> Iterator[TokenLoss]:
+    """The model for forward passes without gradients: the sharded one itself, or `whole_model`.
+
+    Of a sharded one each layer is gathered while it is used, so that all processes have to make as many passes.
+    """
+    if not is_sharded(model):
+        yield whole_model(model)
+        return
+    try:
+        yield model
+    finally:
+        for module in model.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()  # what no backward pass follows stays gathered, and would pass for the weights
+
+
 def whole_model(model: TokenLoss) -> TokenLoss:
     """The model itself or, if it is sharded or knows the geometry of the codes, a plain one around a plain prior.
 
-    A collective call. The plain model can be evaluated, sampled from and saved by one process alone, as shards cannot,
-    and its tables are folded. While it lives it takes 4 bytes a parameter of shards, else only those of the two tables.
+    The plain model can be sampled from and saved by one process alone, as shards cannot, and its tables are folded. One
+    that was sharded is on the first process alone, in main memory, 4 bytes a parameter; the others have it without its
+    weights. A collective call then, which puts one tensor after the other together, so that they never have all.
     """
-    state = model.state_dict()
-    if model.geometry is None and not any(isinstance(value, DTensor) for value in state.values()):
+    sharded = is_sharded(model)
+    if model.geometry is None and not sharded:
         return model
+    state = model.state_dict()
+    device = torch.device("cpu") if sharded else next(iter(state.values())).device
+    weights: dict[str, Tensor] = {}
+    for name, value in state.items():
+        whole = whole_tensor(value)
+        if not sharded or process_index() == 0:
+            weights[name] = whole.to(device)
     description = model.prior.config
     with init_empty_weights(include_buffers=False):
         prior = PRIOR_CLASSES[description.model_type](description)
-    own = {name.removeprefix("prior."): value for name, value in state.items() if name.startswith("prior.")}
-    prior.load_state_dict({name: whole_tensor(value) for name, value in own.items()}, assign=True)
+    if not weights:
+        return TokenLoss(prior, model.num_codes, model.label_smoothing)
+    prior.load_state_dict(_part(weights, "prior."), assign=True)
     prior.tie_weights()
     if model.geometry is not None:
-        model.geometry.fold_into(prior)
-    return TokenLoss(prior, model.num_codes, model.label_smoothing).to(next(iter(state.values())).device)
+        geometry = CodeGeometry(model.geometry.features.to(device), prior)
+        geometry.load_state_dict(_part(weights, "geometry."), assign=True)
+        geometry.fold_into(prior)
+    return TokenLoss(prior, model.num_codes, model.label_smoothing).to(device)
+
+
+def _part(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
