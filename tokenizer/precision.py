@@ -22,8 +22,13 @@ _BACKENDS: tuple[Any, ...] = (
 def full_precision() -> Iterator[None]:
     """Float32 products and convolutions in all 24 bits, on GPUs and CPUs; afterwards as the user had it.
 
-    Through `fp32_precision` alone: once it was used, torch raises where the older `allow_tf32` is read.
+    Through `fp32_precision` alone: once it was used, torch raises where the older `allow_tf32` is read. A graph that is
+    compiled takes the settings as they are when it is run; the search for the nearest code is one operation of it, with
+    full precision of its own.
     """
+    if torch.compiler.is_compiling():
+        yield
+        return
     before = []
     for backend in _BACKENDS:
         precision = backend.fp32_precision
