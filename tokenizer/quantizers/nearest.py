@@ -57,11 +57,24 @@ def _(vectors: Tensor, codebook: Tensor) -> Tensor:
 def _search_in_float64(vectors: Tensor, codes: Tensor) -> Tensor:
     """On a GPU: products in float64 leave no doubt that would have to be looked for and settled."""
     origin = codes.double().mean(dim=0)
-    codes = codes.double() - origin
-    half_norms = codes.square().sum(dim=1) / 2
+    centred = codes.double() - origin
+    half_norms = centred.square().sum(dim=1) / 2
     blocks = (vectors.double() - origin).split(max(1, _GPU_BLOCK_ENTRIES // 2 // len(codes)))
     with torch.autocast(vectors.device.type, enabled=False):
-        return torch.cat([torch.addmm(half_norms, block, codes.mT, beta=-1).argmax(dim=1) for block in blocks])
+        chosen = [torch.addmm(half_norms, block, centred.mT, beta=-1).argmax(dim=1) for block in blocks]
+    return _first_of_equals(codes)[torch.cat(chosen)]
+
+
+def _first_of_equals(codes: Tensor) -> Tensor:
+    """For each of codes (K, D) the first that equals it, (K,); products need not be equal for codes that are."""
+    places = torch.arange(len(codes), device=codes.device)
+    # Equal codes lie together in any order of such sums, and others hardly ever between them.
+    weights = torch.arange(1, 1 + codes.shape[1], dtype=torch.float64, device=codes.device).sqrt()
+    order = (codes * weights).sum(dim=1).sort(stable=True).indices
+    ordered = codes[order]
+    begins = (ordered != ordered.roll(1, dims=0)).any(dim=1)
+    begin = torch.where(begins, places, 0).cummax(dim=0).values
+    return torch.empty_like(order).scatter_(0, order, order[begin])
 
 
 def _suits_tree(vectors: Tensor, codes: Tensor) -> bool:
