@@ -54,7 +54,7 @@ def build_accelerator(config: TrainingConfig, may_shard: bool = False) -> Accele
     accelerator = Accelerator(
         mixed_precision=config.mixed_precision,
         gradient_accumulation_steps=config.gradient_accumulation_steps or 1,  # 0: to be found
-        dataloader_config=DataLoaderConfiguration(split_batches=True),
+        dataloader_config=DataLoaderConfiguration(split_batches=True, non_blocking=True),
         fsdp_plugin=plugin,
         log_with=list(config.log_with) or None,
         project_dir=config.output_dir,

@@ -9,19 +9,19 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from wvq.tokenizer.data import ImageDataset
 from wvq.tokenizer.data.batches import ShuffledBatches, training_loader, uniform_draws
+from wvq.tokenizer.decided_there import may_ask
 from wvq.tokenizer.progress import progress_bar
 from wvq.tokenizer.tokens import TokenDataset
 
 from .accelerator import start_trackers
 from .memory import memory_advice
 from .run import Run
-from .sharding import weight_average
+from .sharding import WeightAverage, weight_average
 from .state import TrainingState
-from .step_record import StepRecord
+from .step_record import StepRecord, asks_after
 from .stopping import stop_request
 
 
@@ -72,10 +72,13 @@ class Loop:
         self.run, self.config, self.accelerator = run, run.config, run.accelerator
         if self.config.log_with:
             start_trackers(self.accelerator, tracker)
-        self.average: AveragedModel | None = None
+        self.average: WeightAverage | None = None
         if self.config.ema_decay:  # before the model is prepared, since shards cannot be copied
             self.average = weight_average(model, self.config.ema_decay, self.accelerator)
         self.model, *self.optimizers = self.accelerator.prepare(model, *optimizers)
+        # Whether an optimizer can leave all as it was by a tensor, `found_inf`, is said by torch's own name for that.
+        leaves = [getattr(optimizer.optimizer, "_step_supports_amp_scaling", False) for optimizer in self.optimizers]
+        self._asks = may_ask(self.accelerator.device) or not all(leaves)
         self.record = StepRecord(self.accelerator, self.model, self.config.max_skipped_steps)
         self.state = TrainingState(self.accelerator, self.model, self.optimizers, self.record, self.average)
         self.step_number = run.resume(self.state)
@@ -123,7 +126,9 @@ class Loop:
             self.number = number
             yield {name: values.to(self.accelerator.device) for name, values in batch.items()}
             if self.accelerator.sync_gradients:
-                stopping = self.stop.requested()
+                alone = self.accelerator.num_processes == 1  # so that no device has to be asked
+                asks = alone or asks_after(self.step_number, self.accelerator.device)
+                stopping = asks and self.stop.requested()
                 if self.due(self.config.checkpoint_every) or stopping:
                     self.run.save_checkpoint(self.step_number, self.state)
                 if stopping:
@@ -133,7 +138,8 @@ class Loop:
     def drawn(self, count: int, probability: float) -> Tensor:
         """Which of the `count` items of this process's micro-batch are drawn, each with that probability; bool."""
         draws = uniform_draws(self.config.seed, self.number, count)
-        return (draws < probability).to(self.accelerator.device)  # compared first: not every device has float64
+        drawn = draws < probability  # before it is moved: not every device has float64
+        return drawn.to(self.accelerator.device, non_blocking=True)
 
     @contextmanager
     def step(self) -> Iterator[None]:
@@ -149,7 +155,7 @@ class Loop:
             self.step_number += 1
             self.progress.update()
             if self.average:
-                self.average.update_parameters(self.accelerator.unwrap_model(self.model))
+                self.average.follow(self.accelerator.unwrap_model(self.model), self.record.made)
         self._busy += time.perf_counter() - self._fetched
 
     def backward(self, loss: Tensor, terms: dict[str, Tensor] | None = None) -> None:
@@ -164,12 +170,14 @@ class Loop:
             optimizers: prepared, of `self.optimizers`.
             parameters: groups that are clipped each by itself, under the names that messages call them by.
         """
+        found_inf = None
         if self.accelerator.sync_gradients:
             largest = self.config.max_grad_norm
-            self.record.check(
-                **{name: self.accelerator.clip_grad_norm_(own, largest) for name, own in parameters.items()}
-            )
+            norms = {name: self.accelerator.clip_grad_norm_(own, largest) for name, own in parameters.items()}
+            found_inf = self.record.check(asks=self._asks, **norms)
         for optimizer in optimizers:
+            if found_inf is not None:
+                optimizer.optimizer.found_inf = found_inf
             optimizer.step()
             optimizer.zero_grad()
 

@@ -26,8 +26,8 @@ LOOPS: dict[str, dict[str, Any]] = {
     "tokenizer, ema": {"quantizer": "ema"},
     "tokenizer, online": {"quantizer": "online"},
     "tokenizer, in micro-batches": {"gradient_accumulation_steps": 2, "ema_decay": 0.9},
-    "prior, muon": {"optimizer": "muon"},
-    "prior, adamw": {"optimizer": "adamw", "ema_decay": 0.9, "label_smoothing": 0.1},
+    "prior, muon": {"optimizer": "muon", "sample_every": 0},
+    "prior, adamw": {"optimizer": "adamw", "sample_every": 0, "ema_decay": 0.9, "label_smoothing": 0.1},
 }
 
 
