@@ -15,6 +15,7 @@ from toy_runs import toy_stage
 
 from wvq.pipelines.training.loop import Loop
 from wvq.prior import sample_tokens
+from wvq.tokenizer.errors import NonFiniteError
 
 STEPS = 20
 DEVICES = ["elsewhere", pytest.param("gpu", marks=[pytest.mark.gpu, NO_GPU])]
@@ -58,6 +59,15 @@ def test_a_loop_waits_for_the_device_once_in_ten_steps(
     first, last = ends[parts - 1], ends[(STEPS + 1) * parts - 1]  # from the end of step 1 to that of step 21
     assert len(ends) == (STEPS + 2) * parts
     assert last - first <= STEPS / 10, Counter(waits[first:last])
+
+
+@pytest.mark.parametrize("name", DEVICES)
+def test_scores_that_are_not_finite_are_told_by_image_and_position(name: str):
+    prior = tiny_prior(num_tokens=40)
+    with torch.no_grad():
+        prior.model.embed_tokens.weight[33] = float("nan")  # of class 1
+    with device_called(name) as device, pytest.raises(NonFiniteError, match="image 2 at position 0 are not finite"):
+        sample_tokens(prior.to(device), torch.tensor([0, 2, 1]), 40, 32, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize("name", DEVICES)
