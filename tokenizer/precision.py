@@ -42,6 +42,26 @@ def full_precision() -> Iterator[None]:
             backend.fp32_precision = precision
 
 
+@contextmanager
+def layers_in_tf32(device: torch.device) -> Iterator[str]:
+    """On a GPU by NVIDIA, products and convolutions of float32 in TF32 unless the user has said what they are to be.
+
+    TF32 rounds factors to 11 bits and adds up in float32. Quantizers stay in `full_precision`.
+
+    Yields:
+        What they are computed in: "TF32", or "float32" elsewhere and where the user wants that.
+    """
+    places = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # pyright: ignore[reportAttributeAccessIssue]
+    unsaid = [place for place in places if device.type == "cuda" and place.fp32_precision == "none"]
+    for place in unsaid:
+        place.fp32_precision = "tf32"
+    try:
+        yield "TF32" if device.type == "cuda" and places[0].fp32_precision == "tf32" else "float32"
+    finally:
+        for place in unsaid:
+            place.fp32_precision = "none"
+
+
 def has_float64(device: torch.device) -> bool:
     """Whether a device computes in float64: Apple's GPUs do not, nor do some of Intel's."""
     if device.type == "xpu":

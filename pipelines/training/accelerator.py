@@ -1,7 +1,8 @@
 """Which of Accelerate's engines trains, and how."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -15,7 +16,9 @@ from accelerate.utils import (
 )
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
+from wvq.tokenizer.distributed import on_first_process
 from wvq.tokenizer.errors import InputError
+from wvq.tokenizer.storage.atomic import write_json
 from wvq.tokenizer.storage.untrusted import first_line
 
 from ..processes import this_process
@@ -65,6 +68,27 @@ def build_accelerator(config: TrainingConfig, may_shard: bool = False) -> Accele
             state._shared_state["distributed_type"] = DistributedType.FSDP
     config.check_processes(accelerator.num_processes)
     return accelerator
+
+
+def note_precision(folder: Path, accelerator: Accelerator, layers: str, say: Callable[[str], None]) -> None:
+    """On another device than a CPU: say what is computed in which precision, and write it into precision.json.
+
+    Args:
+        folder: of the run.
+        layers: what float32 products of layers are computed in.
+        say: shows a line.
+    """
+    device = accelerator.device
+    if device.type == "cpu":
+        return
+    precision = {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "layers": "bfloat16" if accelerator.mixed_precision == "bf16" else layers,
+        "weights": "float32",
+        "quantizer": "float32",
+    }
+    say("; ".join(f"{what}: {kind}" for what, kind in precision.items()))
+    on_first_process(lambda: write_json(folder / "precision.json", precision))
 
 
 def check_trackers(names: Sequence[str]) -> None:

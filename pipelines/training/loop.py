@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from wvq.tokenizer.data import ImageDataset
 from wvq.tokenizer.data.batches import ShuffledBatches, training_loader, uniform_draws
 from wvq.tokenizer.decided_there import may_ask
+from wvq.tokenizer.precision import layers_in_tf32
 from wvq.tokenizer.progress import progress_bar
 from wvq.tokenizer.tokens import TokenDataset
 
-from .accelerator import start_trackers
+from .accelerator import note_precision, start_trackers
 from .memory import memory_advice
 from .run import Run
 from .sharding import WeightAverage, weight_average
@@ -113,6 +114,8 @@ class Loop:
             stack.enter_context(self.run)
             stack.enter_context(self.progress)
             self.stop = stack.enter_context(stop_request(self.accelerator))
+            layers = stack.enter_context(layers_in_tf32(self.accelerator.device))
+            note_precision(self.run.folder, self.accelerator, layers, self.say)
             stack.enter_context(memory_advice(self.config, self.accelerator))
             self._stack = stack.pop_all()
         return self

@@ -14,6 +14,7 @@ from wvq.pipelines.train_prior import build_optimizers
 from wvq.pipelines.training.sharding import WeightAverage
 from wvq.pipelines.training.step_record import ASKED_EVERY
 from wvq.tokenizer import InputError, VQTokenizer
+from wvq.tokenizer.storage.untrusted import read_json
 
 DEVICES = ["elsewhere", pytest.param("gpu", marks=[pytest.mark.gpu, NO_GPU])]
 NEVER = 10**6
@@ -68,6 +69,7 @@ def test_the_limit_is_noticed_later_and_told_as_it_was(
     with device_called(name), pytest.raises(InputError) as stopped:
         train(config)
     assert len(made) == ASKED_EVERY
+    assert read_json(Path(config.output_dir) / "precision.json").keys() == {"device", "layers", "weights", "quantizer"}
     for part in ("step 6 was the last of 3 in a row", "batch 5: loss ", "gradient norm of network nan"):
         assert part in str(stopped.value)
     assert not list((Path(config.output_dir) / "checkpoints").glob("*"))
