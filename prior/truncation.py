@@ -66,12 +66,12 @@ def _smallest_of_nucleus(weights: Tensor, top_p: float) -> Tensor:
     here, weights = weights.device, weights.to(float64_device(weights.device))
     target = top_p * weights.sum(dim=-1, keepdim=True, dtype=torch.float64)
     # Whether a short list is enough is not asked of a GPU, which sorts faster than it answers.
-    counts = (min(SHORT_LIST, weights.shape[-1]), weights.shape[-1]) if may_ask(here) else (weights.shape[-1],)
-    for count in counts:
-        largest = weights.topk(count, dim=-1).values
+    number = weights.shape[-1]
+    largest = weights.topk(min(SHORT_LIST, number) if may_ask(weights.device) else number, dim=-1).values
+    reached = largest.cumsum(dim=-1, dtype=torch.float64)
+    if largest.shape[-1] < number and not (reached[:, -1:] >= target).all():
+        largest = weights.topk(number, dim=-1).values
         reached = largest.cumsum(dim=-1, dtype=torch.float64)
-        if count == counts[-1] or (reached[:, -1:] >= target).all():
-            break
     last = (reached < target).sum(dim=-1, keepdim=True).clamp(max=weights.shape[-1] - 1)
     return largest.gather(-1, last).to(here)
 

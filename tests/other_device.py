@@ -14,7 +14,6 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, PartialState
 from torch import Tensor
-from torch.optim import optimizer
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
@@ -90,7 +89,9 @@ def elsewhere(float64: bool = True) -> Iterator[torch.device]:
         patches.enter_context(patch.object(torch, "autocast", autocast))
         patches.enter_context(patch.object(torch, "inference_mode", torch.no_grad))  # knows no tensors of this kind
         patches.enter_context(patch.object(precision, "has_float64", has_float64))
-        patches.enter_context(patch.object(optimizer, "_get_fused_kernels_supported_devices", lambda: ["meta", "cpu"]))
+        patches.enter_context(
+            patch("torch.optim.optimizer._get_fused_kernels_supported_devices", lambda: ["meta", "cpu"])
+        )
         swaps = torch.__future__.get_swap_module_params_on_conversion()
         torch.__future__.set_swap_module_params_on_conversion(True)  # a moved parameter is still the optimizer's
         try:

@@ -25,7 +25,8 @@ from wvq.tokenizer.storage.untrusted import user_path
 from .same_run import Difference, is_of_inputs, recorded_config, run_difference, write_run
 from .state import TrainingState, write_state
 
-_FILES = ("run.json", "inputs.json", "accumulation.json", "precision.json", "metrics.jsonl", "bad_images.jsonl")  # of a run, at its top
+# Of a run, at its top.
+_FILES = ("run.json", "inputs.json", "accumulation.json", "precision.json", "metrics.jsonl", "bad_images.jsonl")
 
 
 class Run:

@@ -14,7 +14,7 @@ from tiny_pipelines import tiny_prior
 from toy_runs import toy_stage
 
 from wvq.pipelines.training.loop import Loop
-from wvq.prior import sample_tokens
+from wvq.prior import loss, sample_tokens
 from wvq.tokenizer.errors import NonFiniteError
 
 STEPS = 20
@@ -32,8 +32,11 @@ LOOPS: dict[str, dict[str, Any]] = {
 }
 
 
+SHOWN = ("tokenizer, wasserstein by transport", "prior, muon")  # the others take longer together
+
+
 @pytest.mark.parametrize("name", DEVICES)
-@pytest.mark.parametrize("case", LOOPS)
+@pytest.mark.parametrize("case", [pytest.param(c, marks=[] if c in SHOWN else [pytest.mark.slow]) for c in LOOPS])
 def test_a_loop_waits_for_the_device_once_in_ten_steps(
     case: str, name: str, fashion_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -43,7 +46,8 @@ def test_a_loop_waits_for_the_device_once_in_ten_steps(
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, **options))
     rarely = dict.fromkeys(("log_every", "evaluate_every", "checkpoint_every"), 10**6)
     others = {key: value for key, value in LOOPS[case].items() if key not in options}
-    config = dataclasses.replace(config, steps=STEPS + 2, **rarely, **others)
+    config = dataclasses.replace(config, steps=STEPS + 2, batch_size=4, **rarely, **others)
+    monkeypatch.setattr(loss, "_BLOCK_ENTRIES", 36 * 50)  # four blocks a step
     ends: list[int] = []  # waits so far, at the end of each micro-batch
     batches = Loop.__iter__
 
@@ -63,7 +67,7 @@ def test_a_loop_waits_for_the_device_once_in_ten_steps(
 
 @pytest.mark.parametrize("name", DEVICES)
 def test_scores_that_are_not_finite_are_told_by_image_and_position(name: str):
-    prior = tiny_prior(num_tokens=40)
+    prior: Any = tiny_prior(num_tokens=40)
     with torch.no_grad():
         prior.model.embed_tokens.weight[33] = float("nan")  # of class 1
     with device_called(name) as device, pytest.raises(NonFiniteError, match="image 2 at position 0 are not finite"):
@@ -72,7 +76,7 @@ def test_scores_that_are_not_finite_are_told_by_image_and_position(name: str):
 
 @pytest.mark.parametrize("name", DEVICES)
 def test_sampling_waits_for_the_device_at_the_start_and_the_end_alone(name: str):
-    prior = tiny_prior(num_tokens=40)
+    prior: Any = tiny_prior(num_tokens=40)
     options: dict[str, Any] = {"guidance_scale": 2.0, "top_k": 9, "top_p": 0.9, "min_p": 0.01}
     positions: list[int] = []
     with device_called(name) as device, counted_waits() as waits:

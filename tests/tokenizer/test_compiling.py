@@ -16,7 +16,12 @@ CASES: dict[str, dict[str, Any]] = {
     "product": {"quantizer": "ema"},
     "residual": {"quantizer": "wasserstein"},
 }
-MAIN = ("vanilla", "ema", "online", "wasserstein", "wasserstein, transport", "fsq", "residual")
+SHOWN = (("wasserstein", False), ("wasserstein, transport", True))  # each takes seconds
+EACH = [
+    pytest.param(case, training, marks=[] if (case, training) in SHOWN else [pytest.mark.slow])
+    for case in CASES
+    for training in (False, True)
+]
 
 
 @pytest.fixture(autouse=True)
@@ -24,10 +29,7 @@ def nothing_compiled() -> None:
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize(
-    "case", [pytest.param(case, marks=[] if case in MAIN else [pytest.mark.slow]) for case in CASES]
-)
+@pytest.mark.parametrize(("case", "training"), EACH)
 def test_a_tokenizer_is_one_graph(case: str, training: bool):
     options = {"quantizer": case.split(",")[0], "quantizer_options": CASES[case]}
     plain, other = (tiny_tokenizer(**options).train(training) for _ in range(2))
@@ -54,8 +56,7 @@ def test_compiled_features_that_are_not_finite_move_nothing():
     assert all(torch.equal(value, before[name]) for name, value in tokenizer.state_dict().items())
 
 
-@pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize(("training", "smoothing"), [(True, 0.1), pytest.param(False, 0.0, marks=pytest.mark.slow)])
 def test_a_prior_is_one_graph(training: bool, smoothing: float):
     plain, other = (TokenLoss(tiny_prior(), 32, smoothing).train(training) for _ in range(2))
     codes = torch.randint(32, (3, 16), generator=torch.Generator().manual_seed(0))

@@ -73,7 +73,7 @@ class Quantizer(nn.Module):
         if self.codebook_dim < 1:
             raise InputError(f"codebook_dim is {self.codebook_dim}; it must be at least 1")
         self.accumulation_steps = 1
-        # Vectors and indices of this step's forwards, and whether all features were finite, where that is not known here.
+        # Of this step's forwards: vectors, indices, and whether all features were finite, if only the device knows.
         self._seen: list[tuple[Tensor, Tensor, Tensor | None]] = []
 
     @property

@@ -10,7 +10,7 @@ from other_device import NO_GPU, device_called
 from torch import Tensor, nn
 from toy_runs import changed, rows, toy_stage, weights
 
-from wvq.pipelines.train_prior import build_optimizers
+from wvq.pipelines.train_prior import PriorTraining, build_optimizers
 from wvq.pipelines.training.sharding import WeightAverage
 from wvq.pipelines.training.step_record import ASKED_EVERY
 from wvq.tokenizer import InputError, VQTokenizer
@@ -31,7 +31,7 @@ def poison_gradients(monkeypatch: pytest.MonkeyPatch, batches: range) -> None:
 
 
 @pytest.mark.parametrize("name", DEVICES)
-@pytest.mark.parametrize("stage", ["tokenizer", "prior"])
+@pytest.mark.parametrize("stage", [pytest.param("tokenizer", marks=pytest.mark.slow), "prior"])
 def test_skipped_steps_change_nothing_as_on_the_cpu(
     stage: str, name: str, fashion_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -39,7 +39,8 @@ def test_skipped_steps_change_nothing_as_on_the_cpu(
     for place in ("cpu", name):
         train, config = toy_stage(stage, fashion_folder, tmp_path / place)
         rarely = dict.fromkeys(("log_every", "evaluate_every", "checkpoint_every"), NEVER)
-        config = changed(config, batch_size=4, ema_decay=0.5, **({"sample_every": 0} if stage == "prior" else {}), **rarely)
+        rarely |= {"sample_every": 0} if stage == "prior" else {}
+        config = changed(config, batch_size=4, ema_decay=0.5, **rarely)
         with monkeypatch.context() as patches:
             poison_gradients(patches, range(3, 5))
             if place == "cpu":
@@ -76,7 +77,10 @@ def test_the_limit_is_noticed_later_and_told_as_it_was(
 
 
 @pytest.mark.parametrize("name", DEVICES)
-@pytest.mark.parametrize("quantizer", ["wasserstein", "transport", "ema", "online"])
+@pytest.mark.parametrize(
+    "quantizer",
+    ["transport", *(pytest.param(name, marks=pytest.mark.slow) for name in ("wasserstein", "ema", "online"))],
+)
 def test_features_that_are_not_finite_move_no_statistics(
     quantizer: str, name: str, fashion_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -108,17 +112,16 @@ def changed_model(model: Any, **changes: Any) -> Any:
 
 @pytest.mark.parametrize("kind", ["muon", "adamw"])
 def test_an_optimizer_that_found_something_infinite_leaves_everything_as_it_was(kind: str):
-    from wvq.pipelines.train_prior import PriorTraining
-
     model = nn.ModuleDict({"layers": nn.ModuleDict({"h": nn.Linear(4, 6)})})
     model = nn.ModuleDict({"prior": model})
-    optimizers = build_optimizers(model, PriorTraining(optimizer=kind), fused=True)  # pyright: ignore
+    config = PriorTraining(optimizer=kind)  # pyright: ignore[reportArgumentType]
+    optimizers: list[Any] = build_optimizers(model, config, fused=True)
     states = []
     for bad in (0.0, 1.0, 0.0):
         for parameter in model.parameters():
             parameter.grad = torch.full_like(parameter, float("nan") if bad else 1.0)
         for optimizer in optimizers:
-            optimizer.found_inf = torch.tensor(bad)  # pyright: ignore[reportAttributeAccessIssue]
+            optimizer.found_inf = torch.tensor(bad)
             optimizer.step()
         moments = [value for o in optimizers for state in o.state_dict()["state"].values() for value in state.values()]
         states.append([value.clone() for value in [*model.parameters(), *moments]])
