@@ -150,7 +150,7 @@ def train_prior(config: PriorTraining) -> Path:
         codebooks = VQTokenizer.from_pretrained(config.tokenizer).codebooks
         geometry = CodeGeometry(code_features(*codebooks, count=config.code_geometry, seed=config.seed), prior)
     model = TokenLoss(prior, description.num_codes, config.label_smoothing, geometry)
-    optimizers = build_optimizers(model, config)
+    optimizers = build_optimizers(model, config, fused=accelerator.device.type != "cpu")
     run = Run(config.output_dir, config, accelerator, train_set.inputs)  # not before it is known that it can begin
     if run.finished:
         return run.folder / "model"
@@ -194,7 +194,7 @@ def train_prior(config: PriorTraining) -> Path:
                 loop.draw(
                     "samples", partial(write_samples, sampler, description, config=config, device=accelerator.device)
                 )
-                del sampler  # a copy, if the prior is sharded
+                del sampler, write  # a copy, if the prior is sharded
 
         return run.save_model(whole_model(loop.evaluated).prior)
 
@@ -207,10 +207,13 @@ def smaller_sizes(config: PriorTraining) -> str:
     return f"{size}--batch-size {max(1, config.batch_size // 2)}"
 
 
-def build_optimizers(model: nn.Module, config: PriorTraining) -> list[torch.optim.Optimizer]:
+def build_optimizers(model: nn.Module, config: PriorTraining, fused: bool = False) -> list[torch.optim.Optimizer]:
     """AdamW with decay on matrices only; with "muon", Muon (arXiv 2502.16982) for the matrices inside the layers.
 
     Muon's update is scaled to the root mean square of AdamW's, so that both share one learning rate.
+
+    Args:
+        fused: whether AdamW is one kernel, which a GPU needs to skip a step without the host.
     """
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and (".layers." in name or ".h." in name)]
     inside = {id(p) for p in matrices}
@@ -223,9 +226,9 @@ def build_optimizers(model: nn.Module, config: PriorTraining) -> list[torch.opti
     ]
     if config.optimizer == "adamw":
         groups.append({"params": matrices, "peak": rate, "weight_decay": decay})
-        return [torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.95))]
+        return [torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.95), fused=fused)]
     muon = Muon([{"params": matrices, "peak": rate}], lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
-    return [torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.95)), muon]
+    return [torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.95), fused=fused), muon]
 
 
 @torch.no_grad()

@@ -88,7 +88,7 @@ def train_tokenizer(config: TokenizerTraining) -> Path:
     set_seed(config.seed)
     model = VQTokenizer(config.model)
     model.quantizer.accumulation_steps = config.gradient_accumulation_steps
-    optimizer = build_optimizer(model, config)
+    optimizer = build_optimizer(model, config, fused=accelerator.device.type != "cpu")
     loop = Loop(run, "tokenizer", model, [optimizer], train_set, config.data.num_workers, smaller_sizes(config.model))
     (optimizer,) = loop.optimizers
     network, codebook = (group["params"] for group in optimizer.param_groups)
@@ -136,15 +136,19 @@ def smaller_sizes(model: TokenizerConfig) -> str:
     return f"{' or '.join(options)} (a quarter of the work each)" if options else ""
 
 
-def build_optimizer(model: VQTokenizer, config: TokenizerTraining) -> torch.optim.AdamW:
-    """AdamW with two groups of parameters, the network's and the quantizer's."""
+def build_optimizer(model: VQTokenizer, config: TokenizerTraining, fused: bool = False) -> torch.optim.AdamW:
+    """AdamW with two groups of parameters, the network's and the quantizer's.
+
+    Args:
+        fused: whether it is one kernel, which a GPU needs to skip a step without the host.
+    """
     codebook = list(model.quantizer.parameters())
     network = [p for name, p in model.named_parameters() if not name.startswith("quantizer.")]
     groups = [
         {"params": network, "peak": config.learning_rate, "weight_decay": config.weight_decay},
         {"params": codebook, "peak": config.codebook_learning_rate, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95))
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95), fused=fused)
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from transformers import PreTrainedModel
+from transformers.cache_utils import DynamicCache
 
 from .code_geometry import CodeGeometry
 
@@ -76,6 +77,17 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, label_
     return _LinearCrossEntropy.apply(hidden, weight, targets, label_smoothing)  # pyright: ignore[reportReturnType]
 
 
+class _NothingKept(DynamicCache):
+    """A cache that stays empty.
+
+    Where there is none, transformers looks through the positions for several sequences in one row, and waits for a GPU
+    to know whether there are any; a graph that is compiled would carry the mask for them.
+    """
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        return key_states, value_states
+
+
 class TokenLoss(nn.Module):
     """A prior as what is trained: from codes and classes to the mean cross-entropy of each code after those before.
 
@@ -109,6 +121,7 @@ class TokenLoss(nn.Module):
         if self.geometry is not None:
             embedded = embedded + self.geometry.input_part(inputs)
             output_table = output_table + self.geometry.output_part()
-        hidden = self.prior.base_model(inputs_embeds=embedded, use_cache=False).last_hidden_state
+        body = self.prior.base_model(inputs_embeds=embedded, past_key_values=_NothingKept(), use_cache=False)
+        hidden = body.last_hidden_state
         smoothing = self.label_smoothing if self.training else 0.0
         return linear_cross_entropy(hidden.flatten(0, 1), output_table, codes.flatten(), smoothing)

@@ -1,4 +1,4 @@
-"""Muon for matrices that may be sharded over processes."""
+"""Muon for matrices that may be sharded over processes, and that can skip a step by a tensor."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,30 +16,44 @@ class Muon(torch.optim.Muon):
     Momentum is sharded as the matrices are. The orthogonalization is of a whole matrix: every process gathers one after
     the other, in the bfloat16 it is computed in, and keeps its shard of the outcome. torch's own would multiply shards:
     with other roundings, and an error for a matrix with fewer rows than processes.
+
+    As torch's fused optimizers it leaves everything as it was where the attribute `found_inf`, a float32 scalar on the
+    device, is 1, without asking the device for it.
     """
+
+    found_inf: Tensor | None = None
+    _step_supports_amp_scaling = True  # what torch calls that
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step; a collective call if the matrices are sharded."""
-        if not any(isinstance(matrix, DTensor) for group in self.param_groups for matrix in group["params"]):
+        sharded = any(isinstance(matrix, DTensor) for group in self.param_groups for matrix in group["params"])
+        if not sharded and self.found_inf is None:
             return super().step(closure)
         with torch.enable_grad():
             loss = closure() if closure else None
         for group in self.param_groups:
             for matrix in group["params"]:
                 if matrix.grad is not None:
-                    self._step_sharded(matrix, matrix.grad, group)
+                    self._step_one(matrix, matrix.grad, group)
         return loss
 
-    def _step_sharded(self, matrix: DTensor, gradient: Tensor, group: dict[str, Any]) -> None:
+    def _step_one(self, matrix: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         state = self.state[matrix]
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(gradient)
-        momentum = state["momentum_buffer"].lerp_(gradient, 1 - group["momentum"])
+        made = 1.0 if self.found_inf is None else 1.0 - self.found_inf
+        if self.found_inf is not None:  # NaN times 0 would be NaN
+            gradient = torch.where(self.found_inf > 0, 0.0, gradient)
+        momentum = state["momentum_buffer"]
+        # Moved by a weight of 0 it is what it was, to the last bit.
+        momentum.lerp_(gradient, (1 - group["momentum"]) * made)
         update = gradient.lerp(momentum, group["momentum"]) if group["nesterov"] else momentum
-        change = _orthogonal_change(whole_tensor(update.bfloat16()), group).to(matrix.dtype)
-        matrix.mul_(1 - group["lr"] * group["weight_decay"])
-        matrix.add_(distribute_tensor(change, matrix.device_mesh, matrix.placements, src_data_rank=None))
+        change = _orthogonal_change(whole_tensor(update.bfloat16()), group).to(matrix.dtype) * made
+        matrix.mul_(1 - group["lr"] * group["weight_decay"] * made)
+        if isinstance(matrix, DTensor):
+            change = distribute_tensor(change, matrix.device_mesh, matrix.placements, src_data_rank=None)
+        matrix.add_(change)
 
 
 def _orthogonal_change(update: Tensor, group: dict[str, Any]) -> Tensor:

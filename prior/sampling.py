@@ -7,6 +7,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from wvq.tokenizer.blocks import default_block_size, padded_blocks
+from wvq.tokenizer.decided_there import may_ask
 from wvq.tokenizer.errors import InputError, NonFiniteError
 from wvq.tokenizer.precision import float64_device, has_float64
 
@@ -16,6 +17,8 @@ from .truncation import check_truncation, draw_codes
 from .turns import check_codes_per_position, check_turns, turns
 
 OnToken = Callable[[int, Tensor], None]
+
+_ASKED_EVERY = 16  # positions after which a GPU is asked whether all scores were finite
 
 
 def sample_tokens(
@@ -71,7 +74,8 @@ def sample_tokens(
 
     Raises:
         InputError: for an argument out of its range.
-        NonFiniteError: for scores that are NaN or infinite, as one bad weight makes them; it says at which position.
+        NonFiniteError: for scores that are NaN or infinite, as one bad weight makes them; it says at which position. A
+            GPU is asked for them after every 16th position and at the end.
     """
     check_truncation(temperature, top_k, top_p, min_p)
     check_codes_per_position(codes_per_position, num_codes, num_tokens)
@@ -102,6 +106,7 @@ def sample_tokens(
         with torch.inference_mode():
             decoder = build_decoder(model, num_codes, rows, dtype)
             caches = [decoder.new_cache(rows, num_tokens) for _ in blocks]
+        finite = _FiniteScores(batch, scales, model.device)
         seen = 0
         for position in range(undecided[0] if undecided else num_tokens, num_tokens):
             with torch.inference_mode():  # not around the callback: its tokens, and the result, are ordinary tensors
@@ -117,13 +122,14 @@ def sample_tokens(
                 scores = conditional
                 if scales[position] != 1:
                     scores = rest[0] + scales[position] * (conditional - rest[0])
-                _check_finite(scores, position, scales[position])
+                scores = finite.checked(scores, position)
                 own = ids[position % codes_per_position]
                 drawn = own.start + draw_codes(scores[:, own], draws[:, position], temperature, top_k, top_p, min_p)
                 sequences[:, position + 1] = torch.where(free[:, position], drawn, sequences[:, position + 1])
             seen = position + 1
             if on_token:
                 on_token(position, sequences[:, 1 : position + 2].clone())
+        finite.check()
     finally:
         model.train(was_training)
     return sequences[:, 1:].clone()
@@ -139,10 +145,27 @@ def check_sampling(guidance_scale: float, temperature: float, top_k: int, top_p:
     check_truncation(temperature, top_k, top_p, min_p)
 
 
-def _check_finite(scores: Tensor, position: int, guidance_scale: float) -> None:
-    if not scores.isfinite().all():
-        image = int(scores.isfinite().all(dim=1).int().argmin())
-        guided = f"a guidance_scale below {guidance_scale:g}, and " if guidance_scale != 1 else ""
+class _FiniteScores:
+    """Whether the scores of all images so far were finite, asked rarely where the host would wait for the answer."""
+
+    def __init__(self, batch: int, scales: Sequence[float], device: torch.device):
+        self.scales, self.every = scales, 1 if may_ask(device) else _ASKED_EVERY
+        self.broken = torch.full((batch,), len(scales), device=device)  # the first position of each that was not
+
+    def checked(self, scores: Tensor, position: int) -> Tensor:
+        """The scores (B, K) of a position, zeros for images without finite ones, whose draw would be no code."""
+        broken = ~scores.isfinite().all(dim=1)
+        self.broken = torch.where(broken, self.broken.clamp(max=position), self.broken)
+        if (position + 1) % self.every == 0:
+            self.check()
+        return scores if self.every == 1 else scores.masked_fill(broken[:, None], 0.0)
+
+    def check(self) -> None:
+        """Raises: NonFiniteError: naming the first position and image."""
+        if (position := int(self.broken.min())) == len(self.scales):
+            return
+        image, scale = self.broken.tolist().index(position), self.scales[position]
+        guided = f"a guidance_scale below {scale:g}, and " if scale != 1 else ""
         raise NonFiniteError(
             f"the scores of image {image} at position {position} are not finite; "
             f"try {guided}whether all weights of the prior are finite"

@@ -7,6 +7,7 @@ in the order of transformers. Nothing is sorted whole where a short list of the 
 import torch
 from torch import Tensor
 
+from wvq.tokenizer.decided_there import may_ask
 from wvq.tokenizer.errors import InputError
 from wvq.tokenizer.precision import float64_device, to_float64
 
@@ -64,11 +65,13 @@ def _smallest_of_nucleus(weights: Tensor, top_p: float) -> Tensor:
     """The last weight (B, 1) that is needed to reach the share top_p of the sum of weights (B, K), largest first."""
     here, weights = weights.device, weights.to(float64_device(weights.device))
     target = top_p * weights.sum(dim=-1, keepdim=True, dtype=torch.float64)
-    for count in (min(SHORT_LIST, weights.shape[-1]), weights.shape[-1]):
-        largest = weights.topk(count, dim=-1).values
+    # Whether a short list is enough is not asked of a GPU, which sorts faster than it answers.
+    number = weights.shape[-1]
+    largest = weights.topk(min(SHORT_LIST, number) if may_ask(weights.device) else number, dim=-1).values
+    reached = largest.cumsum(dim=-1, dtype=torch.float64)
+    if largest.shape[-1] < number and not (reached[:, -1:] >= target).all():
+        largest = weights.topk(number, dim=-1).values
         reached = largest.cumsum(dim=-1, dtype=torch.float64)
-        if (reached[:, -1:] >= target).all():
-            break
     last = (reached < target).sum(dim=-1, keepdim=True).clamp(max=weights.shape[-1] - 1)
     return largest.gather(-1, last).to(here)
 

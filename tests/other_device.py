@@ -89,6 +89,9 @@ def elsewhere(float64: bool = True) -> Iterator[torch.device]:
         patches.enter_context(patch.object(torch, "autocast", autocast))
         patches.enter_context(patch.object(torch, "inference_mode", torch.no_grad))  # knows no tensors of this kind
         patches.enter_context(patch.object(precision, "has_float64", has_float64))
+        patches.enter_context(
+            patch("torch.optim.optimizer._get_fused_kernels_supported_devices", lambda: ["meta", "cpu"])
+        )
         swaps = torch.__future__.get_swap_module_params_on_conversion()
         torch.__future__.set_swap_module_params_on_conversion(True)  # a moved parameter is still the optimizer's
         try:

@@ -227,3 +227,17 @@ def test_torch_says_whether_a_backward_pass_runs() -> None:
         "torch says otherwise whether a backward pass runs: ask in Quantizer.forward what torch/utils/checkpoint.py "
         "asks"
     )
+
+
+def test_torch_optimizers_that_skip_a_step_by_a_tensor() -> None:
+    """pipelines/training/loop.py asks for `_step_supports_amp_scaling` and gives `found_inf`, as torch.amp does."""
+    weight = nn.Parameter(torch.ones(2))
+    optimizer: Any = torch.optim.AdamW([weight], lr=1.0, fused=True)
+    weight.grad = torch.full((2,), torch.nan)
+    assert getattr(optimizer, "_step_supports_amp_scaling", False), (
+        "torch says otherwise which optimizers do: see GradScaler.step, and ask that in Loop"
+    )
+    optimizer.found_inf = torch.tensor(1.0)
+    optimizer.step()
+    assert torch.equal(weight, torch.ones(2)), "a fused AdamW no longer heeds found_inf: see GradScaler.step"
+    assert not getattr(torch.optim.AdamW([weight]), "_step_supports_amp_scaling", False)

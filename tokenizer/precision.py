@@ -22,8 +22,13 @@ _BACKENDS: tuple[Any, ...] = (
 def full_precision() -> Iterator[None]:
     """Float32 products and convolutions in all 24 bits, on GPUs and CPUs; afterwards as the user had it.
 
-    Through `fp32_precision` alone: once it was used, torch raises where the older `allow_tf32` is read.
+    Through `fp32_precision` alone: once it was used, torch raises where the older `allow_tf32` is read. A graph that is
+    compiled takes the settings as they are when it is run; the search for the nearest code is one operation of it, with
+    full precision of its own.
     """
+    if torch.compiler.is_compiling():
+        yield
+        return
     before = []
     for backend in _BACKENDS:
         precision = backend.fp32_precision
@@ -35,6 +40,26 @@ def full_precision() -> Iterator[None]:
     finally:
         for backend, precision in reversed(before):
             backend.fp32_precision = precision
+
+
+@contextmanager
+def layers_in_tf32(device: torch.device) -> Iterator[str]:
+    """On a GPU by NVIDIA, products and convolutions of float32 in TF32 unless the user has said what they are to be.
+
+    TF32 rounds factors to 11 bits and adds up in float32. Quantizers stay in `full_precision`.
+
+    Yields:
+        What they are computed in: "TF32", or "float32" elsewhere and where the user wants that.
+    """
+    places = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # pyright: ignore[reportAttributeAccessIssue]
+    unsaid = [place for place in places if device.type == "cuda" and place.fp32_precision == "none"]
+    for place in unsaid:
+        place.fp32_precision = "tf32"
+    try:
+        yield "TF32" if device.type == "cuda" and places[0].fp32_precision == "tf32" else "float32"
+    finally:
+        for place in unsaid:
+            place.fp32_precision = "none"
 
 
 def has_float64(device: torch.device) -> bool:

@@ -1,7 +1,8 @@
 """Which of Accelerate's engines trains, and how."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -16,7 +17,9 @@ from accelerate.utils import (
 )
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
+from wvq.tokenizer.distributed import on_first_process
 from wvq.tokenizer.errors import InputError
+from wvq.tokenizer.storage.atomic import write_json
 
 from ..processes import this_process
 from .config import TrainingConfig
@@ -60,7 +63,7 @@ def build_accelerator(config: TrainingConfig, may_shard: bool = False) -> Accele
     accelerator = Accelerator(
         mixed_precision=config.mixed_precision,
         gradient_accumulation_steps=config.gradient_accumulation_steps or 1,  # 0: to be found
-        dataloader_config=DataLoaderConfiguration(split_batches=True),
+        dataloader_config=DataLoaderConfiguration(split_batches=True, non_blocking=True),
         fsdp_plugin=plugin,
         log_with=list(config.log_with) or None,
         project_dir=config.output_dir,
@@ -89,6 +92,27 @@ def check_mesh(num_processes: int) -> None:
             f"{mesh.dp_shard_size} on {num_processes} processes; their product must be the number of processes, and "
             "dp_shard_size, the processes of a machine, at least 2"
         )
+
+
+def note_precision(folder: Path, accelerator: Accelerator, layers: str, say: Callable[[str], None]) -> None:
+    """On another device than a CPU: say what is computed in which precision, and write it into precision.json.
+
+    Args:
+        folder: of the run.
+        layers: what float32 products of layers are computed in.
+        say: shows a line.
+    """
+    device = accelerator.device
+    if device.type == "cpu":
+        return
+    precision = {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "layers": "bfloat16" if accelerator.mixed_precision == "bf16" else layers,
+        "weights": "float32",
+        "quantizer": "float32",
+    }
+    say("; ".join(f"{what}: {kind}" for what, kind in precision.items()))
+    on_first_process(lambda: write_json(folder / "precision.json", precision))
 
 
 def check_trackers(names: Sequence[str]) -> None:

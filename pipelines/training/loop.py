@@ -12,20 +12,22 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from wvq.tokenizer.data import ImageDataset
 from wvq.tokenizer.data.batches import ShuffledBatches, training_loader, uniform_draws
+from wvq.tokenizer.decided_there import may_ask
 from wvq.tokenizer.distributed import on_first_process
+from wvq.tokenizer.precision import layers_in_tf32
 from wvq.tokenizer.progress import duration_in_words, progress_bar
 from wvq.tokenizer.tokens import TokenDataset
 
+from .accelerator import note_precision
 from .memory import memory_advice
 from .phases import enter
 from .run import Run
-from .sharding import weight_average
+from .sharding import WeightAverage, weight_average
 from .state import TrainingState
-from .step_record import StepRecord
+from .step_record import StepRecord, asks_after
 from .stopping import stop_request
 from .trackers import Trackers
 
@@ -81,10 +83,13 @@ class Loop:
     ):
         self.run, self.config, self.accelerator = run, run.config, run.accelerator
         self.trackers = Trackers(run, tracker) if self.config.log_with else None
-        self.average: AveragedModel | None = None
+        self.average: WeightAverage | None = None
         if self.config.ema_decay:  # before the model is prepared, since shards cannot be copied
             self.average = weight_average(model, self.config.ema_decay, self.accelerator)
         self.model, *self.optimizers = self.accelerator.prepare(model, *optimizers)
+        # Whether an optimizer can leave all as it was by a tensor, `found_inf`, is said by torch's own name for that.
+        leaves = [getattr(optimizer.optimizer, "_step_supports_amp_scaling", False) for optimizer in self.optimizers]
+        self._asks = may_ask(self.accelerator.device) or not all(leaves)
         self.record = StepRecord(self.accelerator, self.model, self.config.max_skipped_steps)
         self.state = TrainingState(self.accelerator, self.model, self.optimizers, self.record, self.average)
         self.step_number = run.resume(self.state)
@@ -123,6 +128,8 @@ class Loop:
             if self.trackers:
                 stack.callback(self.trackers.finish)
             self.stop = stack.enter_context(stop_request(self.accelerator))
+            layers = stack.enter_context(layers_in_tf32(self.accelerator.device))
+            note_precision(self.run.folder, self.accelerator, layers, self.say)
             stack.enter_context(memory_advice(self.config, self.accelerator))
             self._stack = stack.pop_all()
         return self
@@ -139,7 +146,9 @@ class Loop:
             enter("host")
             yield moved
             if self.accelerator.sync_gradients:
-                stopping = self.stop.requested()
+                alone = self.accelerator.num_processes == 1  # so that no device has to be asked
+                asks = alone or asks_after(self.step_number, self.accelerator.device)
+                stopping = asks and self.stop.requested()
                 if self.due(self.config.checkpoint_every) or stopping:
                     self.run.save_checkpoint(self.step_number, self.state)
                 if stopping:
@@ -151,7 +160,8 @@ class Loop:
     def drawn(self, count: int, probability: float) -> Tensor:
         """Which of the `count` items of this process's micro-batch are drawn, each with that probability; bool."""
         draws = uniform_draws(self.config.seed, self.number, count)
-        return (draws < probability).to(self.accelerator.device)  # compared first: not every device has float64
+        drawn = draws < probability  # before it is moved: not every device has float64
+        return drawn.to(self.accelerator.device, non_blocking=True)
 
     @contextmanager
     def step(self) -> Iterator[None]:
@@ -168,7 +178,7 @@ class Loop:
             self.step_number += 1
             self.progress.update()
             if self.average:
-                self.average.update_parameters(self.accelerator.unwrap_model(self.model))
+                self.average.follow(self.accelerator.unwrap_model(self.model), self.record.made)
         enter("other")
         seconds = time.perf_counter() - self._fetched
         self._busy += seconds
@@ -205,12 +215,14 @@ class Loop:
             parameters: groups that are clipped each by itself, under the names that messages call them by.
         """
         enter("optimizer")
+        found_inf = None
         if self.accelerator.sync_gradients:
             largest = self.config.max_grad_norm
-            self.record.check(
-                **{name: self.accelerator.clip_grad_norm_(own, largest) for name, own in parameters.items()}
-            )
+            norms = {name: self.accelerator.clip_grad_norm_(own, largest) for name, own in parameters.items()}
+            found_inf = self.record.check(asks=self._asks, **norms)
         for optimizer in optimizers:
+            if found_inf is not None:
+                optimizer.optimizer.found_inf = found_inf
             optimizer.step()
             optimizer.zero_grad()
 

@@ -31,7 +31,7 @@ from .state import TrainingState, write_state
 
 TRACKING_FILE = "tracking.json"
 _FILES = (  # of a run, at its top
-    *("run.json", "inputs.json", "accumulation.json", "metrics.jsonl", "bad_images.jsonl"),
+    *("run.json", "inputs.json", "accumulation.json", "precision.json", "metrics.jsonl", "bad_images.jsonl"),
     TRACKING_FILE,
 )
 

@@ -17,12 +17,38 @@ from wvq.prior.model import PRIOR_CLASSES
 from wvq.tokenizer.distributed import process_index, whole_tensor
 
 
-def weight_average(model: nn.Module, decay: float, accelerator: Accelerator) -> AveragedModel:
+class WeightAverage(AveragedModel):
+    """Exponential moving average of the weights of a model; its buffers are the model's latest.
+
+    `AveragedModel` keeps the number of updates beside the weights, and would ask a GPU for it in every step.
+    """
+
+    def __init__(self, model: nn.Module, decay: float, device: torch.device):
+        super().__init__(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
+        self.decay = decay
+        self.to(device)
+        self.n_averaged = self.n_averaged.cpu()
+
+    @torch.no_grad()
+    def follow(self, model: nn.Module, made: Tensor | bool) -> None:
+        """Move towards the weights of `model` after a step that was made, or not; a bool scalar on the device."""
+        if made is True or made is False or self.n_averaged == 0:
+            if made is not False:
+                self.update_parameters(model)
+            return
+        for own, other in zip(self.module.parameters(), model.parameters(), strict=True):
+            own.lerp_(other.to(own.device), torch.where(made, 1 - self.decay, 0.0).to(own.dtype))
+        for own, other in zip(self.module.buffers(), model.buffers(), strict=True):
+            own.copy_(other)
+        self.n_averaged += 1
+
+
+def weight_average(model: nn.Module, decay: float, accelerator: Accelerator) -> WeightAverage:
     """Exponential moving average of the weights of a model that is not prepared yet, since shards cannot be copied.
 
     Under FSDP2 it is sharded as the model will be.
     """
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay)).to(accelerator.device)
+    average = WeightAverage(model, decay, accelerator.device)
     if accelerator.is_fsdp2:
         fsdp2_prepare_model(accelerator, average.module)
     return average

@@ -103,3 +103,34 @@ def test_settings_are_put_back_after_an_error():
 def test_keeping_dtype_moves_and_casts_nothing():
     layer = nn.Linear(2, 2)._apply(keeping_dtype(lambda t: t.to("meta", torch.float16)))
     assert (layer.weight.device.type, layer.weight.dtype) == ("meta", torch.float32)
+
+
+TF32_SCRIPT = """
+import torch
+from wvq.tokenizer.precision import full_precision, layers_in_tf32
+places = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
+{allow}
+before = [place.fp32_precision for place in places]
+with layers_in_tf32(torch.device("cpu")) as said:
+    assert (said, [place.fp32_precision for place in places]) == ("float32", before)
+with layers_in_tf32(torch.device("cuda")) as said:
+    assert (said, places[0].fp32_precision) == {inside}, (said, places[0].fp32_precision)
+    with full_precision():
+        assert [place.fp32_precision for place in places] == ["ieee"] * 2
+    assert places[0].fp32_precision == {inside}[1]
+assert [place.fp32_precision for place in places] == before
+"""
+
+
+@pytest.mark.parametrize(
+    ("allow", "inside"),
+    [
+        ("", ("TF32", "tf32")),
+        ("torch.backends.cuda.matmul.fp32_precision = 'ieee'", ("float32", "ieee")),
+        ("torch.backends.cuda.matmul.fp32_precision = 'tf32'", ("TF32", "tf32")),
+    ],
+)
+def test_layers_are_in_tf32_on_gpus_and_quantizers_never(allow: str, inside: tuple[str, str]):
+    script = TF32_SCRIPT.format(allow=allow, inside=inside)
+    done = subprocess.run([sys.executable, "-W", "error::UserWarning", "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from ..decided_there import may_ask, moved_only_where
 from ..distributed import minimum_over_processes
 from ..errors import InputError, NonFiniteError
 from ..precision import full_precision, keeping_dtype
@@ -72,7 +73,8 @@ class Quantizer(nn.Module):
         if self.codebook_dim < 1:
             raise InputError(f"codebook_dim is {self.codebook_dim}; it must be at least 1")
         self.accumulation_steps = 1
-        self._seen: list[tuple[Tensor, Tensor]] = []  # vectors and indices of this step's forwards
+        # Of this step's forwards: vectors, indices, and whether all features were finite, if only the device knows.
+        self._seen: list[tuple[Tensor, Tensor, Tensor | None]] = []
 
     @property
     def codebook(self) -> Tensor:
@@ -144,11 +146,15 @@ class Quantizer(nn.Module):
         Raises:
             InputError: if z is empty, not floating-point, or its axis 1 is not D; in a backward pass, where activation
                 checkpointing repeats a forward after which codes or statistics have moved.
-            NonFiniteError: if z is not finite; in training on all processes if it is so on one.
+            NonFiniteError: if z is not finite; in training on all processes if it is so on one. Not in training on a
+                GPU, nor where this is compiled, which would have to wait for the answer: there such a forward moves no
+                codes and no statistics, and gives NaN.
         """
-        check_input(z, self.codebook_dim, self.training)
+        # While it waits for data it asks all the same: what is collected then is no tensor that could be put back.
+        finite = check_input(z, self.codebook_dim, self.training, asks=not self.training or self.waiting)
         counts = self.training and torch.is_grad_enabled()
-        if counts and torch._C._current_graph_task_id() != -1:  # inside a backward pass
+        if counts and not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1:
+            # inside a backward pass
             counts = False
             self._check_repeatable()
         with torch.autocast(z.device.type, enabled=False), full_precision():
@@ -161,10 +167,14 @@ class Quantizer(nn.Module):
                 # Multiplied, not left out: several processes wait for a gradient of every parameter.
                 passed, loss, terms = vectors, 0 * loss, {name: 0 * term for name, term in terms.items()}
             if counts:
-                self._seen.append((vectors.detach(), indices))
+                self._seen.append((vectors.detach(), indices, finite))
                 if len(self._seen) >= self.accumulation_steps:
                     seen, self._seen = self._seen, []
-                    extra, extra_terms = self.end_step(*(torch.cat(column) for column in zip(*seen, strict=True)))
+                    all_vectors, all_indices, flags = zip(*seen, strict=True)
+                    open_flags = [flag for flag in flags if flag is not None]
+                    moves = torch.stack(open_flags).all() if open_flags else None
+                    with moved_only_where(moves, [*self.parameters(), *self.buffers()]):
+                        extra, extra_terms = self.end_step(torch.cat(all_vectors), torch.cat(all_indices))
                     # The loop divides each forward's loss by their number; this one is computed in the last alone.
                     terms |= {name: term * len(seen) for name, term in extra_terms.items()}
                     if extra is not None:
@@ -188,12 +198,16 @@ class Quantizer(nn.Module):
         return f"codebook_size={self.codebook_size}, codebook_dim={self.codebook_dim}"
 
 
-def check_input(z: Tensor, dim: int, on_all_processes: bool) -> None:
+def check_input(z: Tensor, dim: int, on_all_processes: bool, asks: bool) -> Tensor | None:
     """Check what is to be quantized; whether it is finite, on all processes if so asked: a collective call then.
+
+    Args:
+        asks: whether the host waits for a device to know whether z is finite. Where it does not, and while a graph is
+            compiled, that is returned, a bool scalar there.
 
     Raises:
         InputError: naming what is wrong with z.
-        NonFiniteError: if z is not finite.
+        NonFiniteError: if z is known not to be finite.
     """
     if not z.is_floating_point():
         raise InputError(f"z has dtype {z.dtype}; it must be floating-point")
@@ -201,14 +215,18 @@ def check_input(z: Tensor, dim: int, on_all_processes: bool) -> None:
         raise InputError(f"z has shape {tuple(z.shape)}; axis 1 must be codebook_dim, {dim}")
     if z.numel() == 0:
         raise InputError(f"z has shape {tuple(z.shape)}; it holds no vector")
-    finite = z.isfinite().all()
-    if not (minimum_over_processes(finite.int()) if on_all_processes else finite):
+    own = z.isfinite().all()
+    finite = minimum_over_processes(own.int()).bool() if on_all_processes else own
+    if not may_ask(z.device) and (not asks or torch.compiler.is_compiling()):
+        return finite
+    if not finite:
         nan, infinite = int(z.isnan().sum()), int(z.isinf().sum())
-        place = ", and that of another process is not finite" if finite else ""
+        place = ", and that of another process is not finite" if own else ""
         raise NonFiniteError(
             f"z holds {nan} NaN and {infinite} infinite values of {z.numel()}{place}; every feature must be finite "
             f"(a lower learning rate or clipped gradients keep an encoder from running away)"
         )
+    return None
 
 
 def commitment_and_codebook_loss(vectors: Tensor, quantized: Tensor) -> tuple[Tensor, Tensor]:

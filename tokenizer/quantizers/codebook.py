@@ -1,6 +1,8 @@
 """What the quantizers share whose codes are a table that is drawn at the start and then follows the features."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,6 +57,7 @@ class CodebookQuantizer(Quantizer):
         self.weight = nn.Parameter(codes)
         self.initialized: Tensor
         self.register_buffer("initialized", torch.tensor(not self.starts_from_data))
+        self._known_to_be_drawn = not self.starts_from_data  # for good, so that a device is not asked again
         self.first_vectors: FirstVectors | None = None
         if self.initialization in FROM_DATA:
             self.first_vectors = FirstVectors(self.initialization, self.codebook_size, self.initialization_steps)
@@ -71,7 +74,12 @@ class CodebookQuantizer(Quantizer):
 
     @property
     def waiting(self) -> bool:
-        return not self.initialized
+        self._known_to_be_drawn = self._known_to_be_drawn or bool(self.initialized)
+        return not self._known_to_be_drawn
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **keywords: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args, **keywords)
+        self._known_to_be_drawn = not self.initialized.is_meta and bool(self.initialized)
 
     @property
     def repeatable(self) -> bool:

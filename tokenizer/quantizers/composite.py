@@ -80,7 +80,7 @@ class ProductQuantizer(CompositeQuantizer):
         Raises:
             InputError, NonFiniteError: see `Quantizer.forward`.
         """
-        check_input(z, self.codebook_dim, self.training)
+        check_input(z, self.codebook_dim, self.training, asks=not self.training)
         slices = z.split(self._widths, dim=1)
         outputs = [quantizer(own) for quantizer, own in zip(self.sub_quantizers, slices, strict=True)]
         return self._joined(outputs, torch.cat([output.quantized for output in outputs], dim=1))

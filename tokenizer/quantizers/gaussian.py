@@ -7,6 +7,13 @@ Between N(m1, S1) and N(m2, S2) the squared 2-Wasserstein distance is (arXiv 250
 and the trace on the right is the nuclear norm of S1^1/2 S2^1/2. That form is used here: it takes no root of a product,
 so directions without variance cost no digits, and equal inputs give zero to rounding. Everything is float64, on the CPU
 for devices that have none.
+
+On a CPU the roots are symmetric ones, by eigenvectors, and the trace is a sum of singular values. A GPU would have to
+be asked whether such a decomposition has converged. There, any L with L L^T = S is a root as good: the trace is the
+nuclear norm of L2^T L1, that is tr(Q^T L2^T L1) with the orthogonal factor Q of its polar decomposition, and the map
+from 1 to 2 is L2 Q L1^-1. L is Cholesky's, of S + s I on both sides with s at the rounding of the larger trace: what is
+measured are then both Gaussians after the same little noise, whose distance differs only in directions that one of
+both does not have, by its square root of s.
 """
 
 import torch
@@ -26,17 +33,53 @@ def _symmetric_root(covariance: Tensor) -> Tensor:
     return (vectors * torch.where(eigenvalues > rounding, eigenvalues.clamp(min=0).sqrt(), 0.0)) @ vectors.mT
 
 
-def _transport_matrix(root_a: Tensor, root_b: Tensor) -> Tensor:
-    """The symmetric A with A S_a A = S_b, from S_a^1/2 and S_b^1/2, each (D, D).
+def _coupled(covariance_a: Tensor, covariance_b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """tr((S_a^1/2 S_b S_a^1/2)^1/2) of S_a and S_b, (D, D); symmetric A and B with A S_a A = S_b, B S_b B = S_a.
 
-    A = S_b^1/2 (S_b^1/2 S_a S_b^1/2)^-1/2 S_b^1/2. Directions in which either side has no variance at all (singular
-    values below the rounding of the largest) are left out: the map is then the one between what is left.
+    A = S_b^1/2 (S_b^1/2 S_a S_b^1/2)^-1/2 S_b^1/2, and B the other way round, by one decomposition of the product of
+    the roots. Directions in which either side has no variance at all (singular values below the rounding of the
+    largest) are left out: the maps are then those between what is left.
     """
-    left, singular, _ = torch.linalg.svd(root_b @ root_a)
+    if covariance_a.device.type != "cpu":
+        return _coupled_without_asking(covariance_a, covariance_b)
+    root_a, root_b = _symmetric_root(covariance_a), _symmetric_root(covariance_b)
+    left, singular, right = torch.linalg.svd(root_b @ root_a)
     floor = singular.max() * singular.numel() * torch.finfo(singular.dtype).eps
     inverse = torch.where(singular > floor, 1 / singular.clamp(min=torch.finfo(singular.dtype).tiny), 0.0)
-    half = root_b @ left
-    return (half * inverse) @ half.mT
+    half_b, half_a = root_b @ left, root_a @ right.mT
+    return singular.sum(), (half_b * inverse) @ half_b.mT, (half_a * inverse) @ half_a.mT
+
+
+def _coupled_without_asking(covariance_a: Tensor, covariance_b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """`_coupled` on a GPU, by what tells nobody whether it went well: where it did not, it gives NaN."""
+    dim = len(covariance_a)
+    both = torch.stack([covariance_a, covariance_b])
+    both = (both + both.mT) / 2
+    trace = both.diagonal(dim1=1, dim2=2).sum(dim=1).max()
+    # The second, where the covariance has rounding of its own that is larger, below 0 in a direction without variance.
+    noise = torch.stack([trace * dim * torch.finfo(trace.dtype).eps, trace * 1e-6]).clamp(min=1e-100)
+    identity = torch.eye(dim, dtype=both.dtype, device=both.device)
+    roots, failures = torch.linalg.cholesky_ex(both + noise[:, None, None, None] * identity)
+    least = (failures[0] == 0).all()
+    root_a, root_b = torch.where(least, roots[0], roots[1])
+    product = root_b.mT @ root_a
+    turn = _orthogonal_factor(product)
+    a = torch.linalg.solve_triangular(root_a, root_b @ turn, upper=False, left=False)
+    b = torch.linalg.solve_triangular(root_b, root_a @ turn.mT, upper=False, left=False)
+    cross = (turn * product).sum() - dim * torch.where(least, noise[0], noise[1])
+    return cross, (a + a.mT) / 2, (b + b.mT) / 2
+
+
+def _orthogonal_factor(matrix: Tensor) -> Tensor:
+    """Q of the polar decomposition Q P of a square matrix, by Newton's iteration (Higham, 1986).
+
+    With its scaling 10 iterations suffice for a condition of 1e16; those after convergence change nothing.
+    """
+    for _ in range(14):
+        inverse = torch.linalg.inv_ex(matrix).inverse.mT
+        scale = (torch.linalg.matrix_norm(inverse) / torch.linalg.matrix_norm(matrix)).sqrt()
+        matrix = (scale * matrix + inverse / scale) / 2
+    return matrix
 
 
 class _GaussianWasserstein(torch.autograd.Function):
@@ -49,24 +92,23 @@ class _GaussianWasserstein(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, mean_a: Tensor, covariance_a: Tensor, mean_b: Tensor, covariance_b: Tensor) -> Tensor:
-        root_a, root_b = _symmetric_root(covariance_a), _symmetric_root(covariance_b)
+        cross, a_to_b, b_to_a = _coupled(covariance_a, covariance_b)
         traces = covariance_a.trace() + covariance_b.trace()
         difference = mean_a - mean_b
-        squared = difference.square().sum() + traces - 2 * torch.linalg.svdvals(root_a @ root_b).sum()
+        squared = difference.square().sum() + traces - 2 * cross
         rounding = 8 * traces * mean_a.numel() * torch.finfo(torch.float64).eps  # 2.5, not 8, is the most seen
         distance = torch.where(squared > rounding, squared.clamp(min=0), 0.0).sqrt()
-        ctx.save_for_backward(difference, root_a, root_b, distance)
+        ctx.save_for_backward(difference, a_to_b, b_to_a, distance)
         return distance
 
     @staticmethod
     @once_differentiable
     def backward(ctx, *grad_outputs: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
-        difference, root_a, root_b, distance = ctx.saved_tensors
+        difference, a_to_b, b_to_a, distance = ctx.saved_tensors
         scale = torch.where(distance > 0, grad_outputs[0] / distance.clamp(min=torch.finfo(distance.dtype).tiny), 0.0)
         identity = torch.eye(difference.numel(), dtype=difference.dtype, device=difference.device)
-        gradient_a = scale / 2 * (identity - _transport_matrix(root_a, root_b))
-        gradient_b = scale / 2 * (identity - _transport_matrix(root_b, root_a))
-        return scale * difference, gradient_a, -scale * difference, gradient_b
+        gradients = scale / 2 * (identity - a_to_b), scale / 2 * (identity - b_to_a)
+        return scale * difference, gradients[0], -scale * difference, gradients[1]
 
 
 def gaussian_wasserstein_distance(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tensor) -> Tensor:
@@ -94,7 +136,7 @@ def gaussian_transport_map(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b:
         (A, b) in float64: A (D, D) symmetric, b (D,).
     """
     mean_a, cov_a, mean_b, cov_b = map(to_float64, (mean_a, cov_a, mean_b, cov_b))
-    matrix = _transport_matrix(_symmetric_root(cov_a), _symmetric_root(cov_b))
+    matrix = _coupled(cov_a, cov_b)[1]
     return matrix, mean_b - matrix @ mean_a
 
 
@@ -143,13 +185,13 @@ class MomentWindow(nn.Module):
     def push(self, vectors: Tensor) -> None:
         """Remember a batch of vectors (N, D), forget the oldest; a collective call if there are several processes."""
         vectors = to_float64(vectors)
-        count = vectors.new_tensor([len(vectors)])
+        count = vectors.new_full((1,), len(vectors))
         packed = sum_over_processes(torch.cat([count, vectors.sum(dim=0), (vectors.mT @ vectors).flatten()]))
         dim = vectors.shape[1]
-        slot = int(self.position) % len(self.counts)
-        self.counts[slot] = packed[0]
-        self.sums[slot] = packed[1 : 1 + dim]
-        self.outers[slot] = packed[1 + dim :].view(dim, dim)
+        slot = (self.position % len(self.counts))[None].to(self.counts.device)
+        self.counts.index_copy_(0, slot, packed[:1])
+        self.sums.index_copy_(0, slot, packed[None, 1 : 1 + dim])
+        self.outers.index_copy_(0, slot, packed[1 + dim :].view(1, dim, dim))
         self.position += 1
 
     def mean_and_covariance(self) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ from ..precision import float64_device, full_precision
 _BLOCK_ENTRIES = 2**20  # scores held at once: 4 MiB of float32, which stays in the cache of a CPU core
 _CPU_COLUMNS = 4096  # codes of a block
 _GPU_BLOCK_ENTRIES = 2**27  # 512 MiB, products large enough to keep a GPU busy
+_FLOAT64_MAX_DIM = 32  # up to which a product on a GPU is reading and writing scores, float64 or not
 _PAIRS = 2**20  # vectors with a possible code, and coordinates of them, that are settled at once: some 50 MiB
 # Where a k-d tree beats the products on a CPU (`wvq benchmark quantizers`): above 12 dimensions it visits most codes.
 _TREE_MAX_DIM = 12
@@ -22,6 +23,7 @@ def nearest_codes(vectors: Tensor, codebook: Tensor) -> Tensor:
 
     Few dimensions and many codes on a CPU are searched in a k-d tree, everything else by blocked matrix products; the
     (N, K) matrix never exists. Where two codes are equally near to the rounding of float64, either may be returned.
+    On a GPU with float64, up to 32 dimensions, the host waits for nothing.
 
     Args:
         vectors: (N, D), finite.
@@ -30,10 +32,49 @@ def nearest_codes(vectors: Tensor, codebook: Tensor) -> Tensor:
     Returns:
         (N,) int64 in [0, K).
     """
+    if torch.compiler.is_compiling():
+        return _search_when_run(vectors, codebook)
     vectors, codes = vectors.float(), codebook.float()
+    exact_there = vectors.device.type != "cpu" and float64_device(vectors.device) == vectors.device
+    if exact_there and codes.shape[1] <= _FLOAT64_MAX_DIM:
+        return _search_in_float64(vectors, codes)
     if _suits_tree(vectors, codes):
         return _search_tree(vectors, codes)
     return _search_products(vectors, codes)
+
+
+@torch.library.custom_op("wvq::nearest_codes", mutates_args=())
+def _search_when_run(vectors: Tensor, codebook: Tensor) -> Tensor:
+    """`nearest_codes` as one operation of a compiled graph, which takes the same ways when it is run."""
+    return nearest_codes(vectors, codebook)
+
+
+@_search_when_run.register_fake
+def _(vectors: Tensor, codebook: Tensor) -> Tensor:
+    return vectors.new_empty(len(vectors), dtype=torch.int64)
+
+
+def _search_in_float64(vectors: Tensor, codes: Tensor) -> Tensor:
+    """On a GPU: products in float64 leave no doubt that would have to be looked for and settled."""
+    origin = codes.double().mean(dim=0)
+    centred = codes.double() - origin
+    half_norms = centred.square().sum(dim=1) / 2
+    blocks = (vectors.double() - origin).split(max(1, _GPU_BLOCK_ENTRIES // 2 // len(codes)))
+    with torch.autocast(vectors.device.type, enabled=False):
+        chosen = [torch.addmm(half_norms, block, centred.mT, beta=-1).argmax(dim=1) for block in blocks]
+    return _first_of_equals(codes)[torch.cat(chosen)]
+
+
+def _first_of_equals(codes: Tensor) -> Tensor:
+    """For each of codes (K, D) the first that equals it, (K,); products need not be equal for codes that are."""
+    places = torch.arange(len(codes), device=codes.device)
+    # Equal codes lie together in any order of such sums, and others hardly ever between them.
+    weights = torch.arange(1, 1 + codes.shape[1], dtype=torch.float64, device=codes.device).sqrt()
+    order = (codes * weights).sum(dim=1).sort(stable=True).indices
+    ordered = codes[order]
+    begins = (ordered != ordered.roll(1, dims=0)).any(dim=1)
+    begin = torch.where(begins, places, 0).cummax(dim=0).values
+    return torch.empty_like(order).scatter_(0, order, order[begin])
 
 
 def _suits_tree(vectors: Tensor, codes: Tensor) -> bool:

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from ..decided_there import count_each
 from ..distributed import rows_of_all_processes, sum_over_processes
 from ..errors import InputError
 
@@ -41,7 +42,7 @@ class Revival(nn.Module):
 
         A collective call.
         """
-        counts = sum_over_processes(torch.bincount(indices, minlength=len(codes)).to(self.usage.dtype))
+        counts = sum_over_processes(count_each(indices, len(codes), self.usage.dtype))
         self.usage.lerp_(counts * (len(codes) / counts.sum()), 1 - _DECAY)
         self.steps += 1
         dead = (self.usage < self.threshold).nonzero().squeeze(1)

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..decided_there import moved_only_where
 from ..errors import InputError
 from ..precision import to_float64
 from .gaussian import gaussian_transport_map, mean_and_covariance
@@ -60,20 +61,23 @@ class TransportQuantizer(MomentMatchingQuantizer):
 
     @torch.no_grad()
     def codebook_step(self, vectors: Tensor, indices: Tensor) -> tuple[Tensor | None, dict[str, Tensor]]:
-        jumps = not self.features.position and not self.starts_from_data  # codes from data are where the features are
+        # Codes from data are where the features are.
+        stays = (self.features.position > 0).to(self.weight.device) | self.starts_from_data
         self.features.push(vectors)
         features = self.features.mean_and_covariance()
-        if self.means is not None and not jumps:
-            self.means.update(self.weight.data, vectors, indices)
-        self._transport(*features, step=1.0 if jumps else self.transport_step)
+        if self.means is not None:
+            with moved_only_where(stays, [self.weight, self.means.counts]):
+                self.means.update(self.weight.data, vectors, indices)
+        self._transport(*features, step=torch.where(stays, self.transport_step, 1.0))
         return None, {"wasserstein_distance": self.wasserstein_distance(*features)}
 
-    def _transport(self, feature_mean: Tensor, feature_covariance: Tensor, step: float) -> None:
-        """Move the codes by `step` of the way to the features' mean and covariance."""
+    def _transport(self, feature_mean: Tensor, feature_covariance: Tensor, step: Tensor) -> None:
+        """Move the codes by `step`, a scalar, of the way to the features' mean and covariance."""
         code_mean, code_covariance = mean_and_covariance(self.weight)
         matrix, offset = gaussian_transport_map(code_mean, code_covariance, feature_mean, feature_covariance)
         codes = to_float64(self.weight)
-        self.weight.data.copy_((codes + step * (codes @ matrix.mT + offset - codes)).float())
+        way = codes @ matrix.mT + offset - codes
+        self.weight.data.copy_((codes + step.to(way) * way).float())
 
 
 def check_transport_step(step: float) -> None:

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...decided_there import count_each, may_ask
 from ...distributed import minimum_over_processes, process_index, rows_of_all_processes, sum_over_processes
 from ...errors import InputError
 from ..nearest import nearest_codes
@@ -53,14 +54,19 @@ class OnlineQuantizer(VanillaQuantizer):
 
     @torch.no_grad()
     def codebook_step(self, vectors: Tensor, indices: Tensor) -> tuple[Tensor | None, dict[str, Tensor]]:
-        counts = sum_over_processes(torch.bincount(indices, minlength=self.codebook_size).to(self.usage.dtype))
+        counts = sum_over_processes(count_each(indices, self.codebook_size, self.usage.dtype))
         self.usage.lerp_(counts / counts.sum(), 1 - self.decay)
         step = torch.exp(-10 * self.codebook_size / (1 - self.decay) * self.usage - 1e-3)
-        moved = (step > torch.finfo(step.dtype).eps).nonzero().squeeze(1)  # the others would move by less than rounding
-        if len(moved):
-            codes = self.weight.data[moved]
-            anchors = nearest_vectors if self.anchor == "nearest" else drawn_vectors
-            self.weight.data[moved] = codes.lerp(anchors(codes, vectors), step[moved, None])
+        moves = step > torch.finfo(step.dtype).eps  # the others would move by less than rounding
+        anchors = nearest_vectors if self.anchor == "nearest" else drawn_vectors
+        if may_ask(moves.device) or self.anchor == "probrandom":
+            moved = moves.nonzero().squeeze(1)
+            if len(moved):
+                codes = self.weight.data[moved]
+                self.weight.data[moved] = codes.lerp(anchors(codes, vectors), step[moved, None])
+        else:  # which ones is not asked: all of them have an anchor
+            codes = self.weight.data
+            codes.copy_(torch.where(moves[:, None], codes.lerp(anchors(codes, vectors), step[:, None]), codes))
         return None, {}
 
 

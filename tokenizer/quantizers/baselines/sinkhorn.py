@@ -71,7 +71,7 @@ def balanced_codes(vectors: Tensor, codes: Tensor, epsilon: float, iterations: i
     largest = plan.amax(dim=1, keepdim=True)  # the nearest code's; without it all of a row could underflow
     plan.sub_(largest).exp_()
     tiny = torch.finfo(plan.dtype).tiny
-    number = int(sum_over_processes(torch.tensor(len(vectors), device=vectors.device)))
+    number = sum_over_processes(largest.new_full((), len(vectors)))
     of_vectors = largest[:, 0].exp()
     of_codes = torch.ones_like(plan[0])
     for _ in range(iterations):
@@ -82,8 +82,9 @@ def balanced_codes(vectors: Tensor, codes: Tensor, epsilon: float, iterations: i
 
 def _normalised(distances: Tensor) -> Tensor:
     """Distances (N, K), in place, to a standard deviation of 1 and a minimum of 0, over all processes."""
-    count = int(sum_over_processes(torch.tensor(distances.numel(), device=distances.device)))
-    mean = sum_over_processes(to_float64(distances.sum(dim=1)).sum()) / count
+    sums = to_float64(distances.sum(dim=1))
+    count = sum_over_processes(sums.new_full((), distances.numel()))
+    mean = sum_over_processes(sums.sum()) / count
     squares = torch.linalg.vector_norm(distances - mean.to(distances), dim=1)
     deviation = (sum_over_processes(to_float64(squares).square().sum()) / count).sqrt()
     least = minimum_over_processes(distances.min())
