@@ -10,7 +10,7 @@ _HEAD = struct.Struct("<QI")  # bytes of the record that follows, and its crc32
 
 
 def append_record(file: BinaryIO, content: bytes) -> None:
-    """Append a record to an open file, and hand it to the system: a process that is killed then does not take it along.
+    """Append a record, at least a byte, to an open file, and hand it to the system: a process that is killed then does not take it along.
 
     It may be gone after a power failure, which costs no more than making it again.
     """
@@ -23,7 +23,7 @@ def read_records(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
         while len(head := file.read(_HEAD.size)) == _HEAD.size:
             length, checksum = _HEAD.unpack(head)
-            if length > path.stat().st_size:
+            if not 0 < length < path.stat().st_size:  # zeros are what a power failure leaves
                 return
             content = file.read(length)
             if len(content) < length or zlib.crc32(content) != checksum:

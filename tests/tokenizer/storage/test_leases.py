@@ -36,7 +36,7 @@ class Making:
         (self.folder / part).touch()
 
     def run(self, make: Callable[[str, Held], None] | None = None) -> None:
-        work_through(self.folder / "leases", PARTS, self.done, make or self.make)
+        work_through(self.folder / "leases", PARTS, lambda part: self.done(part), make or self.make)
 
 
 @pytest.fixture(autouse=True)
