@@ -120,6 +120,23 @@ def test_two_real_processes_make_each_image_once(saved, tmp_path, form):
     assert contents(tmp_path / "two") == whole
 
 
+@pytest.mark.parametrize("form", ["npz", "webdataset"])
+def test_commands_started_by_hand_share_the_parts(saved, tmp_path, form):
+    """One of them is killed, and another comes."""
+    whole = contents(sample(options(saved, tmp_path / "one", format=form)))
+    config = options(saved, tmp_path / "two", format=form)
+    workers = [processes.start(1, sample, config)[0] for _ in range(2)]
+    while not list((tmp_path / "two").glob("**/samples-*.[nt]*")):
+        time.sleep(0.001)
+    workers[0].kill()
+    workers[0] = processes.start(1, sample, config)[0]
+    for worker in workers:
+        worker.join()
+    assert [worker.exitcode for worker in workers] == [0, 0]
+    assert contents(tmp_path / "two") == whole
+    assert not [path.name for path in (tmp_path / "two").iterdir() if path.name.startswith(".")]
+
+
 def test_a_folder_of_other_samples_is_refused(saved, tmp_path):
     sample(options(saved, tmp_path / "set", num_images=3))
     with pytest.raises(InputError, match="holds samples of another seed; give another output_dir"):

@@ -119,11 +119,11 @@ class _Worker:
     def _claim(self, part: str, number: int) -> bool:
         if number and not self._is_abandoned(f"{part}.{number}"):
             return False
-        path = self._folder / f"{part}.{number + 1}"
+        path, content = self._folder / f"{part}.{number + 1}", self._sign_of_life()
         try:
-            with self._renewing, path.open("xb") as file:
+            with self._renewing, path.open("xb", buffering=0) as file:  # who dies before it writes is waited for
                 self._lease = path
-                file.write(self._sign_of_life())
+                file.write(content)
         except (FileExistsError, FileNotFoundError):  # somebody was quicker, or all is done
             return False
         highest = self._taken().get(part, 0)
