@@ -33,6 +33,7 @@ from wvq.tokenizer.data.bad_images import FILE_NAME, BadImageReport, read_bad_im
 from wvq.tokenizer.data.config import DataConfig
 from wvq.tokenizer.data.dataset import ImageDataset, load_splits, report_bad_images
 from wvq.tokenizer.data.decoding import to_model
+from wvq.tokenizer.distributed import on_first_process
 from wvq.tokenizer.errors import InputError, check_range
 from wvq.tokenizer.model import VQTokenizer
 from wvq.tokenizer.progress import progress_bar
@@ -102,7 +103,7 @@ def tokenize(config: Tokenization) -> Path:
     }
     folder = Path(config.output_dir) / hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     work = _Work(folder, tokenizer, config.batch_size, data.streaming and data.skip_bad_images)
-    if not work.index.exists():
+    if not on_first_process(work.index.exists):  # the same answer for all: reading images is collective
         views = [(train, False, 0), (train, True, 0)][: 1 + config.data.horizontal_flip]
         if config.crops:
             larger = dataclasses.replace(data, image_size=math.ceil(LARGER * tokenizer.config.image_size))

