@@ -191,9 +191,8 @@ def train_prior(config: PriorTraining) -> Path:
             if loop.due(config.sample_every):
                 # By one process, from weights of its own: with shards each token would gather the whole model anew.
                 sampler = whole_model(loop.evaluated).prior
-                loop.draw(
-                    "samples", partial(write_samples, sampler, description, config=config, device=accelerator.device)
-                )
+                write = partial(write_samples, sampler, description, config=config, device=accelerator.device)
+                loop.draw("samples", write)
                 del sampler, write  # a copy, if the prior is sharded
 
         return run.save_model(whole_model(loop.evaluated).prior)

@@ -20,7 +20,6 @@ FUNCTIONS = {
     "wvq.pipelines.class_conditional.ClassConditionalPipeline.labels_of": _LABELS,
     "wvq.pipelines.labels.labels_of": _LABELS,
     "wvq.pipelines.sample._sample": _LABELS,
-    "wvq.pipelines.sample_set.write_chunks": _WHICH,
     "wvq.pipelines.train_prior.write_samples": _LABELS,
     "wvq.eval.codebook.examine_tokenizer": _WHICH,
     "wvq.eval.comparison.compare.score": _LABELS,

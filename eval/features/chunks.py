@@ -1,7 +1,9 @@
 """Passes over images in chunks of one size, which processes share and an interruption does not undo.
 
 A chunk is computed by itself and written whole, and chunks are put together in their order: neither how many processes
-there are nor how often they were stopped can change what comes out.
+there are nor how often they were stopped can change what comes out. The processes of one evaluation claim chunks by
+leases, so that a slow one holds up nobody; they meet when all are there, so none may be missing then. Another
+evaluation that needs the same pass waits for it, by a lock, since who is done removes what it has used.
 """
 
 import hashlib
@@ -23,12 +25,14 @@ from wvq.pipelines.processes import this_process
 from wvq.tokenizer.distributed import on_every_process, on_first_process
 from wvq.tokenizer.errors import InputError
 from wvq.tokenizer.progress import progress_bar
-from wvq.tokenizer.storage.atomic import write_file, write_json
+from wvq.tokenizer.storage.atomic import write_json, write_once
+from wvq.tokenizer.storage.leases import work_through
 from wvq.tokenizer.storage.lock import Lock
 
 CHUNK_SIZE = 250
 """Images of a chunk: what an interruption costs a process at most; two chunks of images are in memory at once."""
 
+_CLAIMED = 4  # chunks at once, if there are enough: processes that read ahead are started anew each time
 _LOCK = ".lock"  # in the folder of a pass
 _PAUSE = 1.0  # seconds between looks at a lock
 
@@ -52,7 +56,7 @@ class Chunks:
     ) -> list[dict[str, Tensor]]:
         """Results of all chunks of images 0 to count - 1, in order, the same on every process.
 
-        Each process works on its share of what the folder does not have. A collective call.
+        Processes share what the folder does not have. A collective call.
 
         Args:
             name: of the pass, for its bar and its folder.
@@ -67,22 +71,14 @@ class Chunks:
         ranges = [range(start, min(start + CHUNK_SIZE, count)) for start in range(0, count, CHUNK_SIZE)]
         if self.folder is None:
             return list(_with_bar(work(ranges), ranges, name, progress))
-        state = this_process()
         about = {**about, "count": count, "part_size": CHUNK_SIZE, "torch": torch.__version__}
         folder = self._place(name, about)
         files = [folder / f"{number:05d}.safetensors" for number in range(len(ranges))]
         lock = _only_evaluation_in(folder)
         try:
-            missing = on_first_process(lambda: _begin(folder, about, files))
-            mine = missing[state.process_index :: state.num_processes]
-            share = [ranges[number] for number in mine]
-
-            def compute() -> None:
-                made = _with_bar(work(share), share, name, progress and state.is_main_process)
-                for number, tensors in zip(mine, made, strict=True):
-                    write_file(files[number], save(tensors))
-
-            on_every_process(compute)
+            on_first_process(lambda: write_json(folder / "about.json", about))
+            shown = progress and this_process().is_main_process
+            on_every_process(lambda: _make_missing(name, files, ranges, work, shown))
             return on_every_process(lambda: [_read(file) for file in files])  # nobody clears before everybody has read
         finally:
             if lock:
@@ -135,10 +131,26 @@ def _only_evaluation_in(folder: Path) -> Lock | None:
     return lock
 
 
-def _begin(folder: Path, about: dict[str, Any], files: Sequence[Path]) -> list[int]:
-    """The numbers of the chunks that are not there yet."""
-    write_json(folder / "about.json", about)
-    return [number for number, file in enumerate(files) if not file.exists()]
+def _make_missing(name: str, files: Sequence[Path], ranges: Sequence[range], work: Work, progress: bool) -> None:
+    """Have every file made that is not there, by this process or another."""
+    size = max(1, min(_CLAIMED, len(files) // (_CLAIMED * this_process().num_processes)))
+    groups = {f"{first:05d}": range(len(files))[first : first + size] for first in range(0, len(files), size)}
+
+    def missing(group: str) -> list[int]:
+        return [number for number in groups[group] if not files[number].exists()]
+
+    def make(group: str, held: Callable[[], bool]) -> None:
+        numbers = missing(group)
+        for number, tensors in zip(numbers, work([ranges[number] for number in numbers]), strict=True):
+            write_once(files[number], save(tensors), files[number].parent, synchronized=False)
+            bar.update(len(ranges[number]))
+            if not held():
+                return
+
+    total = sum(len(ranges[number]) for group in groups for number in missing(group))
+    with progress_bar(total=total, desc=name, unit="image", disable=not progress) as bar:
+        if groups:
+            work_through(files[0].parent / "leases", groups, lambda group: not missing(group), make)
 
 
 def _with_bar(

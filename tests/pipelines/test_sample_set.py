@@ -21,7 +21,6 @@ from torch import Tensor
 from wvq.pipelines import ClassConditionalPipeline
 from wvq.pipelines.generation import Sampling, SamplingOptions, sample_images
 from wvq.pipelines.sample import sample
-from wvq.pipelines.sample_set import write_chunks
 from wvq.prior import sampling
 from wvq.tokenizer import InputError
 from wvq.tokenizer.data.config import DataConfig
@@ -98,21 +97,6 @@ def test_what_is_missing_is_made_again_byte_by_byte(saved, tmp_path, form):
     assert {path: path.stat().st_mtime_ns for path in kept} == times
 
 
-@pytest.mark.parametrize("form", ["folder", "webdataset"])
-def test_two_processes_share_the_parts_of_one(saved, tmp_path, form):
-    whole = contents(sample(options(saved, tmp_path / "one", format=form)))
-    two = options(saved, tmp_path / "two", format=form)
-    pipeline = ClassConditionalPipeline.from_pretrained(saved)
-    shares = []
-    for process in (0, 1):
-        write_chunks(pipeline, torch.arange(COUNT) % 3, two, process, 2)
-        shares.append(len(contents(tmp_path / "two")))
-    assert 0 < shares[0] < shares[1]
-    del whole["samples.json"]
-    whole.pop("classnames.txt", None)
-    assert contents(tmp_path / "two") == whole
-
-
 def make_and_count(config: Sampling, counts: Path) -> None:
     """Sample in this process's world, as on a machine where nobody has told Accelerate to use the CPU."""
     del os.environ["ACCELERATE_USE_CPU"]
@@ -128,12 +112,29 @@ def make_and_count(config: Sampling, counts: Path) -> None:
     (counts / os.environ["RANK"]).write_text(str(sum(made)))
 
 
-@pytest.mark.parametrize("form", ["npz", "webdataset"])
+@pytest.mark.parametrize("form", ["folder", "npz", "webdataset"])
 def test_two_real_processes_make_each_image_once(saved, tmp_path, form):
     whole = contents(sample(options(saved, tmp_path / "one", format=form)))
     processes.run(2, make_and_count, options(saved, tmp_path / "two", format=form), tmp_path)
-    assert [int((tmp_path / rank).read_text()) for rank in "01"] == [13, 10]  # parts 0, 2, 4 and 1, 3
+    assert sum(int((tmp_path / rank).read_text()) for rank in "01") == COUNT
     assert contents(tmp_path / "two") == whole
+
+
+@pytest.mark.parametrize("form", ["npz", "webdataset"])
+def test_commands_started_by_hand_share_the_parts(saved, tmp_path, form):
+    """One of them is killed, and another comes."""
+    whole = contents(sample(options(saved, tmp_path / "one", format=form)))
+    config = options(saved, tmp_path / "two", format=form)
+    workers = [processes.start(1, sample, config)[0] for _ in range(2)]
+    while not list((tmp_path / "two").glob("**/samples-*.[nt]*")):
+        time.sleep(0.001)
+    workers[0].kill()
+    workers[0] = processes.start(1, sample, config)[0]
+    for worker in workers:
+        worker.join()
+    assert [worker.exitcode for worker in workers] == [0, 0]
+    assert contents(tmp_path / "two") == whole
+    assert not [path.name for path in (tmp_path / "two").iterdir() if path.name.startswith(".")]
 
 
 def test_a_folder_of_other_samples_is_refused(saved, tmp_path):

@@ -1,11 +1,15 @@
 """Data sets as tokens: `wvq.tokenizer.tokens`."""
 
 import dataclasses
+import hashlib
+import json
+import pickle
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from datasets import load_dataset
 from einops import rearrange
 from processes import run
 from shard_folders import png, sample, write_tar
@@ -14,7 +18,6 @@ from toy_runs import untrained_tokenizer
 from wvq.pipelines.tokenize import Tokenization, tokenize
 from wvq.pipelines.tokenize_images import encode_images
 from wvq.tokenizer import InputError, VQTokenizer
-from wvq.tokenizer import tokens as tokens_module
 from wvq.tokenizer.data.bad_images import read_bad_images
 from wvq.tokenizer.data.config import DataConfig
 from wvq.tokenizer.data.dataset import load_splits
@@ -65,7 +68,7 @@ def test_drawn_crops_follow_the_whole_images(fashion_folder, tokenizer_folder, t
         matches = (torch.stack(grids).flatten(2) == tokens[view]).all(dim=-1)
         assert matches.any(dim=0).all()  # each is a window of the larger image
         assert (matches.sum(dim=1) > 5).all()  # and every place is drawn
-    again = tokenize(dataclasses.replace(config, output_dir=str(tmp_path / "two"), batch_size=33))
+    again = tokenize(dataclasses.replace(config, output_dir=str(tmp_path / "two"), batch_size=33, shard_size=70))
     assert torch.equal(TokenDataset(again, "train").tokens, dataset.tokens)
     with pytest.raises(InputError, match="crops is -1; it must be at least 0"):
         dataclasses.replace(config, crops=-1)
@@ -111,57 +114,67 @@ def test_tokens_are_encoded_once_for_what_they_depend_on(fashion_folder, tokeniz
         dataclasses.replace(config, batch_size=0)
 
 
-@pytest.fixture
-def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tokens_module, "CHUNK_IMAGES", 70)
-
-
 class Interruption(Exception):
     """Power failure, say."""
 
 
-@pytest.mark.usefixtures("small_chunks")
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def test_a_tokenization_that_was_stopped_goes_on(fashion_shards, tokenizer_folder, tmp_path, monkeypatch):
     data = DataConfig(source=str(fashion_shards), channels=1, streaming=True, horizontal_flip=True)
-    config = Tokenization(str(tokenizer_folder), data, str(tmp_path / "stopped"), batch_size=32)
+    config = Tokenization(str(tokenizer_folder), data, str(tmp_path / "stopped"), batch_size=32, shard_size=70)
     straight = tokenize(dataclasses.replace(config, output_dir=str(tmp_path / "straight")))
     encoded = list[int]()
 
     def encode_or_stop(tokenizer: VQTokenizer, images: torch.Tensor) -> torch.Tensor:
-        encoded.append(len(images))
         if sum(encoded) > 600:
             raise Interruption
+        encoded.append(len(images))
         return encode_images(tokenizer, images)
 
     monkeypatch.setattr("wvq.pipelines.tokenize.encode_images", encode_or_stop)
     with pytest.raises(Interruption):
         tokenize(config)
+    assert encoded[-1] == 32, "in the middle of a shard"
+    assert not list((tmp_path / "stopped").rglob("leases")), "the part is free"
+    with pytest.raises(InputError, match=r"shard_size is 71, but .* is being encoded in shards of 70; give that, or"):
+        tokenize(dataclasses.replace(config, shard_size=71))
+    before = sum(encoded)
     encoded[:] = [-2000]
-    folder = tokenize(config)
-    # Seven parts of 70 images, one of 10, and a mirrored one of 70 were there.
-    assert sum(encoded) == -2000 + 1100 - 570
-    assert TokenDataset(folder, "train").shard_sizes == [70] * 14 + [20]
-    for split in ("train", "evaluation"):
-        one, other = TokenDataset(straight, split), TokenDataset(folder, split)
-        assert torch.equal(one.tokens, other.tokens)
-        assert torch.equal(one.labels, other.labels)
-    assert [path.name for path in folder.parent.iterdir() if not path.name.startswith(".")] == [folder.name]
-
-
-def tokenize_in_chunks(config: Tokenization) -> None:
-    tokens_module.CHUNK_IMAGES = 70
     tokenize(config)
+    assert sum(encoded) == -2000 + 1100 - before
+    assert contents(tmp_path / "stopped") == contents(tmp_path / "straight")
+    assert [path.name for path in (tmp_path / "stopped").iterdir()] == [straight.name]
+
+
+def test_a_shard_is_a_table_of_its_images(fashion_folder, tokenizer_folder, tmp_path):
+    data = DataConfig(source=str(fashion_folder), channels=1)
+    folder = tokenize(Tokenization(str(tokenizer_folder), data, str(tmp_path), shard_size=170))
+    dataset, index = TokenDataset(folder, "train"), json.loads((folder / "tokens.json").read_text())
+    assert [shard["rows"] for shard in index["shards"]["train"]] == [170, 170, 160]
+    for shard in index["shards"]["train"]:
+        assert hashlib.sha256((folder / shard["file"]).read_bytes()).hexdigest() == shard["sha256"]
+    found = load_dataset(str(folder), cache_dir=str(tmp_path / "cache"))
+    assert {split: len(table) for split, table in found.items()} == {"train": 500, "test": 100}
+    assert torch.equal(torch.tensor(found["train"]["tokens"]), dataset.tokens)
+    assert torch.equal(torch.tensor(found["train"]["label"]), dataset.labels)
+    again = pickle.loads(pickle.dumps(dataset))
+    assert torch.equal(again.take([499, 0])["tokens"], dataset.tokens[[499, 0]])
+    (folder / index["shards"]["train"][1]["file"]).write_bytes(b"PAR1")
+    with pytest.raises(InputError, match="has no shard"):
+        TokenDataset(folder, "train").take([200])
+    with pytest.raises(InputError, match="shard_size is 20001; it must be 1 to 20000"):
+        Tokenization(shard_size=20001)
 
 
 def test_processes_share_the_tokenization(fashion_shards, tokenizer_folder, tmp_path):
     data = DataConfig(source=str(fashion_shards), channels=1, streaming=True)
-    config = Tokenization(str(tokenizer_folder), data, str(tmp_path / "two"))
-    run(2, tokenize_in_chunks, config)
-    one = tokenize(dataclasses.replace(config, output_dir=str(tmp_path / "one")))
-    for split in ("train", "evaluation"):
-        expected, found = TokenDataset(one, split), TokenDataset(tmp_path / "two" / one.name, split)
-        assert torch.equal(found.tokens, expected.tokens)
-        assert torch.equal(found.labels, expected.labels)
+    config = Tokenization(str(tokenizer_folder), data, str(tmp_path / "two"), shard_size=70)
+    run(2, tokenize, config)
+    tokenize(dataclasses.replace(config, output_dir=str(tmp_path / "one")))
+    assert contents(tmp_path / "two") == contents(tmp_path / "one")
 
 
 def test_bad_images_of_a_stream_are_named_beside_its_tokens(fashion_images, tokenizer_folder, tmp_path):

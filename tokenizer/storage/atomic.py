@@ -5,6 +5,7 @@ import errno
 import io
 import json
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Collection, Iterator, Sequence
@@ -144,6 +145,42 @@ def write_file(path: Path, content: bytes) -> None:
     try:
         partial.write_bytes(content)
         os.replace(partial, path)
+    except OSError as error:  # that of a full disk names no file
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_once(path: Path, content: bytes, scratch: Path, synchronized: bool = True) -> None:
+    """Write content to path, whole, unless there is a file already, which then stays as it is.
+
+    Any number of processes may do so at once, on machines that share a file system: one of them writes the file.
+
+    Args:
+        path: in a folder that exists.
+        content: of the file.
+        scratch: a folder of the same file system, for what is not whole yet; it is not made if it is gone.
+        synchronized: whether the content is on the disk before the file gets its name, as `synchronize` has it.
+
+    Raises:
+        OSError: if it cannot be written; FileNotFoundError if one of the folders is gone.
+    """
+    partial = scratch / f".{path.name}-{secrets.token_hex(8)}{_UNFINISHED}"
+    try:
+        with partial.open("xb") as file:
+            file.write(content)
+            if synchronized:
+                file.flush()
+                os.fsync(file.fileno())
+        try:
+            os.link(partial, path)  # unlike a renaming it fails where there is a file
+        except FileExistsError:
+            pass
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK):
+                raise
+            if not path.exists():  # a file system without links
+                os.replace(partial, path)
     except OSError as error:  # that of a full disk names no file
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
