@@ -1,4 +1,4 @@
-"""Options that are lists: `fid,kid` is one as `[fid, kid]` is, a single value too; text stays as it was typed. And flags.
+"""Options that are lists: `fid,kid` is one as `[fid, kid]` is, a single value too; text stays as typed. And flags.
 
 YAML makes numbers, truth values and dates of `[0, no, 1e3]`, which may be the names of classes. A comma before a space
 parts no texts: "tench, Tinca tinca" is the name of one class.
