@@ -34,7 +34,7 @@ def _symmetric_root(covariance: Tensor) -> Tensor:
 
 
 def _coupled(covariance_a: Tensor, covariance_b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """tr((S_a^1/2 S_b S_a^1/2)^1/2) of S_a and S_b, (D, D); symmetric A and B with A S_a A = S_b, B S_b B = S_a.
+    """tr((S_a^1/2 S_b S_a^1/2)^1/2) of S_a and S_b, (D, D); the symmetric A and B with A S_a A = S_b, B S_b B = S_a.
 
     A = S_b^1/2 (S_b^1/2 S_a S_b^1/2)^-1/2 S_b^1/2, and B the other way round, by one decomposition of the product of
     the roots. Directions in which either side has no variance at all (singular values below the rounding of the

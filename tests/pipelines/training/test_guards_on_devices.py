@@ -38,7 +38,7 @@ def test_skipped_steps_change_nothing_as_on_the_cpu(
     ends = []
     for place in ("cpu", name):
         train, config = toy_stage(stage, fashion_folder, tmp_path / place)
-        rarely = dict.fromkeys(("log_every", "evaluate_every", "checkpoint_every"), NEVER)
+        rarely: dict[str, Any] = dict.fromkeys(("log_every", "evaluate_every", "checkpoint_every"), NEVER)
         rarely |= {"sample_every": 0} if stage == "prior" else {}
         config = changed(config, batch_size=4, ema_decay=0.5, **rarely)
         with monkeypatch.context() as patches:
@@ -133,9 +133,9 @@ def test_a_moving_average_follows_the_steps_that_were_made():
     model = nn.Linear(2, 2)
     average = WeightAverage(model, 0.5, torch.device("cpu"))
     average.follow(model, True)
-    begun = average.module.weight.clone()
+    begun = model.weight.detach().clone()
     with torch.no_grad():
         model.weight += 1
     for made, moved in ((False, 0.0), (torch.tensor(False), 0.0), (torch.tensor(True), 0.5), (True, 0.75)):
         average.follow(model, made)
-        torch.testing.assert_close(average.module.weight, begun + moved)
+        torch.testing.assert_close(next(average.parameters()).detach(), begun + moved)
