@@ -3,8 +3,10 @@
 from typing import Any
 
 import gradio as gr
+from torch import Tensor
 
 from ..drawing import below, draw_marked
+from ..models import Model
 from ..uploads import data_url
 from ..values import sampling_options, whole_number
 from .context import PROGRESS, Context
@@ -15,16 +17,21 @@ from .parts import cell_grid, marked_cells, on_grid, picture_list, pictures
 def edit_tab(context: Context) -> None:
     """A picture, what of it is kept, and several ways to go on from there."""
 
+    def laid(model: Model, image: Tensor) -> dict[str, Any]:
+        return on_grid(image, model.config.grid_size, model.config.grid_size)
+
     def lay(name: Any, given: Any) -> tuple[Any, ...]:
         model = context.model(name)
         image = context.picture(given, model)
-        return data_url(image), on_grid(image, model.config.grid_size, model.config.grid_size), gr.skip()
+        return data_url(image), laid(model, image)
+
+    def lay_again(name: Any, given: Any) -> Any:
+        return lay(name, given)[1] if given else gr.skip()
 
     def take(name: Any, number: Any) -> tuple[Any, ...]:
         model = context.model(name)
         image, of_class = model.test_image(number)
-        grid = on_grid(image, model.config.grid_size, model.config.grid_size)
-        return data_url(image), grid, of_class or gr.skip()
+        return data_url(image), laid(model, image), of_class or gr.skip()
 
     def mark_below(name: Any, rows: Any) -> dict[str, Any]:
         size = context.model(name).config.grid_size
@@ -59,7 +66,8 @@ def edit_tab(context: Context) -> None:
             options = sampling_fields(context)
             button = gr.Button("Draw the marked part", variant="primary")
             gallery = picture_list()
-    context.on(picture.file.upload, lay, [context.chosen, picture.file], [picture.file, grid, of_class])
+    context.on(picture.file.upload, lay, [context.chosen, picture.file], [picture.file, grid])
     context.on(picture.take.click, take, [context.chosen, picture.number], [picture.file, grid, of_class])
+    context.on(context.chosen.change, lay_again, [context.chosen, picture.file], grid)
     context.on(keep.click, mark_below, [context.chosen, rows], grid)
     context.on(button.click, show, [context.chosen, picture.file, grid, of_class, number, *options], gallery)

@@ -27,9 +27,11 @@ _SESSIONS = 32  # whose fields the server remembers; a page sends all of its own
 class Page(gr.Blocks):
     """Blocks whose errors are sentences: what is wrong with a request is said where it was made, and nowhere else."""
 
-    async def preprocess_data(self, *arguments: Any, **keywords: Any) -> Any:
+    async def preprocess_data(self, block_fn: Any, inputs: list[Any], *arguments: Any, **keywords: Any) -> Any:
         try:
-            return await super().preprocess_data(*arguments, **keywords)
+            if not all(value is None or isinstance(value, str | int | float) for value in inputs):
+                raise TypeError  # Gradio would copy any file that is named in a dict, whatever field it is sent for
+            return await super().preprocess_data(block_fn, inputs, *arguments, **keywords)
         except gr.Error as error:
             raise gr.Error(error.message, print_exception=False) from error
         except Exception as error:  # of any type: a component was sent what its field on the page never sends

@@ -71,7 +71,7 @@ class Guard:
 
         async def without_failures(message: Message) -> None:
             nonlocal replaced
-            if message["type"] == "http.response.start" and message["status"] == 500:
+            if message["type"] == "http.response.start" and (message["status"] == 500 or read > self.max_body):
                 replaced = True
                 await _answer(send, *((413, self._too_large()) if read > self.max_body else (400, _UNKNOWN)))
             elif not replaced:
@@ -155,6 +155,7 @@ def serve(page: Page, limits: Limits, host: str, bound: socket.socket) -> None:
     """Answer requests until the process is interrupted."""
     port = bound.getsockname()[1]
     application = application_of(page, limits, host, port)
+    bound.listen(128)  # who comes before the server has started waits for it
     config = uvicorn.Config(application, log_level="warning", access_log=False, timeout_graceful_shutdown=2)
     shown = f"[{host}]" if ":" in host else host
     print(f"wvq app: open http://{shown}:{port}/ in a browser; Ctrl-C ends it", flush=True)

@@ -37,6 +37,11 @@ def tokens_tab(context: Context, maps: CodeMaps) -> None:
         image = context.picture(given, model)
         return data_url(image), *lay(model, encode(model.pipeline.tokenizer, image), None, codebook), gr.update(body="")
 
+    def lay_again(name: Any, given: Any, codebook: Any) -> tuple[Any, ...]:
+        """For another pipeline, whose map is another as well."""
+        laid = lay_picture(name, given, codebook)[1:] if given else ("", gr.skip(), gr.skip())
+        return *laid, gr.update(value="", picture="")
+
     def take(name: Any, number: Any, codebook: Any) -> tuple[Any, ...]:
         image, _ = context.model(name).test_image(number)
         return lay_picture(name, data_url(image), codebook)
@@ -107,6 +112,7 @@ def tokens_tab(context: Context, maps: CodeMaps) -> None:
     laid = [picture.file, text, grid, near]
     context.on(picture.file.upload, lay_picture, [chosen, picture.file, codebook], laid)
     context.on(picture.take.click, take, [chosen, picture.number, codebook], laid)
+    context.on(chosen.change, lay_again, [chosen, picture.file, codebook], [text, grid, near, code_map])
     context.on(decode_button.click, lay_text, [chosen, text, codebook], [text, grid, near])
     context.on(grid.select, show_neighbours, [chosen, text, grid, codebook], near)
     context.on(near.select, replace, [chosen, text, grid, codebook, near], [text, grid, near])

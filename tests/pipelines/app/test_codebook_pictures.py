@@ -1,5 +1,7 @@
 """The sorted map of a codebook, what its codes decode to, and how often they are chosen."""
 
+import itertools
+
 import pytest
 import torch
 from app_models import no_report, tiny_model, two_codes_model
@@ -20,7 +22,7 @@ def test_the_map_holds_every_code_once_in_order(size):
     centred = codebook.double() - codebook.double().mean(dim=0)
     first = centred @ torch.linalg.eigh(centred.mT @ centred)[1][:, -1]
     columns = [first[column[column >= 0]] for column in cells.unbind(dim=1)]
-    assert all(left.max() <= right.min() for left, right in zip(columns, columns[1:], strict=False))
+    assert all(left.max() <= right.min() for left, right in itertools.pairwise(columns))
 
 
 def test_a_larger_codebook_is_shown_in_part(monkeypatch):

@@ -43,7 +43,8 @@ def test_text_has_a_line_for_a_row():
 
 
 @pytest.mark.parametrize(
-    "text", ["", "1", "1 " * 17, "1/1 " * 16, "-1 " * 16, "32 " * 16, "x " * 16, "١ " * 16, "1 " * 10**6, None, [1], 7]
+    "text",
+    ["", "1", "1 " * 17, "1/1 " * 16, "-1 " * 16, "32 " * 16, "x " * 16, "\u0661 " * 16, "1 " * 10**6, None, [1], 7],
 )
 def test_what_are_no_codes_is_refused(text):
     with pytest.raises(InputError) as caught:
