@@ -33,7 +33,7 @@ class Page(gr.Blocks):
                 raise TypeError  # Gradio would copy any file that is named in a dict, whatever field it is sent for
             return await super().preprocess_data(block_fn, inputs, *arguments, **keywords)
         except gr.Error as error:
-            raise gr.Error(error.message, print_exception=False) from error
+            raise gr.Error(error.message[:200], print_exception=False) from error
         except Exception as error:  # of any type: a component was sent what its field on the page never sends
             raise gr.Error("a field has a value that this page does not send", print_exception=False) from error
 
@@ -44,6 +44,8 @@ class Page(gr.Blocks):
             raise gr.Error(plain_message(error), print_exception=False) from error
         except (MemoryError, torch.OutOfMemoryError) as error:
             raise gr.Error("there is too little memory for this; draw fewer images", print_exception=False) from error
+        except Exception as error:  # a defect: its traceback goes to the terminal, not to the page
+            raise gr.Error("this has failed in the application itself; its terminal says how") from error
 
 
 def build_page(models: Sequence[Model], limits: Limits) -> Page:
