@@ -69,7 +69,14 @@ class Page:
         self.button(text).click()
 
     def field(self, label: str) -> WebElement:
-        return self.until(lambda: self.shown(f'[aria-label^="{label}"]'))[0]
+        """A field by the beginning of its label."""
+
+        def labelled() -> list[WebElement]:
+            own = [part for part in self.shown("label") if part.text.startswith(label)]
+            areas = [area for part in own for area in part.find_elements(By.TAG_NAME, "textarea")]
+            return self.shown(f'[aria-label^="{label}"]') + areas
+
+        return self.until(labelled)[0]
 
     def fill(self, label: str, value: Any) -> None:
         field = self.field(label)

@@ -196,7 +196,7 @@ def hammer(app: Served, requests: int, users: int, seed: int = 0) -> Report:
     for numbers in (range(min(FIRST, requests)), range(FIRST, requests)):
         with ThreadPoolExecutor(users) as pool:
             list(pool.map(one, numbers))
-        time.sleep(3)  # those who have left are noticed
+        time.sleep(1)  # those who have left are noticed
         report.first_memory = report.first_memory or server.memory_info().rss
     report.seconds, report.last_memory = time.perf_counter() - started, server.memory_info().rss
     if _drawn(app) != before:

@@ -49,6 +49,6 @@ def show(config: Application) -> None:
     from .page.page import build_page
     from .page.server import listening_socket, serve
 
-    bound = listening_socket(config.host, config.port)
-    models = [load_model(name, config.data) for name in config.pipeline]
-    serve(build_page(models, config.limits), config.limits, config.host, bound)
+    with listening_socket(config.host, config.port) as bound:
+        models = [load_model(name, config.data) for name in config.pipeline]
+        serve(build_page(models, config.limits), config.limits, config.host, bound)

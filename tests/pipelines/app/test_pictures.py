@@ -1,15 +1,13 @@
 """Pictures that are given as data URLs, and their reconstructions."""
 
 import base64
-import io
 import math
-import struct
-import zlib
 from typing import Any
 
 import pytest
 import torch
 from app_models import tiny_model
+from image_files import encoded, png_header
 from PIL import Image
 
 from wvq.pipelines.app.reconstructing import reconstruct
@@ -28,18 +26,6 @@ def read(given: Any) -> torch.Tensor:
 
 def url(content: bytes, kind: str = "image/png") -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
-
-
-def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
-
-
-def announced(width: int, height: int) -> bytes:
-    """A PNG whose header says more than its file holds."""
-    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
 
 
 def test_a_picture_comes_back_as_it_was():
@@ -70,8 +56,8 @@ BAD = {
     "svg": url(b"<svg xmlns='http://www.w3.org/2000/svg'/>", "image/svg+xml"),
     "postscript": url(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"),
     "half a png": url(encoded(Image.new("RGB", (64, 64)), "png")[:60]),
-    "announced": url(announced(100_000, 100_000)),
-    "large": url(announced(2000, 1000)),
+    "announced": url(png_header(100_000, 100_000)),
+    "large": url(png_header(2000, 1000)),
     "too many bytes": url(bytes(200_000)),
     "floating point": url(encoded(Image.new("F", (9, 9)), "tiff")),
 }

@@ -5,13 +5,11 @@ import io
 import json
 import re
 import socket
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from app_client import Client, Served, served
+from app_client import Client, Served
 from app_models import no_report, tiny_model
 from PIL import Image
 
@@ -20,15 +18,9 @@ from wvq.pipelines.app.uploads import data_url
 from wvq.pipelines.app.values import sampling_options
 
 
-@pytest.fixture(scope="module")
-def app(tmp_path_factory: pytest.TempPathFactory, fashion_folder: Path) -> Iterator[Served]:
-    with served(tmp_path_factory.mktemp("app"), "--limits.max-megabytes=0.2", data=fashion_folder) as running:
-        yield running
-
-
 @pytest.fixture
-def client(app: Served) -> Client:
-    return Client(app.port)
+def client(served_app: Served) -> Client:
+    return Client(served_app.port)
 
 
 def drawing(client: Client, **changes: Any) -> tuple[int, list[Any]]:
