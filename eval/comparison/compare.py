@@ -1,5 +1,6 @@
 """`wvq compare` and `wvq demo`: methods, settings and seeds under one budget, scored alike, in tables and a report."""
 
+import shlex
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -69,7 +70,7 @@ def compare(config: Comparison) -> Path:
 
 
 def compare_and_summarize(config: Comparison) -> str:
-    """`compare`, and what a user wants to know of it: the table, how long it took, where report and pictures are."""
+    """`compare`, and what a user wants to know of it: the table, how long it took, where report and pictures are, and how to look on."""
     start = time.perf_counter()
     report = compare(config)
     minutes, seconds = divmod(round(time.perf_counter() - start), 60)
@@ -77,7 +78,12 @@ def compare_and_summarize(config: Comparison) -> str:
     took = f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
     pictures = ", ".join(str(report.parent / "*" / stage / "images") for stage in config.stages)
     lines = ["", plain(read_json(report.parent / "comparison.json")), f"{len(config.cells)} runs; this took {took}"]
-    return "\n".join([*lines, f"report: {report}", f"pictures from the training: {pictures}"])
+    lines += [f"report: {report}", f"pictures from the training: {pictures}"]
+    if "prior" in config.stages:
+        pipeline = report.parent / config.cells[-1].folder / "prior" / "pipeline"
+        look = ["wvq", "app", "--pipeline", str(pipeline), "--data.source", config.data.source]
+        lines.append(f"to draw from it in a browser: {shlex.join(look)}")
+    return "\n".join(lines)
 
 
 def claim_folder(root: Path, config: Comparison, inputs: dict[str, str]) -> None:
