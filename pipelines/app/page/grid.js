@@ -1,6 +1,6 @@
 // A picture under a grid of cells, by pointer and by keyboard. Props: picture, rows, columns, marking, labels.
 // value: the cell that was chosen, or with `marking` the numbers of all marked cells.
-const FINEST = 64, MOST_WORDS = 8;  // columns up to which the lines of the grid, and the codes in it, are drawn
+const FINEST = 24, MOST_WORDS = 8;  // columns up to which the lines of the grid, and the codes in it, are drawn
 let cursor = 0, painting = null;
 const frame = () => element.querySelector(".cells");
 const count = () => props.rows * props.columns;

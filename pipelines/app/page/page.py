@@ -6,6 +6,8 @@ from typing import Any
 
 import gradio as gr
 import torch
+from gradio.themes.default import Default
+from gradio.themes.utils.fonts import Font
 
 from wvq.tokenizer import InputError
 from wvq.tokenizer.errors import plain_message
@@ -75,7 +77,7 @@ def build_page(models: Sequence[Model], limits: Limits) -> Page:
 
 def looks() -> dict[str, Any]:
     """Theme and style sheet: fonts of the system, so that nothing is fetched from elsewhere."""
-    fonts = [gr.themes.Font(name) for name in ("system-ui", "sans-serif")]
-    mono = [gr.themes.Font(name) for name in ("ui-monospace", "monospace")]
-    style = files(__package__).joinpath("style.css").read_text("utf-8")
-    return {"theme": gr.themes.Default(font=fonts, font_mono=mono), "css": style}
+    fonts = [Font(name) for name in ("system-ui", "sans-serif")]
+    mono = [Font(name) for name in ("ui-monospace", "monospace")]
+    style = files("wvq.pipelines.app.page").joinpath("style.css").read_text("utf-8")
+    return {"theme": Default(font=fonts, font_mono=mono), "css": style}

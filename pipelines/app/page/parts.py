@@ -25,7 +25,7 @@ _FILE = """<label class="file">Own picture<input type="file" accept="${accept}">
 
 
 def _script(name: str) -> str:
-    return files(__package__).joinpath(name).read_text("utf-8")
+    return files("wvq.pipelines.app.page").joinpath(name).read_text("utf-8")
 
 
 def pictures(images: Tensor, captions: Sequence[str], name: str) -> str:

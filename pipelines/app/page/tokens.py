@@ -79,7 +79,8 @@ def tokens_tab(context: Context, maps: CodeMaps) -> None:
         part = whole_number("codebook", codebook, 0, model.config.codes_per_position - 1)
         cells, picture = maps.of(model, part, context.on_step(progress, "codes"))
         labels = ["-" if code < 0 else str(code) for code in cells.flatten().tolist()]
-        return on_grid(picture, *cells.shape, labels=labels)
+        rows, columns = cells.shape
+        return on_grid(picture, rows, columns, labels=labels)
 
     def replace_by_map(
         name: Any, text: Any, position: Any, codebook: Any, map_cell: Any, progress: gr.Progress = PROGRESS

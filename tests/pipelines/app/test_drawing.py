@@ -11,7 +11,7 @@ from torch import Tensor
 from wvq.pipelines.app.drawing import ALL_CLASSES, below, draw, draw_marked, pixels_of
 from wvq.pipelines.app.models import Model
 from wvq.pipelines.app.values import sampling_options, within
-from wvq.pipelines.generation import image_generator
+from wvq.pipelines.generation import image_generator, sample_images
 from wvq.tokenizer import InputError
 
 OPTIONS = sampling_options(2.0, 0.9, 20, 0.95, 0.01, 7)
@@ -110,3 +110,9 @@ def test_progress_counts_tokens_and_drawing_ends_in_time(model):
     assert seen == [(token, 16) for token in range(1, 17)]
     with pytest.raises(InputError, match="1 of 16 tokens took the 0 seconds"):
         draw(model, "Bag", 1, OPTIONS, within(0, no_report))
+
+
+def test_all_classes_in_turn_are_what_a_large_set_holds(model):
+    labels = model.pipeline.labels_of([0, 1, 2, 0, 1])
+    expected = torch.cat(list(sample_images(model.pipeline, labels, OPTIONS)))
+    assert torch.equal(draw(model, ALL_CLASSES, 5, OPTIONS, no_report)[0], expected)
