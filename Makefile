@@ -12,7 +12,7 @@ install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml setup.py prior/decoder/attention.c constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) install --constraint constraints.txt --editable ".[offline,wandb,trackio,dev]"
+	$(PIP) install --constraint constraints.txt --editable ".[app,offline,wandb,trackio,dev]"
 	touch $@
 
 # Fashion-MNIST: used where it is; else Debian's package is unpacked into data/ without being installed.

@@ -64,6 +64,11 @@ COMMANDS = {
     "reconstruct": Command(
         "encode and decode images", "wvq.pipelines.reconstruct:reconstruct", "wvq.pipelines.reconstruct:Reconstruction"
     ),
+    "app": Command(
+        "look at a pipeline, or two, in a browser",
+        "wvq.pipelines.app.command:show",
+        "wvq.pipelines.app.command:Application",
+    ),
     "evaluate": Command(
         "score reconstructions and samples", "wvq.eval.evaluate:evaluate", "wvq.eval.evaluate:Evaluation"
     ),

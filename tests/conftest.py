@@ -2,12 +2,16 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from device_watch import unused_exceptions, watching
 from fixtures import read_fashion_images, write_fashion_folder
 from shard_folders import write_fashion_shards
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from app_client import Served
 
 _CACHE = tempfile.TemporaryDirectory(prefix="wvq-tests-", ignore_cleanup_errors=True)
 # Read when `datasets` is imported, here and in processes started by tests.
@@ -50,3 +54,12 @@ def fashion_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def fashion_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same images as webdataset shards, 10 of train and 4 of evaluation. Read only."""
     return write_fashion_shards(tmp_path_factory.mktemp("shards"))
+
+
+@pytest.fixture(scope="session")
+def served_app(tmp_path_factory: pytest.TempPathFactory, fashion_folder: Path) -> Iterator["Served"]:
+    """`wvq app` on two tiny pipelines, with the same images as test images, in a process of its own."""
+    from app_client import served  # brings the models, for which other tests do not wait
+
+    with served(tmp_path_factory.mktemp("app"), "--limits.max-megabytes=1", data=fashion_folder) as running:
+        yield running

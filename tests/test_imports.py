@@ -53,6 +53,21 @@ FORBIDDEN = {
         "from ..base import Pipeline",
         "wvq.pipelines.training is not allowed to import wvq.pipelines.base",
     ),
+    "app": (
+        "pipelines/app/drawing.py",
+        "from .command import Application",
+        "wvq.pipelines.app.drawing is not allowed to import wvq.pipelines.app.command",
+    ),
+    "page": (
+        "pipelines/app/page/draw.py",
+        "from .edit import edit_tab",
+        "wvq.pipelines.app.page.draw is not allowed to import wvq.pipelines.app.page.edit",
+    ),
+    "browser": (
+        "pipelines/app/values.py",  # which all that is computed imports
+        "import gradio",
+        "wvq.pipelines.app.drawing is not allowed to import gradio",
+    ),
     "eval": (
         "eval/metrics/kernel.py",
         "from ..features import registry",

@@ -1,5 +1,8 @@
 """`wvq compare` and `wvq demo`: methods, settings and seeds under one budget, scored alike, in tables and a report."""
 
+import shlex
+import shutil
+import sys
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -75,7 +78,7 @@ def compare(config: Comparison) -> Path:
 
 
 def compare_and_summarize(config: Comparison) -> str:
-    """`compare`, and what a user wants to know of it: the table, how long it took, where report and pictures are."""
+    """`compare`, and what a user wants to know of it: table, time, report, pictures, and how to draw more."""
     start = time.perf_counter()
     report = compare(config)
     minutes, seconds = divmod(round(time.perf_counter() - start), 60)
@@ -83,7 +86,14 @@ def compare_and_summarize(config: Comparison) -> str:
     took = f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
     pictures = ", ".join(str(report.parent / "*" / stage / "images") for stage in config.stages)
     lines = ["", plain(read_json(report.parent / "comparison.json")), f"{len(config.cells)} runs; this took {took}"]
-    return "\n".join([*lines, f"report: {report}", f"pictures from the training: {pictures}"])
+    lines += [f"report: {report}", f"pictures from the training: {pictures}"]
+    if "prior" in config.stages:
+        pipeline = report.parent / config.cells[-1].folder / "prior" / "pipeline"
+        own = Path(sys.argv[0])  # as it was called: `make demo` runs a program that is not on the path
+        program = str(own) if own.name == "wvq" and not shutil.which("wvq") else "wvq"
+        look = [program, "app", "--pipeline", str(pipeline), "--data.source", config.data.source]
+        lines.append(f"to draw from it in a browser: {shlex.join(look)}")
+    return "\n".join(lines)
 
 
 def claim_folder(root: Path, config: Comparison, inputs: dict[str, str]) -> None:

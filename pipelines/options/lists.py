@@ -30,16 +30,22 @@ def list_options(configuration: type, prefix: str = "") -> Iterator[tuple[str, b
 
 
 def with_lists(arguments: Sequence[str], lists: Mapping[str, bool]) -> list[str]:
-    """A command line (underscores in its options) in which the values of list options are JSON lists."""
+    """A command line (underscores in its options) in which the values of list options are JSON lists.
+
+    A list of texts that is given again, as in `--pipeline one --pipeline two`, has the texts of all.
+    """
     changed, option = [], ""
+    texts: dict[str, list[str]] = {}  # what each option that is a list of texts has so far
     for argument in arguments:
         name, equals, value = argument.partition("=")
         if option:
-            changed.append(_as_json(argument, lists[option]))
+            changed.append(_together(texts, option, _as_json(argument, lists[option]), lists[option]))
             option = ""
         elif name.removeprefix("--") in lists and argument.startswith("--"):
-            changed.append(f"{name}={_as_json(value, lists[name[2:]])}" if equals else argument)
-            option = "" if equals else name[2:]
+            own = name[2:]
+            together = _together(texts, own, _as_json(value, lists[own]), lists[own]) if equals else ""
+            changed.append(f"{name}={together}" if equals else argument)
+            option = "" if equals else own
         else:
             changed.append(argument)
     return changed
@@ -53,6 +59,18 @@ def with_flags(arguments: Sequence[str], configuration: type) -> list[str]:
         f"{argument}=true" if argument in flags and after.lower() not in words else argument
         for argument, after in zip_longest(arguments, arguments[1:], fillvalue="")
     ]
+
+
+def _together(texts: dict[str, list[str]], option: str, value: str, is_text: bool) -> str:
+    """The value of a list option, after those that were given before it."""
+    try:
+        items = json.loads(value) if is_text else None
+    except ValueError:
+        items = None
+    if not isinstance(items, list):  # numbers, and what is no list: the parser says so
+        return value
+    texts.setdefault(option, []).extend(items)
+    return json.dumps(texts[option], ensure_ascii=False)
 
 
 def _as_json(value: str, is_text: bool) -> str:

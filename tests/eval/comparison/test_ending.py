@@ -2,15 +2,18 @@
 
 import dataclasses
 import json
+import shlex
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from toy_runs import MODEL
 
+from wvq.eval.comparison import compare as compare_module
 from wvq.eval.comparison.compare import Comparison, compare, compare_and_summarize
-from wvq.pipelines.command_line import COMMANDS
+from wvq.pipelines.command_line import COMMANDS, parse
 from wvq.pipelines.train_tokenizer import TokenizerTraining
 from wvq.tokenizer import InputError
 from wvq.tokenizer.data.config import DataConfig
@@ -41,6 +44,19 @@ def test_it_ends_with_the_table_the_time_and_where_the_pictures_are(config: Comp
     assert report == f"report: {tmp_path / 'out' / 'report.html'}"
     pattern = pictures.removeprefix("pictures from the training: ")
     assert len(list(Path("/").glob(f"{pattern.removeprefix('/')}/step-*.png"))) == 2
+
+
+def test_it_ends_with_how_to_look_at_its_last_pipeline(config: Comparison, tmp_path: Path, monkeypatch):
+    report = compare(config)
+    monkeypatch.setattr(compare_module, "compare", lambda _: report)
+    monkeypatch.setattr(sys, "argv", [".venv/bin/wvq", "demo"])
+    monkeypatch.setenv("PATH", str(tmp_path))
+    *_, last = compare_and_summarize(dataclasses.replace(config, tokenizers_only=False)).splitlines()
+    command = shlex.split(last.removeprefix("to draw from it in a browser: "))
+    assert command[:2] == [".venv/bin/wvq", "app"]
+    application = parse("app", command[2:])
+    assert application.pipeline == (str(tmp_path / "out" / "wasserstein-0" / "prior" / "pipeline"),)
+    assert application.data.source == config.data.source
 
 
 def test_it_resumes_with_images_that_were_moved_and_with_no_others(config: Comparison, tmp_path: Path):

@@ -1,0 +1,1 @@
+"""`wvq app`: what the application computes, as plain functions; `page/` shows it."""
