@@ -19,8 +19,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from toy_run_folders import Training
 
+from wvq.pipelines.training.checkpoints.state import TrainingState
 from wvq.pipelines.training.run import Run
-from wvq.pipelines.training.state import TrainingState
 from wvq.pipelines.training.step_record import StepRecord
 from wvq.tokenizer.distributed import from_every_process
 

@@ -49,7 +49,7 @@ FORBIDDEN = {
         "wvq.prior.model is not allowed to import wvq.prior.sampling",
     ),
     "pipelines": (
-        "pipelines/training/state.py",
+        "pipelines/training/checkpoints/state.py",
         "from ..base import Pipeline",
         "wvq.pipelines.training is not allowed to import wvq.pipelines.base",
     ),

@@ -118,7 +118,7 @@ def test_accelerate_functions_that_are_not_documented() -> None:
 
 
 def test_torch_names_of_shards_and_their_json(tmp_path: Path) -> None:
-    """pipelines/training/shards.py: each process hashes its own files, and knows a checkpoint in shards, by a name."""
+    """pipelines/training/checkpoints/shards.py: processes know their files and such checkpoints by a name."""
     from torch.distributed.checkpoint import hf_storage, state_dict_saver
 
     with warnings.catch_warnings():

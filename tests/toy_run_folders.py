@@ -10,8 +10,8 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
+from wvq.pipelines.training.checkpoints.state import TrainingState
 from wvq.pipelines.training.run import Run
-from wvq.pipelines.training.state import TrainingState
 from wvq.pipelines.training.step_record import StepRecord
 from wvq.tokenizer import TokenizerConfig
 from wvq.tokenizer.distributed import whole_tensor

@@ -22,11 +22,11 @@ from wvq.tokenizer.progress import duration_in_words, progress_bar
 from wvq.tokenizer.tokens import TokenDataset
 
 from .accelerator import note_precision
+from .checkpoints.state import TrainingState
 from .memory import memory_advice
 from .phases import enter
 from .run import Run
 from .sharding import WeightAverage, weight_average
-from .state import TrainingState
 from .step_record import StepRecord, asks_after
 from .stopping import stop_request
 from .trackers import Trackers

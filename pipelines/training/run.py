@@ -24,10 +24,10 @@ from wvq.tokenizer.storage.lock import Lock
 from wvq.tokenizer.storage.manifest import describe_file, find_damage, write_manifest
 from wvq.tokenizer.storage.untrusted import user_path
 
-from .background import Background
+from .checkpoints.background import Background
+from .checkpoints.shards import ShardWriter, Tensors
+from .checkpoints.state import TrainingState, write_state
 from .same_run import Difference, is_of_inputs, recorded_config, run_difference, write_run
-from .shards import ShardWriter, Tensors
-from .state import TrainingState, write_state
 
 TRACKING_FILE = "tracking.json"
 _FILES = (  # of a run, at its top

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from toy_run_folders import Process, Training
 
-from wvq.pipelines.training.background import Background
+from wvq.pipelines.training.checkpoints.background import Background
 
 
 def test_work_goes_on_beside_and_the_next_waits_for_it():

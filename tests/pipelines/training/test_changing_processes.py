@@ -13,8 +13,8 @@ from toy_run_folders import names
 from toy_runs import changed, rows, toy_stage
 
 from wvq.pipelines.train_prior import train_prior
+from wvq.pipelines.training.checkpoints.shards import ShardWriter
 from wvq.pipelines.training.run import Run
-from wvq.pipelines.training.shards import ShardWriter
 
 LAUNCHES: dict[str, dict[str, str]] = {
     "one": {},

@@ -15,8 +15,8 @@ import torch
 from torch import nn
 from toy_run_folders import Process, Training, names
 
+from wvq.pipelines.training.checkpoints.state import TrainingState
 from wvq.pipelines.training.run import Run
-from wvq.pipelines.training.state import TrainingState
 from wvq.tokenizer import InputError
 from wvq.tokenizer.storage import atomic as saving
 from wvq.tokenizer.storage.lock import Lock

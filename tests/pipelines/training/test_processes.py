@@ -14,8 +14,8 @@ from processes import run
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from wvq.pipelines.training.checkpoints.state import TrainingState
 from wvq.pipelines.training.run import Run
-from wvq.pipelines.training.state import TrainingState
 from wvq.pipelines.training.step_record import StepRecord
 from wvq.pipelines.training.stopping import StopRequest
 from wvq.tokenizer import CodebookUsage, InputError, WassersteinQuantizer

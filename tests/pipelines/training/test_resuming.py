@@ -14,8 +14,8 @@ from toy_runs import STAGES, assert_equal_runs, changed, rows, toy_stage, weight
 
 from wvq.pipelines.train_prior import train_prior
 from wvq.pipelines.train_tokenizer import train_tokenizer
+from wvq.pipelines.training.checkpoints.state import TrainingState
 from wvq.pipelines.training.run import Run
-from wvq.pipelines.training.state import TrainingState
 from wvq.tokenizer import InputError
 
 

@@ -16,7 +16,7 @@ from processes import run, start
 from torch import Tensor
 from toy_run_folders import Process, Training, names
 
-from wvq.pipelines.training.shards import ShardWriter
+from wvq.pipelines.training.checkpoints.shards import ShardWriter
 from wvq.tokenizer import InputError
 from wvq.tokenizer.storage.manifest import write_manifest
 

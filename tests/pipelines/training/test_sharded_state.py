@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from wvq.pipelines.training.state import TrainingState, write_state
+from wvq.pipelines.training.checkpoints.state import TrainingState, write_state
 from wvq.pipelines.training.step_record import StepRecord
 from wvq.prior.muon import Muon
 from wvq.tokenizer import InputError

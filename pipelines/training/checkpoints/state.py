@@ -17,9 +17,9 @@ from wvq.tokenizer.errors import InputError
 from wvq.tokenizer.storage.atomic import write_json
 from wvq.tokenizer.storage.untrusted import read_json
 
-from .sharding import is_sharded
+from ..sharding import is_sharded
+from ..step_record import StepRecord
 from .shards import ShardWriter, Tensors, has_shards, named_tensors, read_shards, saved_shapes
-from .step_record import StepRecord
 
 
 class TrainingState:
