@@ -76,8 +76,8 @@ def modules(wheel: Path) -> list[str]:
 
 def test_the_wheel_holds_every_sub_package_and_data_file(source: Path, wheel: Path) -> None:
     code = [file for name in PACKAGES for pattern in ("*.py", "*.pyi") for file in (source / name).rglob(pattern)]
-    data = [*source.glob("eval/report/*.jinja"), *source.glob("pipelines/**/*.yaml")]
-    data += [*source.glob("pipelines/app/page/*.js"), *source.glob("pipelines/app/page/*.css")]
+    kinds = ("pipelines/**/*.yaml", "**/*.jinja", "pipelines/app/page/*.js", "pipelines/app/page/*.css")
+    data = [file for kind in kinds for file in source.glob(kind) if file.relative_to(source).parts[0] in PACKAGES]
     expected = {f"wvq/{file.relative_to(source).as_posix()}" for file in code + data}
     if (ROOT / EXTENSION).is_file():
         expected.add(f"wvq/{EXTENSION}")
