@@ -19,6 +19,7 @@ from .processes import this_device
 IMAGES_AT_ONCE = 64  # always, the last of a batch filled up: a convolution over more or fewer images rounds otherwise
 _KEPT = 4  # tokenizers that a process holds
 
+
 def encode_images(tokenizer: VQTokenizer, images: Tensor) -> Tensor:
     """Images uint8 (B, C, H, W) of the tokenizer's size -> tokens (B, T), int32 on the CPU.
 
