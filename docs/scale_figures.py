@@ -43,7 +43,7 @@ def decoded_images() -> float:
     return rate
 
 
-def sizes(size: str) -> tuple[int, int, int]:
+def sizes(size: Any) -> tuple[int, int, int]:
     """Parameters of a prior, those of matrices that Muon moves, and tensors of weights and moments."""
     with torch.device("meta"):
         prior = build_prior(PriorConfig(size=size, num_codes=K, num_tokens=TOKENS, num_classes=CLASSES))
