@@ -11,7 +11,7 @@ class Background:
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
-    def start(self, work: Callable[[], None]) -> None:
+    def start(self, work: Callable[[], object]) -> None:
         """Begin a piece of work, once the one before has ended; raises what that one has raised."""
         self.wait()
 

@@ -17,7 +17,7 @@ from wvq.pipelines.training.checkpoints.shards import ShardWriter
 from wvq.pipelines.training.run import Run
 
 LAUNCHES: dict[str, dict[str, str]] = {
-    "one": {},
+    "whole": {},
     "fsdp": environment("fsdp"),
     "hsdp": environment("hsdp", parallelism_config_dp_replicate_size=2, parallelism_config_dp_shard_size=2),
 }
@@ -55,7 +55,7 @@ def train_in_turns(config: Any, *turns: tuple[int, str, int]) -> None:
         assert [process.exitcode for process in processes] == [expected] * world
         if stop_at:
             newest = Path(config.output_dir) / "checkpoints" / f"step-{stop_at:08d}"
-            assert sum(name.startswith("shard-") for name in names(newest)) == (world if world > 1 else 0)
+            assert sum(name.startswith("shard-") for name in names(newest)) == (world if LAUNCHES[launch] else 0)
 
 
 def assert_equal_losses(config: Any, other: Any, rounding: float) -> None:
@@ -88,7 +88,7 @@ def test_four_processes_are_followed_by_two_and_by_one_and_one_by_four(
     config = changed(config, optimizer=optimizer, ema_decay=0.8, code_geometry=8, steps=12)
     fewer, more = changed(config, "fewer"), changed(config, "more")
     run(1, train, config, {})
-    train_in_turns(fewer, (4, launch, 4), (2, "fsdp", 8), (1, "one", 0))
-    train_in_turns(more, (1, "one", 4), (4, launch, 0))
+    train_in_turns(fewer, (4, launch, 4), (2, "fsdp", 8), (1, "whole", 0))
+    train_in_turns(more, (1, "whole", 4), (4, launch, 8), (2, "whole", 0))
     for each in (fewer, more):
         assert_equal_losses(each, config, ROUNDING[optimizer])
