@@ -50,7 +50,7 @@ FORBIDDEN = {
     ),
     "pipelines": (
         "pipelines/training/checkpoints/state.py",
-        "from ..base import Pipeline",
+        "from ...base import Pipeline",
         "wvq.pipelines.training is not allowed to import wvq.pipelines.base",
     ),
     "app": (
