@@ -87,7 +87,7 @@ def test_quantizers_combine(code):
     assert names["output"].indices.shape == (2, 4, 4, 4)
 
 
-@snippet('["Sneaker", "Bag"]')
+@snippet("num_images_per_label=4")
 def test_a_pipeline_draws_images(code, folder):
     tiny_pipeline().save_pretrained(folder / PIPELINE)
     names: dict = {}

@@ -204,7 +204,7 @@ def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> No
             main([*name.split(), "--help"])
         assert stopped.value.code == 0
         text = capsys.readouterr().out
-        assert "--output" in text or name in ("card", "push")
+        assert "--output" in text or name in ("card", "push", "app")
         assert "default: " in text
 
 
