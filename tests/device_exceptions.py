@@ -21,6 +21,7 @@ FUNCTIONS = {
     "wvq.pipelines.labels.labels_of": _LABELS,
     "wvq.pipelines.sample._sample": _LABELS,
     "wvq.pipelines.sample_set.write_chunks": _WHICH,
+    "wvq.pipelines.train_prior.validate": _WHICH,
     "wvq.pipelines.train_prior.write_samples": _LABELS,
     "wvq.eval.codebook.examine_tokenizer": _WHICH,
     "wvq.eval.comparison.compare.score": _LABELS,
