@@ -240,7 +240,7 @@ def validate(model: TokenLoss, dataset: TokenDataset, accelerator: Accelerator) 
     total = torch.zeros(2, dtype=torch.float64, device=float64_device(accelerator.device))
     for first in range(0, len(dataset), 256 * accelerator.num_processes):
         own = range(first + accelerator.process_index, len(dataset), accelerator.num_processes)[:256]
-        batch = dataset.take(own or [0])
+        batch = dataset.take(torch.tensor(own or [0]))
         codes, labels = batch["tokens"].to(accelerator.device), batch["labels"].to(accelerator.device)
         with accelerator.autocast():
             loss = model(codes, labels)
