@@ -17,7 +17,7 @@ from wvq.tokenizer import InputError
 from wvq.tokenizer.data.shard_files import CLASS_NAMES_FILE
 from wvq.tokenizer.progress import progress_bar
 from wvq.tokenizer.storage.atomic import write_once
-from wvq.tokenizer.storage.leases import work_through
+from wvq.tokenizer.storage.leases import GONE, work_through
 from wvq.tokenizer.storage.pretrained import state_sha256
 from wvq.tokenizer.storage.untrusted import read_json
 
@@ -50,25 +50,30 @@ def sample_set(pipeline: ClassConditionalPipeline, labels: torch.Tensor, config:
     about |= {"tokenizer": pipeline.tokenizer.fingerprint, "prior": state_sha256(pipeline.prior)}
     about |= {"labels": labels.tolist(), "class_names": list(pipeline.class_names)}
     about = {key: list(value) if isinstance(value, tuple) else value for key, value in about.items()}
-    whole = folder / _WHOLE
     try:
-        _claim(folder, about)
-        if config.format == "webdataset" and pipeline.class_names:
-            names = "".join(f"{name}\n" for name in pipeline.class_names)
-            write_once(folder / CLASS_NAMES_FILE, names.encode(), folder / _WORK)
-        if not whole.exists():
-            _write_parts(pipeline, labels, config)
-        if config.format == "npz":
-            count = math.ceil(len(labels) / config.part_size)
-            work_through(
-                folder / _WORK / "leases", ["merge"], lambda _: whole.exists(), lambda *_: _merge(folder, count)
-            )
-    except FileNotFoundError:
-        if not whole.exists():  # others have finished, and cleaned up
-            raise
+        _complete(pipeline, labels, config, about)
+    except GONE:  # others cleaned up in the moment when this one came
+        _complete(pipeline, labels, config, about)
     shutil.rmtree(folder / _WORK, ignore_errors=True)
     this_process().wait_for_everyone()
     return folder
+
+
+def _complete(
+    pipeline: ClassConditionalPipeline, labels: torch.Tensor, config: Sampling, about: dict[str, Any]
+) -> None:
+    """Have the set made, by this worker and others."""
+    folder = Path(config.output_dir)
+    whole = folder / _WHOLE
+    _claim(folder, about)
+    if config.format == "webdataset" and pipeline.class_names:
+        names = "".join(f"{name}\n" for name in pipeline.class_names)
+        write_once(folder / CLASS_NAMES_FILE, names.encode(), folder / _WORK)
+    if not whole.exists():
+        _write_parts(pipeline, labels, config)
+    if config.format == "npz":
+        count = math.ceil(len(labels) / config.part_size)
+        work_through(folder / _WORK / "leases", ["merge"], lambda _: whole.exists(), lambda *_: _merge(folder, count))
 
 
 def _write_parts(pipeline: ClassConditionalPipeline, labels: torch.Tensor, config: Sampling) -> None:

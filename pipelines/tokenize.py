@@ -39,7 +39,7 @@ from wvq.tokenizer.model import VQTokenizer
 from wvq.tokenizer.progress import progress_bar
 from wvq.tokenizer.storage.atomic import synchronize, write_once
 from wvq.tokenizer.storage.journal import append_record, read_records
-from wvq.tokenizer.storage.leases import work_through
+from wvq.tokenizer.storage.leases import GONE, work_through
 from wvq.tokenizer.storage.untrusted import expand_home
 from wvq.tokenizer.token_shards import MOST_BYTES, MOST_ROWS, describe_shard, shard_content
 
@@ -182,7 +182,7 @@ class _Work:
             work_through(leases, by_name, self._done, lambda name, held: self._make(by_name[name], held))
             done = lambda _: self.index.exists()  # noqa: E731
             work_through(leases, ["index"], done, lambda *_: self._write_index(parts, about, known))
-        except FileNotFoundError:
+        except GONE:
             if not self.index.exists():  # others have finished, and cleaned up
                 raise
 

@@ -27,6 +27,9 @@ _RENEWALS = 4  # of a lease in that time
 _LONGEST_PAUSE = 1.0  # seconds between looks at parts that others are at
 _QUIET = 5.0  # seconds of waiting before a word about it
 
+GONE = (FileNotFoundError, FileExistsError)
+"""What is raised in a folder that others remove: `mkdir` finds it there, and then not."""
+
 Make = Callable[[str, Callable[[], bool]], None]
 
 
@@ -43,7 +46,7 @@ def work_through(folder: Path, parts: Iterable[str], done: Callable[[str], bool]
             work asks now and then, and returns if it is not.
 
     Raises:
-        Exception: what `make` raises; the part is then free for others. Not FileNotFoundError where the lease was lost:
+        Exception: what `make` raises; the part is then free for others. Not those of `GONE` where the lease was lost:
             who took it over has finished, and cleaned up.
     """
     worker = _Worker(folder)
@@ -81,7 +84,7 @@ class _Worker:
                     try:
                         if not done(part):  # as it may be since
                             make(part, self._renew)
-                    except FileNotFoundError:
+                    except GONE:
                         if self._renew():
                             raise
                     finally:
@@ -106,9 +109,9 @@ class _Worker:
 
     def _taken(self) -> dict[str, int]:
         """The highest number of a lease, for each part that has one."""
-        self._folder.mkdir(parents=True, exist_ok=True)
         taken: dict[str, int] = {}
-        with suppress(FileNotFoundError):  # all is done
+        with suppress(*GONE):  # all is done
+            self._folder.mkdir(parents=True, exist_ok=True)
             for name in os.listdir(self._folder):
                 part, _, number = name.rpartition(".")
                 if number.isdecimal():  # no file that NFS keeps for a while after its end

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -140,3 +141,22 @@ def test_a_part_that_fails_is_free_again(error: type[BaseException], tmp_path: P
     assert list(tmp_path.iterdir()) == []
     making.run()
     assert making.made == PARTS
+
+
+def test_a_folder_that_others_remove_at_any_moment_stops_nobody(tmp_path: Path) -> None:
+    making, ended = Making(tmp_path), threading.Event()
+
+    def remove() -> None:
+        while not ended.is_set():
+            shutil.rmtree(tmp_path / "leases", ignore_errors=True)
+
+    thread = threading.Thread(target=remove)
+    thread.start()
+    try:
+        for _ in range(20):
+            making.run(lambda part, held: (tmp_path / part).touch())
+            for part in PARTS:
+                (tmp_path / part).unlink()
+    finally:
+        ended.set()
+        thread.join()
