@@ -69,7 +69,11 @@ class TokenizeImages:
         self.image_column, self.tokens_column = image_column, tokens_column
 
     def __call__(self, batch: Any) -> Any:
-        """A copy of the batch, a dictionary of columns (or what `datasets` has for one), with the column of tokens."""
+        """A copy of the batch, a dictionary of columns (or what `datasets` has for one), with the column of tokens.
+
+        Raises:
+            InputError: for a batch without the column of images, what is no image, and a tokenizer that has changed.
+        """
         result = copy.copy(batch)  # before anything is read: `datasets` writes again what was decoded in a batch
         if self.image_column not in batch:
             raise InputError(f"image_column is {self.image_column!r}; valid are the columns {', '.join(batch)}")

@@ -47,11 +47,14 @@ def short_help(parser: Any, name: str, summary: str, configuration: type) -> str
     shown = SHOWN_FIRST.get(name)
     chosen = [known[each] for each in shown.split()] if shown else [o for o in known.values() if "." not in o.name]
     defaults = parser.get_defaults()
-    lines = [f"usage: wvq {name} [options]", "", summary, ""]
+    places = "".join(f" {option.name}" for option in chosen if option.required)
+    lines = [f"usage: wvq {name} [options]{places}", "", summary, ""]
     lines += _entry("--config FILE", "A recipe: these options in a YAML or JSON file.")
     for option in chosen:
         if option.is_group:
             lines += _entry(f"{option.flag}.OPTION ...", _first_sentence(option.says))
+        elif option.required:
+            lines += _entry(option.flag, _first_sentence(option.says))
         else:
             value = _text(defaults.get(option.name))
             lines += _entry(f"{option.flag} {_placeholder(option)}", f"{_first_sentence(option.says)}{value}")

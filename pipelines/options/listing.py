@@ -8,16 +8,17 @@ from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_ty
 
 
 class Option(NamedTuple):
-    """An option: its dotted name, its type, and what its field says of it. A group of options has a dataclass for its
-    type."""
+    """An option: its dotted name, its type, what its field says of it, and whether it is `required`, and so given by
+    its place. A group of options has a dataclass for its type."""
 
     name: str
     hint: Any
     says: str
+    required: bool = False
 
     @property
     def flag(self) -> str:
-        return "--" + self.name.replace("_", "-")
+        return self.name if self.required else "--" + self.name.replace("_", "-")
 
     @property
     def is_group(self) -> bool:
@@ -35,8 +36,9 @@ class Option(NamedTuple):
 def listed_options(configuration: type, prefix: str = "") -> Iterator[Option]:
     """All options of a class made by `declared`, those inside a group after it."""
     said = _field_docstrings(configuration)
+    required = {field.name for field in dataclasses.fields(configuration) if _has_no_default(field)}
     for name, hint in get_type_hints(configuration).items():
-        yield Option(f"{prefix}{name}", hint, said.get(name, ""))
+        yield Option(f"{prefix}{name}", hint, said.get(name, ""), name in required)
         if dataclasses.is_dataclass(hint) and isinstance(hint, type):
             yield from listed_options(hint, f"{prefix}{name}.")
 
@@ -45,6 +47,10 @@ def alternatives(hint: Any) -> tuple[Any, ...]:
     """The types in a union, without None; otherwise the type alone."""
     kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     return tuple(kind for kind in kinds if kind is not type(None))
+
+
+def _has_no_default(field: dataclasses.Field) -> bool:
+    return field.default is field.default_factory is dataclasses.MISSING
 
 
 def _field_docstrings(configuration: type) -> dict[str, str]:
