@@ -53,7 +53,7 @@ def completion_script(shell: str, configurations: Mapping[str, str]) -> str:
             groups.setdefault(group, []).append(name)
         flags = ["--config", "--help", "--help-all"]
         for option in listed_options(declared(path)):
-            if not option.is_group:
+            if not (option.is_group or option.required):
                 flags.append(option.flag)
                 if option.choices:
                     values += f'        "{command} {option.flag}") words="{" ".join(option.choices)}" ;;\n'
