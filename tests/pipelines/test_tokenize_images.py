@@ -22,7 +22,7 @@ from wvq.pipelines.tokenize_images import encode_images
 from wvq.tokenizer import InputError, VQTokenizer
 from wvq.tokenizer.data.config import DataConfig
 from wvq.tokenizer.data.sources import find_source
-from wvq.tokenizer.tokens import TokenDataset
+from wvq.tokenizer.token_shards import shard_content
 
 
 def tied_tokenizer() -> tuple[VQTokenizer, torch.Tensor]:
@@ -46,11 +46,11 @@ def test_tokens_are_those_of_the_image_whatever_its_batch(order: list[int], size
 
 
 @pytest.mark.parametrize("num_proc", [None, 2])
-def test_datasets_map_gives_the_tokens_of_the_command(num_proc, fashion_folder, tmp_path):
+def test_datasets_map_gives_the_shard_of_the_command(num_proc, fashion_folder, tmp_path):
     tokenizer = tiny_tokenizer(image_size=28, channels=1)
     tokenizer.save_pretrained(tmp_path / "tokenizer")
     data = DataConfig(source=str(fashion_folder), channels=1)
-    expected = TokenDataset(tokenize(Tokenization(str(tmp_path / "tokenizer"), data, str(tmp_path))), "train")
+    (shard,) = tokenize(Tokenization(str(tmp_path / "tokenizer"), data, str(tmp_path))).glob("train-*.parquet")
     files = find_source(data.source, data.root, data.image_column, data.label_column, data.streaming).train
     columns = {"image": [{"bytes": files.content(n), "path": None} for n in range(len(files))], "n": range(len(files))}
     images = datasets.Dataset.from_dict(columns).cast_column("image", datasets.Image())
@@ -58,7 +58,8 @@ def test_datasets_map_gives_the_tokens_of_the_command(num_proc, fashion_folder, 
     made = images.map(step, batched=True, batch_size=33, num_proc=num_proc, remove_columns=["image"])
     assert made.column_names == ["n", "tokens"]
     assert made.features["tokens"] == datasets.List(datasets.Value("int32"))
-    assert np.array(made["tokens"][:], np.int32).tobytes() == expected.tokens.to(torch.int32).numpy().tobytes()
+    labels = np.array([files.label(n) for n in made["n"]])
+    assert shard_content(np.array(made["tokens"][:], np.int32), labels) == shard.read_bytes()
 
 
 def test_every_form_of_an_image_has_the_same_tokens():

@@ -1,4 +1,4 @@
-"""`TokenizeImages` in Ray Data: the tokens of `wvq tokenize`, also when a worker is killed at its work."""
+"""`TokenizeImages` in Ray Data: the shards of `wvq tokenize`, also when a worker is killed at its work."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ from wvq.pipelines import TokenizeImages
 from wvq.pipelines.tokenize import Tokenization, tokenize
 from wvq.tokenizer.data.config import DataConfig
 from wvq.tokenizer.data.sources import find_source
-from wvq.tokenizer.tokens import TokenDataset
+from wvq.tokenizer.token_shards import shard_content
 
 pytestmark = pytest.mark.slow  # Ray takes ten seconds to start, and every worker as long again
 
@@ -42,31 +42,32 @@ def data(fashion_folder: Path) -> DataConfig:
 
 @pytest.fixture(scope="module")
 def expected(data: DataConfig, tokenizer: str, tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """The tokens of the training images, int32, as the command writes them."""
+    """The shard of the training images that the command writes."""
     folder = tokenize(Tokenization(tokenizer, data, str(tmp_path_factory.mktemp("tokens"))))
-    return TokenDataset(folder, "train").tokens.numpy().astype(np.int32).tobytes()
+    (shard,) = folder.glob("train-*.parquet")
+    return shard.read_bytes()
 
 
 @pytest.fixture(scope="module")
 def images(data: DataConfig) -> ray.data.Dataset:
     """The training images as they are encoded in their files, in 20 blocks, with their numbers."""
     files = find_source(data.source, data.root, data.image_column, data.label_column, data.streaming).train
-    rows = [{"image": files.content(n), "n": n} for n in range(len(files))]
+    rows = [{"image": files.content(n), "label": files.label(n), "n": n} for n in range(len(files))]
     return ray.data.from_items(rows, override_num_blocks=20)
 
 
-def tokens_of(made: ray.data.Dataset) -> bytes:
+def shard_of(made: ray.data.Dataset) -> bytes:
     """In the order of the images; blocks come as they are ready."""
-    rows = sorted(made.select_columns(["n", "tokens"]).take_all(), key=lambda row: row["n"])
-    return np.stack([row["tokens"] for row in rows]).tobytes()
+    rows = sorted(made.select_columns(["n", "tokens", "label"]).take_all(), key=lambda row: row["n"])
+    return shard_content(np.stack([row["tokens"] for row in rows]), np.array([row["label"] for row in rows]))
 
 
-def test_tasks_give_the_tokens_of_the_command(images: ray.data.Dataset, tokenizer: str, expected: bytes):
+def test_tasks_give_the_shard_of_the_command(images: ray.data.Dataset, tokenizer: str, expected: bytes):
     made = images.map_batches(TokenizeImages(tokenizer), batch_size=7)
-    assert tokens_of(made) == expected
+    assert shard_of(made) == expected
 
 
-def test_actors_give_the_tokens_of_the_command_when_one_is_killed(
+def test_actors_give_the_shard_of_the_command_when_one_is_killed(
     images: ray.data.Dataset, tokenizer: str, expected: bytes, tmp_path: Path
 ):
     class Watched(TokenizeImages):
@@ -101,7 +102,7 @@ def test_actors_give_the_tokens_of_the_command_when_one_is_killed(
     killer.start()
     compute = ray.data.ActorPoolStrategy(size=2)
     made = images.map_batches(Watched, fn_constructor_args=[tokenizer], batch_size=25, compute=compute)
-    assert tokens_of(made) == expected
+    assert shard_of(made) == expected
     killer.join()
     workers = by_worker()
     (interrupted,) = [name for name in workers[killed[0]] if not name.endswith(".done")]
