@@ -55,6 +55,11 @@ class StepRecord:
         self.made: Tensor | bool = False
 
     @property
+    def micro_batches(self) -> int:
+        """Those of the steps made since the last line of metrics."""
+        return int(self._counts[0])
+
+    @property
     def skipped(self) -> int:
         """Steps skipped since the start of the run."""
         return int(self._counts[1])
