@@ -1,5 +1,6 @@
 """The server of the page: what of Gradio's routes it lets through, how much of a request it reads, and its end."""
 
+import ctypes
 import json
 import os
 import socket
@@ -28,6 +29,7 @@ _GET = {
 }  # fmt: skip
 _GET_BELOW = ("/assets/", "/static/", "/gradio_api/heartbeat/")
 _POST = {"/gradio_api/queue/join", "/gradio_api/cancel", "/gradio_api/reset"}
+_M_MMAP_THRESHOLD = -3  # of malloc.h
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -151,8 +153,20 @@ def listening_socket(host: str, port: int) -> socket.socket:
     return bound
 
 
+def give_back_large_buffers() -> None:
+    """Have glibc give what it is asked for in one piece of 1 MiB or more back to the system when it is freed.
+
+    By itself it keeps up to 32 MiB of such pieces in each thread, once one has been freed: pictures of many users would
+    leave their memory behind. mallopt(3), M_MMAP_THRESHOLD; another C library has no such function, and is left alone.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, 2**20)
+
+
 def serve(page: Page, limits: Limits, host: str, bound: socket.socket) -> None:
     """Answer requests until the process is interrupted."""
+    give_back_large_buffers()
     port = bound.getsockname()[1]
     application = application_of(page, limits, host, port)
     bound.listen(128)  # who comes before the server has started waits for it
