@@ -20,6 +20,7 @@ FUNCTIONS = {
     "wvq.pipelines.class_conditional.ClassConditionalPipeline.labels_of": _LABELS,
     "wvq.pipelines.labels.labels_of": _LABELS,
     "wvq.pipelines.sample._sample": _LABELS,
+    "wvq.pipelines.train_prior.validate": _WHICH,
     "wvq.pipelines.train_prior.write_samples": _LABELS,
     "wvq.eval.codebook.examine_tokenizer": _WHICH,
     "wvq.eval.comparison.compare.score": _LABELS,
