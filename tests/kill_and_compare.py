@@ -102,13 +102,16 @@ class Program:
 
 
 def content(folder: Path) -> dict[str, Any]:
-    """Every file below a folder by its name: bytes, or the rows of metrics.jsonl without timings."""
+    """Every file below a folder by its name: bytes, or the rows of metrics.jsonl and training.json without timings."""
     found: dict[str, Any] = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         name = str(path.relative_to(folder))
         if path.name == "metrics.jsonl":
             rows = [json.loads(line) for line in path.read_text().splitlines()]
             found[name] = [{key: value for key, value in row.items() if key not in TIMINGS} for row in rows]
+        elif path.name == "training.json":
+            text = path.read_text().replace(str(folder), "")
+            found[name] = [{**stage, "hours": None} for stage in json.loads(text).values()]
         elif path.name not in ("log.txt", ".lock"):
             found[name] = path.read_bytes().replace(str(folder).encode(), b"")
     return found
