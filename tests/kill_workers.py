@@ -13,6 +13,7 @@ import shutil
 import signal
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import NamedTuple
@@ -28,6 +29,7 @@ from wvq.tokenizer import VQTokenizer
 from wvq.tokenizer.data.config import DataConfig
 
 TARS = 20
+SECONDS = 0.04  # a batch, for a network that is so small that all is done before the last kill
 
 
 class Outcome(NamedTuple):
@@ -66,14 +68,15 @@ def write_images(folder: Path, count: int) -> None:
         write_tar(folder / f"{shard:03d}.tar", members)
 
 
-def worker(config: Tokenization, counts: Path) -> None:
-    """`wvq tokenize`, with a byte in counts/begun and in counts/encoded for each image."""
+def worker(config: Tokenization, counts: Path, seconds: float) -> None:
+    """`wvq tokenize`, with a byte in counts/begun and in counts/encoded for each image, and seconds more a batch."""
     encode = VQTokenizer.encode
     begun, encoded = (os.open(counts / name, os.O_CREAT | os.O_APPEND | os.O_WRONLY) for name in ("begun", "encoded"))
 
     def counted(self: VQTokenizer, images: torch.Tensor) -> torch.Tensor:
         os.write(begun, b"." * len(images))
         indices = encode(self, images)
+        time.sleep(seconds)
         os.write(encoded, b"." * len(images))
         return indices
 
@@ -92,28 +95,33 @@ def compare_workers(images: int, workers: int, kills: int, shard_size: int, seed
     Raises:
         AssertionError: if a worker fails, the two have other files, or any lease is left.
     """
-    moments = random.Random(seed)
     write_images(work / "images", images)
     data = DataConfig(str(work / "images"), channels=1, streaming=True, skip_bad_images=True)
     config = Tokenization(
         untrained_tokenizer(work / "tokenizer"), data, str(work / "one"), batch_size=4, shard_size=shard_size
     )
-    run(1, worker, config, _folder(work / "counts of one"))
+    run(1, worker, config, _folder(work / "counts of one"), 0.0)
     expected = contents(work / "one")
     config, counts = dataclasses.replace(config, output_dir=str(work / "many")), _folder(work / "counts")
-    began, killed = time.monotonic(), 0
-    last = 0.97 * images
-    due = [sorted(moments.uniform(0, last) for _ in range(kills)) for _ in range(workers)]
-    running = [start(1, worker, config, counts)[0] for _ in range(workers)]
-    while any(each.is_alive() for each in running):
-        for place, times in enumerate(due):
-            if times and _size(counts / "begun") >= times[0] and running[place].is_alive():
-                times.pop(0)
-                time.sleep(moments.uniform(0, 0.02))
-                killed += _kill(running[place])
-                running[place] = start(1, worker, config, counts)[0]
-        time.sleep(0.001)
-    assert [each.exitcode for each in running] == [0] * workers
+    began = time.monotonic()
+
+    def tend(place: int) -> int:
+        """Kill a worker whenever its moment has come, and start another; how many were killed."""
+        moments, killed = random.Random(f"{seed} {place}"), 0
+        running = start(1, worker, config, counts, SECONDS)[0]
+        # A kill takes its time, and all are to come before the end.
+        for moment in sorted(moments.uniform(0, 0.7 * images) for _ in range(kills)):
+            while _size(counts / "begun") < moment and running.is_alive():
+                time.sleep(0.002)
+            time.sleep(moments.uniform(0, 0.02))
+            killed += _kill(running)
+            running = start(1, worker, config, counts, SECONDS)[0]
+        running.join()
+        assert running.exitcode == 0
+        return killed
+
+    with ThreadPoolExecutor(workers) as tending:
+        killed = sum(tending.map(tend, range(workers)))
     seconds = time.monotonic() - began
     found = contents(work / "many")
     assert sorted(found) == sorted(expected)
