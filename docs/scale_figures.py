@@ -15,6 +15,7 @@ from wvq.pipelines.train_prior import PriorTraining, build_optimizers
 from wvq.prior import PriorConfig, build_prior
 from wvq.prior.loss import TokenLoss
 from wvq.tokenizer import TokenizerConfig, VQTokenizer
+from wvq.tokenizer.token_shards import MOST_ROWS
 
 RESULTS = Path(__file__).parents[1] / "eval" / "results"
 
@@ -136,7 +137,7 @@ def tokens_and_leases() -> Iterator[str]:
     yield f"{GPUS / RENEWAL_SECONDS:.0f} signs of life a second"
     yield f"2 x 1,000 x {shards:,} = {2 * GPUS * shards:.0e} looks".replace("e+08", "·10⁸")
     yield f"{2 * GPUS * shards / seconds / 1e6:.1f} million a second"
-    yield f"shards of 100,000 images ({in_bytes(4 * TOKENS * 100_000)}) a tenth of it"
+    yield f"shards of {MOST_ROWS:,} images ({in_bytes(4 * TOKENS * MOST_ROWS)}) half of it"
 
 
 def lines() -> Iterator[str]:
