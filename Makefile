@@ -20,7 +20,13 @@ $(VENV)/.installed: pyproject.toml setup.py prior/decoder/attention.c constraint
 data:
 	@sh tokenizer/data/fetch_fashion_mnist.sh
 
-demo: install data
+# What the demo and the application need; `make install` adds what developers do.
+$(VENV)/.demo: pyproject.toml setup.py prior/decoder/attention.c constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --constraint constraints.txt --editable ".[app,offline]"
+	touch $@
+
+demo: $(VENV)/.demo data
 	$(BIN)/wvq demo
 
 # The site, in build/docs/site; a warning or a link that leads nowhere is an error.
