@@ -180,8 +180,9 @@ class _Work:
             self._agree(size)
             leases = self.place / "leases"
             work_through(leases, by_name, self._done, lambda name, held: self._make(by_name[name], held))
-            done = lambda _: self.index.exists()  # noqa: E731
-            work_through(leases, ["index"], done, lambda *_: self._write_index(parts, about, known))
+            work_through(
+                leases, ["index"], lambda _: self.index.exists(), lambda *_: self._write_index(parts, about, known)
+            )
         except GONE:
             if not self.index.exists():  # others have finished, and cleaned up
                 raise

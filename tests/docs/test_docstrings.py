@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 from public_names import PACKAGES, public_objects
+from torch import Tensor
 
 from wvq.eval import feature_scores
+from wvq.tokenizer import InputError
 from wvq.tokenizer.quantizers.base import Quantizer
 
 # (N, D), (..., M), (B, D, *spatial), (N,): letters, numbers and products of them
@@ -73,9 +75,9 @@ def test_public_data_have_a_text_below_them() -> None:
 
 
 def test_faults_are_found() -> None:
-    def quantize(z: "Tensor") -> "Tensor":  # noqa: F821  # pyright: ignore[reportUndefinedVariable]
+    def quantize(z: Tensor) -> Tensor:
         """Quantize z."""
-        raise InputError(z)  # noqa: F821  # pyright: ignore[reportUndefinedVariable]
+        raise InputError(f"z is {z}")
 
     assert list(faults("quantize", quantize)) == [
         "quantize does not say when it raises InputError",
