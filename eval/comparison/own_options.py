@@ -46,7 +46,8 @@ def with_own_options(config: Comparison) -> Comparison:
     for row in grid_rows(config):
         if row["chosen"]:
             method = methods[row["quantizer"]]
-            options = {name: value for name, value in row["setting"].items() if value is not None}
+            # An option that is called as a field of a training is "quantizer_options.NAME" there.
+            options = {name.rpartition(".")[2]: value for name, value in row["setting"].items() if value is not None}
             methods[row["quantizer"]] = replace(method, quantizer_options=method.quantizer_options | options)
     return replace(config, methods=methods, grid=OptionGrid())
 
