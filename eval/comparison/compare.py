@@ -71,8 +71,7 @@ def compare(config: Comparison) -> Path:
     unfinished = [cell for cell in config.cells if not (root / cell.folder / "scores.json").exists()]
     if unfinished:
         extractor = build_extractor(config.extractor, config.extractor_weights)  # before hours of training, not after
-        for stage in config.stages:
-            train_cells(config, stage, unfinished)
+        train_cells(config, unfinished)
         score_cells(config, unfinished, train_set, evaluation_set, extractor)
     return write_results(config, evaluation_set, tried)
 
@@ -127,13 +126,18 @@ def claim_folder(root: Path, config: Comparison, inputs: dict[str, str]) -> None
     write_json(root / INPUTS_FILE, inputs)
 
 
-def train_cells(config: Comparison, stage: Stage, cells: list[Cell]) -> None:
-    """Train one stage of all these cells, each unless that has been done; several at once if there are jobs."""
-    budget = config.budget(stage)
-    if budget.seconds:
-        groups = {cell.group: cell for cell in reversed(cells)}
-        run_parallel(measure_cell, [(config, stage, cell, budget.seconds) for cell in groups.values()], config.jobs)
-    run_parallel(train_cell, [(config, stage, cell) for cell in cells], config.jobs)
+def train_cells(config: Comparison, cells: list[Cell]) -> None:
+    """Train all these cells, each stage unless that has been done; several at once if there are jobs.
+
+    A prior is trained as soon as its tokenizer is there, but where a budget of seconds is measured: all trainings of a
+    stage then have the same company.
+    """
+    at_once = [(stage,) for stage in config.stages] if config.prior_budget.seconds else [config.stages]
+    for stages in at_once:
+        if seconds := config.budget(stages[0]).seconds:
+            groups = {cell.group: cell for cell in reversed(cells)}
+            run_parallel(measure_cell, [[(config, stages[0], cell, seconds)] for cell in groups.values()], config.jobs)
+        run_parallel(train_cell, [[(config, stage, cell) for stage in stages] for cell in cells], config.jobs)
 
 
 def train_cell(config: Comparison, stage: Stage, cell: Cell) -> None:

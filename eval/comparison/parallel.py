@@ -10,6 +10,7 @@ import multiprocessing.process
 import os
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -20,33 +21,40 @@ from wvq.tokenizer import InputError
 from wvq.tokenizer.progress import draw_on_line
 
 
-def run_parallel(function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], jobs: int) -> None:
-    """Call function(*arguments) for each of `calls`, at most `jobs` at a time; in this process if jobs is 1.
+def run_parallel(function: Callable[..., Any], chains: Sequence[Sequence[tuple[Any, ...]]], jobs: int) -> None:
+    """Call function(*arguments) for each link of `chains`, at most `jobs` at a time; in this process if jobs is 1.
 
-    Each of several jobs sees one GPU of those that this process may use; of more jobs than GPUs, some share one.
+    A link begins when the one before it in its chain is done, after those that have waited longer. Each of several jobs
+    sees one GPU of those that this process may use; of more jobs than GPUs, some share one.
 
     Raises:
         SystemExit: with the exit code of the first call that failed, after the others that were running have stopped.
     """
+    waiting = deque(list(chain) for chain in chains if chain)
     if jobs == 1:
-        for arguments in calls:
+        while waiting:
+            arguments, *rest = waiting.popleft()
             function(*arguments)
+            waiting += [rest] if rest else []
         return
     context = multiprocessing.get_context("spawn")
     threads = max(1, torch.get_num_threads() // jobs)
-    waiting, places, gpus = list(calls), list(range(jobs)), gpu_names()
-    running: dict[multiprocessing.process.BaseProcess, int] = {}
+    places, gpus = list(range(jobs)), gpu_names()
+    running: dict[multiprocessing.process.BaseProcess, tuple[int, list[tuple[Any, ...]]]] = {}  # place, what follows
     try:
         while waiting or running:
             while waiting and places:
                 place = places.pop(0)
-                process = context.Process(target=_work, args=(function, waiting.pop(0), threads, place))
+                arguments, *rest = waiting.popleft()
+                process = context.Process(target=_work, args=(function, arguments, threads, place))
                 with seeing(gpus[place % len(gpus)] if gpus else None):
                     process.start()
-                running[process] = place
+                running[process] = place, rest
             multiprocessing.connection.wait([process.sentinel for process in running])
             for process in [process for process in running if process.exitcode is not None]:
-                places.append(running.pop(process))
+                place, rest = running.pop(process)
+                places.append(place)
+                waiting += [rest] if rest else []
                 if process.exitcode:
                     raise SystemExit(process.exitcode)
     except KeyboardInterrupt:  # the others have had the same Ctrl-C

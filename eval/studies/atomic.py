@@ -97,7 +97,7 @@ def atomic(config: Atomic) -> Path:
         return variance_study(folder, config.seeds)
     cells = [(m, s, seed) for seed in config.seeds for s in config.shifts for m in config.methods]
     waiting = [cell for cell in cells if not _cell_path(config, *cell).exists()]
-    run_parallel(train_cell, [(config, *cell) for cell in waiting], min(config.jobs, len(waiting)) or 1)
+    run_parallel(train_cell, [[(config, *cell)] for cell in waiting], min(config.jobs, len(waiting)) or 1)
     rows = [row for cell in cells for row in read_json(_cell_path(config, *cell))["rows"]]
     write_csv(folder / "atomic.csv", rows)
     write_json(folder / "atomic.json", {"protocol": asdict(config), "rows": rows})

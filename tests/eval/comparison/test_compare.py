@@ -252,7 +252,7 @@ def test_bad_comparison(tmp_path: Path, changes: dict, message: str) -> None:
 
 def test_failed_call_stops_the_others(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
-        run_parallel(fail_or_wait, [(True,), (False,)], jobs=2)
+        run_parallel(fail_or_wait, [[(True,)], [(False,)]], jobs=2)
     assert stopped.value.code == 2
     assert "the first one fails" in capfd.readouterr().err
 
@@ -272,7 +272,7 @@ def test_killed_parent_leaves_no_child(tmp_path: Path) -> None:
         "    pathlib.Path(folder, str(os.getpid())).touch()\n"
         "    time.sleep(300)\n"
         "if __name__ == '__main__':\n"
-        "    run_parallel(work, [(sys.argv[1],), (sys.argv[1],)], jobs=2)\n"
+        "    run_parallel(work, [[(sys.argv[1],)], [(sys.argv[1],)]], jobs=2)\n"
     )
     pids = tmp_path / "pids"
     pids.mkdir()
