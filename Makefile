@@ -40,7 +40,7 @@ dist: install
 	$(BIN)/twine check --strict dist/*
 
 test: install data
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist loadfile
 
 test-slow: install data
 	$(BIN)/python -m pytest -m slow

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
 from device_watch import unused_exceptions, watching
 from fixtures import read_fashion_images, write_fashion_folder
 from shard_folders import write_fashion_shards
@@ -17,8 +18,13 @@ _CACHE = tempfile.TemporaryDirectory(prefix="wvq-tests-", ignore_cleanup_errors=
 # Read when `datasets` is imported, here and in processes started by tests.
 os.environ["HF_DATASETS_CACHE"] = _CACHE.name
 
+# Of all processes: those that pytest-xdist starts inherit the name of the first one's.
+_USED_EXCEPTIONS = Path(os.environ.setdefault("WVQ_TESTS_USED_EXCEPTIONS", f"{_CACHE.name}/used-exceptions"))
 
-_USED_EXCEPTIONS = Path(_CACHE.name) / "used-exceptions"
+# Two processes of tests compute side by side: each takes one core, as `accelerate launch` has its processes do.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session", autouse=True)
