@@ -1,10 +1,13 @@
 """A prior from a folder: its configuration field by field and its weights, and nothing else that lies there."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Unpack
 
 import torch
 from transformers import GPT2LMHeadModel, LlamaForCausalLM, PreTrainedConfig
+from transformers.utils import logging
 
 from wvq.tokenizer.errors import InputError
 from wvq.tokenizer.storage.hub import HubArguments, local_folder
@@ -46,9 +49,10 @@ def load_prior(
     try:
         config = _configuration(description, model_class.config_class, path)
         weights = load_weights(folder, lambda: model_class(config))
-        prior, report = model_class.from_pretrained(
-            None, config=config, state_dict=weights, attn_implementation="sdpa", output_loading_info=True
-        )
+        with _no_bar():
+            prior, report = model_class.from_pretrained(
+                None, config=config, state_dict=weights, attn_implementation="sdpa", output_loading_info=True
+            )
     except InputError:
         raise
     except Exception as error:  # transformers raises a dozen unrelated types on values that make no sense
@@ -57,6 +61,18 @@ def load_prior(
         raise InputError(f"{folder} does not hold the weights its config.json describes: {min(map(str, unfit))}")
     prior.generation_config = generation_config(config)
     return prior if torch_dtype is None else prior.to(torch_dtype)
+
+
+@contextmanager
+def _no_bar() -> Iterator[None]:
+    """Without transformers' bar, which a prior of a few matrices shows for no time at all."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _configuration(description: dict[str, Any], config_class: Any, path: Path) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 from tqdm import tqdm
 
 LINE_SECONDS = 30.0  # between two lines of a bar where the output is no terminal
-_line = 0  # of the terminal, on which this process draws
+_line: int | None = None  # of the terminal, on which this process draws beside others
 
 
 def progress_bar(*arguments: Any, **options: Any) -> tqdm:
@@ -34,6 +34,11 @@ def draw_on_line(number: int) -> None:
     """Have the bars of this process drawn on a line of their own, one of several that share a terminal."""
     global _line
     _line = number
+
+
+def shares_output() -> bool:
+    """Whether other processes write where this one does, so that what it says has to say of what."""
+    return _line is not None
 
 
 class _Lines(tqdm):

@@ -18,7 +18,7 @@ from wvq.tokenizer.data.batches import ShuffledBatches, training_loader, uniform
 from wvq.tokenizer.decided_there import may_ask
 from wvq.tokenizer.distributed import on_first_process
 from wvq.tokenizer.precision import layers_in_tf32
-from wvq.tokenizer.progress import duration_in_words, progress_bar
+from wvq.tokenizer.progress import duration_in_words, progress_bar, shares_output
 from wvq.tokenizer.tokens import TokenDataset
 
 from .accelerator import note_precision
@@ -270,6 +270,7 @@ class Loop:
     def say(self, text: str, warning: bool = False) -> None:
         """Show a line above the bar, of the first process alone."""
         if self.accelerator.is_main_process:
+            text = f"{self.progress.desc}{text}" if shares_output() else text
             self.progress.write(text, file=sys.stderr if warning else sys.stdout)
 
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from wvq.tokenizer import progress
-from wvq.tokenizer.progress import draw_on_line, progress_bar
+from wvq.tokenizer.progress import draw_on_line, progress_bar, shares_output
 
 
 class Terminal(io.StringIO):
@@ -64,9 +64,9 @@ def test_a_terminal_is_drawn_over_and_several_processes_have_a_line_each(monkeyp
     with progress_bar(total=3) as bar:
         assert bar.pos == 0
     assert "\r" in terminal.getvalue()
-    try:
-        draw_on_line(2)
-        with progress_bar(total=3) as bar:
-            assert abs(bar.pos) == 2
-    finally:
-        draw_on_line(0)
+    monkeypatch.setattr(progress, "_line", None)  # as it is again afterwards
+    assert not shares_output()
+    draw_on_line(2)
+    assert shares_output()
+    with progress_bar(total=3) as bar:
+        assert abs(bar.pos) == 2

@@ -39,5 +39,5 @@ def codebook_tab(context: Context, maps: CodeMaps) -> None:
         codebook = gr.Number(label="Codebook", value=0, precision=0, visible=several, min_width=140)
         button = gr.Button("Count", variant="primary", min_width=140, elem_classes="low")
     figures = gr.Markdown()
-    pictures = picture_list()
+    pictures = picture_list("“Count” shows the codes in use here.")
     context.on(button.click, show, [context.chosen, images, codebook], [figures, pictures])

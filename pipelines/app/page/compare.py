@@ -32,5 +32,5 @@ def compare_tab(context: Context) -> None:
         for model in context.models:
             with gr.Column(min_width=140):
                 gr.Markdown(f"**{model.name}**")
-                galleries.append(picture_list())
+                galleries.append(picture_list("“Draw with both” shows images here."))
     context.on(button.click, show, [of_class, number, *options], galleries)

@@ -26,5 +26,5 @@ def draw_tab(context: Context) -> None:
             options = sampling_fields(context)
             button = gr.Button("Draw images", variant="primary")
         with gr.Column(scale=2, min_width=300):
-            gallery = picture_list()
+            gallery = picture_list("“Draw images” shows images here.")
     context.on(button.click, show, [context.chosen, of_class, number, *options], gallery)

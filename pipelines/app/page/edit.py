@@ -65,7 +65,7 @@ def edit_tab(context: Context) -> None:
             of_class, number = class_field(context), number_field(context, 8)
             options = sampling_fields(context)
             button = gr.Button("Draw the marked part", variant="primary")
-            gallery = picture_list()
+            gallery = picture_list("“Draw the marked part” shows images here.")
     context.on(picture.file.upload, lay, [context.chosen, picture.file], [picture.file, grid])
     context.on(picture.take.click, take, [context.chosen, picture.number], [picture.file, grid, of_class])
     context.on(context.chosen.change, lay_again, [context.chosen, picture.file], grid)

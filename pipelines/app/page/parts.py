@@ -59,9 +59,9 @@ def choices(images: Tensor, values: Sequence[int], captions: Sequence[str]) -> s
     return f'<div class="pictures">{"".join(buttons)}</div>'
 
 
-def picture_list() -> gr.HTML:
-    """Where `pictures` or `beside` go."""
-    return gr.HTML(value="", js_on_load=None)
+def picture_list(empty: str) -> gr.HTML:
+    """Where `pictures` or `beside` go; `empty` is said there before."""
+    return gr.HTML(value=f"<p>{html.escape(empty)}</p>", js_on_load=None)
 
 
 def choice_buttons() -> gr.HTML:

@@ -30,7 +30,7 @@ def reconstruct_tab(context: Context) -> None:
             gr.Markdown("The class is what the prior is told when it counts its bits.")
             button = gr.Button("Reconstruct again", variant="primary")
         with gr.Column(scale=2, min_width=300):
-            result = picture_list()
+            result = picture_list("A picture is reconstructed here as soon as it is chosen.")
     context.on(picture.file.upload, show, [context.chosen, picture.file, of_class], [picture.file, result])
     context.on(button.click, show, [context.chosen, picture.file, of_class], [picture.file, result])
     context.on(picture.take.click, take, [context.chosen, picture.number, of_class], [picture.file, result, of_class])
