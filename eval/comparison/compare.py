@@ -132,7 +132,9 @@ def train_cells(config: Comparison, cells: list[Cell]) -> None:
     A prior is trained as soon as its tokenizer is there, but where a budget of seconds is measured: all trainings of a
     stage then have the same company.
     """
-    at_once = [(stage,) for stage in config.stages] if config.prior_budget.seconds else [config.stages]
+    at_once: list[tuple[Stage, ...]] = (
+        [(stage,) for stage in config.stages] if config.prior_budget.seconds else [config.stages]
+    )
     for stages in at_once:
         if seconds := config.budget(stages[0]).seconds:
             groups = {cell.group: cell for cell in reversed(cells)}
