@@ -7,58 +7,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-try:
-    from . import _attention
-except ImportError:  # installed where there is no C compiler, or no OpenMP
-    _attention = None
-
 PAGE = 32  # positions
-_GROUP, _MOST_CHANNELS = 64, 256  # of a head, in attention.c
-
-
-def empty_cache(config: PreTrainedConfig, rows: int, length: int, like: Tensor) -> "FixedPointCache | KeyValueCache":
-    """The fastest cache for that many sequences of up to that many positions, on the device and of the type of like."""
-    channels = config.hidden_size // config.num_attention_heads
-    native = like.device.type == "cpu" and like.dtype == torch.float32
-    if _attention and native and channels <= _MOST_CHANNELS:
-        return FixedPointCache(config, rows, length)
-    return KeyValueCache(config, rows, length, like)
-
-
-class FixedPointCache:
-    """Keys and values as 24-bit integers with a float32 scale for each: as exact as float32, in 3/4 of the bytes.
-
-    A step is as slow as the cache is large, as all of it is read once and little computed with it. On a CPU, in C
-    (attention.c); an output is computed by one thread, alike on any number of them and in any batch.
-    """
-
-    def __init__(self, config: PreTrainedConfig, rows: int, length: int):
-        self.heads, self.capacity = config.num_attention_heads, length
-        channels = config.hidden_size // self.heads
-        shape = (config.num_hidden_layers, rows, self.heads, 2, length)
-        self.records = torch.empty(*shape, 3 * (-(-channels // _GROUP) * _GROUP), dtype=torch.uint8)
-        self.scales = torch.empty(shape)
-        self.weights = torch.empty(torch.get_num_threads(), length)  # of one head at a time, on each thread
-        self.start, self.end = 0, 0
-
-    def reserve(self, n: int) -> Tensor:
-        """Make room for n positions in all layers; returns them, (n,)."""
-        self.start, self.end = self.end, self.end + n
-        return torch.arange(self.start, self.end)
-
-    def attend(self, layer: int, heads: Tensor, scale: float) -> Tensor:
-        """Store keys and values of the reserved positions; attend from each to all up to it.
-
-        heads: queries, keys and values, float32 (R, n, 3, H, d), contiguous; returns (R * n, C).
-        """
-        assert _attention
-        rows, n, _, number, channels = heads.shape
-        attended = heads.new_empty(rows * n, number * channels)
-        _attention.attend(
-            heads.data_ptr(), self.records[layer].data_ptr(), self.scales[layer].data_ptr(), attended.data_ptr(),
-            self.weights.data_ptr(), rows, n, number, channels, self.start, self.capacity, scale, len(self.weights),
-        )  # fmt: skip
-        return attended
 
 
 class KeyValueCache:

@@ -10,7 +10,7 @@ from transformers.activations import NewGELUActivation
 from transformers.models.gpt2 import modeling_gpt2 as gpt2
 from transformers.pytorch_utils import Conv1D
 
-from .cache import FixedPointCache, KeyValueCache, empty_cache
+from .cache import KeyValueCache
 from .packed_linear import PackedLinear, packed_linear
 
 GPT2_MODULES = {
@@ -45,10 +45,10 @@ class GPT2Decoder:
             for block in body.h
         ]
 
-    def new_cache(self, rows: int, length: int) -> FixedPointCache | KeyValueCache:
-        return empty_cache(self.config, rows, length, self.embedding.new_empty(0, dtype=self.dtype))
+    def new_cache(self, rows: int, length: int) -> KeyValueCache:
+        return KeyValueCache(self.config, rows, length, self.embedding.new_empty(0, dtype=self.dtype))
 
-    def __call__(self, tokens: Tensor, cache: FixedPointCache | KeyValueCache) -> Tensor:
+    def __call__(self, tokens: Tensor, cache: KeyValueCache) -> Tensor:
         rows, n = tokens.shape
         places = cache.reserve(n)
         x = (F.embedding(tokens, self.embedding) + self.positions[places]).float().flatten(0, 1)  # (R * n, C)

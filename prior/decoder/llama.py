@@ -10,7 +10,7 @@ from transformers import LlamaForCausalLM
 from transformers.activations import SiLUActivation
 from transformers.models.llama import modeling_llama as llama
 
-from .cache import FixedPointCache, KeyValueCache, empty_cache
+from .cache import KeyValueCache
 from .packed_linear import PackedLinear, packed_linear
 
 LLAMA_MODULES = {
@@ -61,10 +61,10 @@ class LlamaDecoder:
                 )
             )
 
-    def new_cache(self, rows: int, length: int) -> FixedPointCache | KeyValueCache:
-        return empty_cache(self.config, rows, length, self.embedding.new_empty(0, dtype=self.dtype))
+    def new_cache(self, rows: int, length: int) -> KeyValueCache:
+        return KeyValueCache(self.config, rows, length, self.embedding.new_empty(0, dtype=self.dtype))
 
-    def __call__(self, tokens: Tensor, cache: FixedPointCache | KeyValueCache) -> Tensor:
+    def __call__(self, tokens: Tensor, cache: KeyValueCache) -> Tensor:
         rows, n = tokens.shape
         places = cache.reserve(n)
         x = F.embedding(tokens.flatten(), self.embedding).float()  # (R * n, C)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from wvq.prior import PriorConfig, build_prior, sample_tokens
-from wvq.prior.decoder import build_decoder, cache
+from wvq.prior.decoder import build_decoder
 from wvq.prior.decoder.any_model import ModelDecoder
 from wvq.prior.decoder.cache import PAGE
 from wvq.prior.decoder.gpt2 import GPT2Decoder
@@ -41,13 +41,6 @@ def grouped_prior() -> LlamaForCausalLM:
     return LlamaForCausalLM(LlamaConfig(num_key_value_heads=2, **sizes, **vocabulary)).eval()
 
 
-@pytest.fixture(params=["C code", "torch"])
-def either_cache(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Attention by C code, where that is there, and by torch."""
-    if request.param == "torch":
-        monkeypatch.setattr(cache, "_attention", None)
-
-
 @pytest.fixture(scope="module", params=["llama", "gpt2"])
 def prior(request: pytest.FixtureRequest) -> PreTrainedModel:
     return loud_prior(request.param)
@@ -59,7 +52,6 @@ def random_sequences(rows: int, length: int) -> Tensor:
 
 @pytest.mark.parametrize("first", [1, 5, PAGE, 2 * PAGE + 3])
 @pytest.mark.parametrize("build", [build_decoder, lambda model, codes, rows: ModelDecoder(model, codes)])
-@pytest.mark.usefixtures("either_cache")
 @torch.inference_mode()
 def test_cached_logits_are_those_of_the_whole_pass(prior, first, build):
     sequences = random_sequences(3, TOKENS + 1)
@@ -73,7 +65,6 @@ def test_cached_logits_are_those_of_the_whole_pass(prior, first, build):
 
 @pytest.mark.parametrize("batch", [1, 3, 64])
 @pytest.mark.parametrize("guidance", [1.0, 2.5])
-@pytest.mark.usefixtures("either_cache")
 def test_greedy_tokens_are_those_of_generate(prior, batch, guidance):
     labels = torch.arange(batch) % (CLASSES + 1)
     options: dict[str, Any] = {}
@@ -157,7 +148,6 @@ def test_int8_matrices_are_those_of_a_model_with_rounded_weights(prior, rows):
 
 
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
-@pytest.mark.usefixtures("either_cache")
 def test_an_image_is_the_same_in_any_batch_and_with_any_number_of_threads(guidance):
     wide = loud_prior("llama", hidden_size=192, num_heads=3)
     labels = torch.arange(64) % CLASSES
