@@ -4,13 +4,14 @@ import math
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from wvq.prior.decoder.cache import KeyValueCache
+from wvq.prior.decoder.cache import PAGE, PAGE_OF_A_GRAPH, StaticCache
 
 
 def shape_of(layers: int, heads: int, channels: int) -> Any:
@@ -29,8 +30,8 @@ def attend_in_parts(store: Any, heads: Tensor, parts: list[int], layer: int, sca
     outputs = []
     for part in heads.split(parts, dim=1):
         places = store.reserve(part.shape[1])
-        outputs.append(store.attend(layer, part.contiguous(), scale).unflatten(0, part.shape[:2]))
-        assert len(places) == part.shape[1]
+        attended = store.attend(layer, part.contiguous(), places, store.mask(places), scale)
+        outputs.append(attended.unflatten(0, part.shape[:2]))
     return torch.cat(outputs, dim=1).flatten(0, 1)
 
 
@@ -39,13 +40,67 @@ def attend_in_parts(store: Any, heads: Tensor, parts: list[int], layer: int, sca
     channels=st.sampled_from([2, 30, 64, 100, 256]),
     parts=st.lists(st.integers(1, 40), min_size=1, max_size=4),
     loudness=st.sampled_from([1e-3, 1.0, 30.0]),
+    captured=st.booleans(),
     seed=st.integers(0, 2**16),
 )
-def test_attention_is_as_exact_as_float32_allows(channels, parts, loudness, seed):
+def test_attention_is_as_exact_as_float32_allows(channels, parts, loudness, captured, seed):
     heads = loudness * torch.randn(3, sum(parts), 3, 2, channels, generator=torch.Generator().manual_seed(seed))
     scale = 1 / math.sqrt(channels) / max(1.0, loudness)
-    store = KeyValueCache(shape_of(2, 2, channels), 3, sum(parts), torch.empty(0))
+    store = StaticCache(shape_of(2, 2, channels), 3, sum(parts), torch.empty(0), captured)
     error = (attend_in_parts(store, heads, parts, 1, scale) - attention(heads, scale)).abs().max()
     # A score's rounding error grows with its terms, and an error of a score is a relative one of a weight.
     terms = scale * torch.einsum("rqhd,rkhd->rqkh", heads[:, :, 0].abs(), heads[:, :, 1].abs()).max()
     assert error < 2**-22 * (1 + terms) * heads[:, :, 2].abs().max()
+
+
+@pytest.mark.parametrize("captured", [False, True])
+@pytest.mark.parametrize("of_each_row", [False, True])
+def test_a_position_attends_to_what_it_is_told_to(captured, of_each_row):
+    torch.manual_seed(0)
+    heads, n = torch.randn(2, 40, 3, 2, 8), 5
+    visible = torch.rand(2, n, 40) < 0.5
+    visible[:, :, 0] = True
+    if not of_each_row:
+        visible = visible[0]
+    store = StaticCache(shape_of(1, 2, 8), 2, 40, torch.empty(0), captured)
+    for part in heads.split([35, n], dim=1):
+        places = store.reserve(part.shape[1])
+        mask = store.mask(places, visible if part.shape[1] == n else None)
+        attended = store.attend(0, part, places, mask, 0.3)
+    queries, keys, values = heads.double().permute(2, 0, 3, 1, 4)
+    hidden = visible if not of_each_row else visible[:, None]
+    expected = scaled_dot_product_attention(queries[:, :, -n:], keys, values, attn_mask=hidden, scale=0.3)
+    torch.testing.assert_close(
+        attended, expected.transpose(1, 2).flatten(0, 1).flatten(1).float(), rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("captured", [False, True])
+def test_memory_is_read_in_whole_pages_and_stays_in_place_where_graphs_read_it(captured):
+    page = PAGE_OF_A_GRAPH if captured else PAGE
+    store = StaticCache(shape_of(1, 1, 4), 1, 2 * page + 1, torch.empty(0), captured)
+    assert store.length == 3 * page
+    read = []
+    for n in (1, page - 1, 1, page):
+        store.reserve(n)
+        read.append((store.layers[0].shape[2], store.layers[0].data_ptr()))
+    assert [capacity for capacity, _ in read] == [page, page, 2 * page, 3 * page]
+    assert (len({place for _, place in read}) == 1) == captured
+
+
+@pytest.mark.parametrize("captured", [False, True])
+def test_positions_that_are_cropped_are_forgotten(captured):
+    heads = torch.randn(1, 12, 3, 1, 4, generator=torch.Generator().manual_seed(0))
+    fresh, cropped = (StaticCache(shape_of(1, 1, 4), 1, 40, torch.empty(0), captured) for _ in range(2))
+    expected = attend_in_parts(fresh, heads, [12], 0, 0.5)
+    attend_in_parts(cropped, heads[:, :7], [7], 0, 0.5)
+    attend_in_parts(cropped, 100 * heads, [12], 0, 0.5)
+    cropped.crop(7)
+    torch.testing.assert_close(attend_in_parts(cropped, heads[:, 7:], [5], 0, 0.5), expected[7:])
+
+
+def test_a_cleared_cache_hides_what_was_not_finite():
+    store = StaticCache(shape_of(1, 1, 4), 1, 40, torch.empty(0), captured=True)
+    attend_in_parts(store, torch.full((1, 9, 3, 1, 4), math.nan), [9], 0, 0.5)
+    store.clear()
+    assert attend_in_parts(store, torch.ones(1, 2, 3, 1, 4), [2], 0, 0.5).isfinite().all()
