@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from wvq.tokenizer.blocks import default_block_size, padded_blocks
+from wvq.tokenizer.blocks import full_block_size, padded_blocks
 from wvq.tokenizer.decided_there import may_ask
 from wvq.tokenizer.errors import InputError, NonFiniteError
 from wvq.tokenizer.precision import float64_device, has_float64
@@ -98,7 +98,7 @@ def sample_tokens(
 
     if block_size is not None and block_size < 1:
         raise InputError(f"block_size is {block_size}; it must be at least 1")
-    at_once = default_block_size(model.device) if isinstance(generator, Sequence) else batch
+    at_once = full_block_size(model.device) if isinstance(generator, Sequence) else batch
     blocks = padded_blocks(batch, block_size or min(at_once, batch), model.device)
     rows = (2 if guided else 1) * len(blocks[0])
     ids = [of_turn for _, of_turn in turns(num_codes, codes_per_position)]

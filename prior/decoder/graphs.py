@@ -31,10 +31,11 @@ class PageGraphs:
         self.tokens, self.places = cache.positions.new_zeros(cache.rows, 1), cache.positions.new_zeros(1)
         self.by_capacity: dict[int, tuple[Callable[[], Any], Tensor]] = {}
         pool = None
-        for capacity in range(cache.page, cache.length + 1, cache.page):
-            cache.use_pages(capacity)
-            replay, logits, pool = _captured(lambda: step(self.tokens, self.places, cache), pool)
-            self.by_capacity[capacity] = replay, logits
+        with torch.cuda.device_of(self.tokens):
+            for capacity in range(cache.page, cache.length + 1, cache.page):
+                cache.use_pages(capacity)
+                replay, logits, pool = _captured(lambda: step(self.tokens, self.places, cache), pool)
+                self.by_capacity[capacity] = replay, logits
         cache.clear()
 
     def __call__(self, tokens: Tensor, places: Tensor, capacity: int) -> Tensor:
@@ -42,7 +43,8 @@ class PageGraphs:
         self.tokens.copy_(tokens)
         self.places.copy_(places)
         replay, logits = self.by_capacity[capacity]
-        replay()
+        with torch.cuda.device_of(logits):
+            replay()
         return logits
 
 
@@ -54,6 +56,6 @@ def _captured(function: Callable[[], Tensor], pool: Any) -> tuple[Callable[[], A
         function()  # libraries choose their kernels and make their workspaces when they are first called
     current.wait_stream(aside)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, pool=pool):
+    with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):  # other threads may use the GPU
         result = function()
     return graph.replay, result, graph.pool()
