@@ -1,6 +1,7 @@
 """`wvq sample --num-images`: parts, processes, resuming, formats, and batches that memory does not hold."""
 
 import dataclasses
+import json
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import json
 import processes
 import pytest
 import torch
