@@ -32,6 +32,11 @@ def kept_decoder(model: PreTrainedModel, num_codes: int, rows: int, dtype: torch
     return decoder
 
 
+def forget_decoder(model: PreTrainedModel) -> None:
+    """Free what is kept for a model."""
+    _kept.pop(model, None)
+
+
 def _weights(model: PreTrainedModel) -> tuple[list[int], list[int]]:
     """Numbers that change with any weight: how often each tensor was written, and sums of their bits.
 

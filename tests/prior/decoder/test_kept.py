@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from wvq.prior import PriorConfig, build_prior, sample_tokens
-from wvq.prior.decoder import kept, kept_decoder
+from wvq.prior.decoder import forget_decoder, kept, kept_decoder
 from wvq.prior.decoder.any_model import ModelDecoder
 
 CODES, TOKENS = 12, 6
@@ -95,6 +95,17 @@ def test_it_is_freed_with_its_model_and_does_not_keep_it():
     gc.collect()
     assert alive() is None
     assert decoder() is None
+
+
+def test_what_is_kept_can_be_freed_and_is_prepared_anew():
+    model = prior()
+    first = tokens(model)
+    decoder = weakref.ref(kept_decoder(model, CODES, 3))
+    forget_decoder(model)
+    forget_decoder(model)
+    gc.collect()
+    assert decoder() is None
+    assert torch.equal(tokens(model), first)
 
 
 def test_nothing_is_kept_of_a_model_in_training_mode_or_one_that_is_called():
