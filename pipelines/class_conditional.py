@@ -139,6 +139,7 @@ class ClassConditionalPipeline(Pipeline):
         known_tokens: Tensor | None = None,
         best_of: int = 1,
         dtype: torch.dtype | None = None,
+        block_size: int | None = None,
     ) -> ImagePipelineOutput | Any:
         """Generate num_images_per_label images for each of class_labels, in that order.
 
@@ -146,13 +147,16 @@ class ClassConditionalPipeline(Pipeline):
             class_labels: numbers or names of classes, one or several; None for a prior without classes.
             guidance_scale, temperature, top_k, top_p, min_p, guidance_schedule, guidance_interval, dtype:
                 see `wvq.prior.sample_tokens`.
-            generator: one, or one per image, which makes its pixels independent of the others in the batch.
+            generator: one, or one per image, which makes its pixels independent of the others in the batch, to the last
+                bits if a `block_size` is given as well.
             output_type: "pil", "np", "pt", "uint8" or "latent" (the tokenizer's indices).
             return_dict: whether to return `ImagePipelineOutput` instead of a tuple.
             callback_on_step_end: called after each token as (pipeline, position, number of tokens, {"tokens": so far}).
             known_tokens: indices of the N images as the tokenizer gives them, (N, h, w) or (N, h, w, M), -1 where one
                 is to be drawn.
             best_of: candidates drawn for each image, of which the one that the prior finds most probable is kept.
+            block_size: images that both models compute together, the last block filled up; by default as many as there
+                are, with a generator each at most 16 on a CPU and 64 elsewhere.
 
         Raises:
             InputError: for a class that does not exist or an argument out of its range.
@@ -198,6 +202,7 @@ class ClassConditionalPipeline(Pipeline):
                 known_tokens=known_tokens,
                 dtype=dtype,
                 codes_per_position=self.tokenizer.config.codes_per_position,
+                block_size=block_size,
             )
         if best_of > 1:
             scores = self._log_likelihood(tokens, labels).view(-1, best_of)
@@ -208,7 +213,8 @@ class ClassConditionalPipeline(Pipeline):
             images: Any = indices
         else:
             decode = self.tokenizer.decode
-            decoded = in_blocks(decode, indices) if isinstance(generator, Sequence) else decode(indices)
+            alone = block_size or isinstance(generator, Sequence)
+            decoded = in_blocks(decode, indices, block_size) if alone else decode(indices)
             images = format_images(to_pixels(decoded), output_type)
         return ImagePipelineOutput(images) if return_dict else (images,)
 
