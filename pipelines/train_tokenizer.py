@@ -59,8 +59,8 @@ class TokenizerTraining(TrainingConfig):
         check_range(self, "codebook_learning_rate", "evaluation_images", least=0)
         if (self.model.image_size, self.model.channels) != (self.data.image_size, self.data.channels):
             raise InputError(
-                f"model is for {self.model.channels} x {self.model.image_size} x {self.model.image_size} images, data "
-                f"has {self.data.channels} x {self.data.image_size} x {self.data.image_size}; they must be the same"
+                f"model is for {' x '.join(map(str, self.model.image_shape))} images, data has "
+                f"{' x '.join(map(str, self.data.shape))}; they must be the same"
             )
         if self.gradient_accumulation_steps < 1:
             raise InputError(
@@ -131,7 +131,7 @@ def train_tokenizer(config: TokenizerTraining) -> Path:
 def smaller_sizes(model: TokenizerConfig) -> str:
     """Options of a cheaper tokenizer: the work grows with the square of its width and of the side of its features."""
     options = [f"--model.base-channels {model.base_channels // 2}"] if model.base_channels > 16 else []
-    if model.image_size % (2 * model.downsampling) == 0:
+    if all(side % 2 == 0 for side in model.grid_shape):
         options.append(f"--model.patch-size {2 * model.patch_size}")
     return f"{' or '.join(options)} (a quarter of the work each)" if options else ""
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from wvq.pipelines.training.run import read_metrics
 from wvq.pipelines.training.same_run import recorded_inputs
-from wvq.tokenizer.data.decoding import CROP, RESIZE
+from wvq.tokenizer.data.decoding import RESIZE, crop_in_words
 from wvq.tokenizer.storage.untrusted import read_json, user_path
 
 
@@ -36,7 +36,7 @@ def _describe_run(folder: Path) -> dict[str, Any]:
             "source": data["source"],
             "image_size": data["image_size"],
             "channels": data["channels"],
-            "crop": CROP,
+            "crop": crop_in_words(data["image_size"]),
             "resize": RESIZE,
             "horizontal_flip": data["horizontal_flip"],
             **{name.replace(" ", "_"): value for name, value in hashes.items() if name.endswith(" images")},
