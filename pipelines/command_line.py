@@ -98,6 +98,11 @@ COMMANDS = {
         "wvq.eval.studies.atomic:atomic",
         "wvq.eval.studies.atomic:Atomic",
     ),
+    "recipes": Command(
+        "list the recipes that come with the package, for --config, or print one",
+        "wvq.pipelines.options.installed:recipes",
+        "wvq.pipelines.options.installed:Recipes",
+    ),
     "benchmark quantizers": Command(
         "time and memory of a training step of every quantizer, beside other implementations",
         "wvq.eval.benchmarks.quantizers:benchmark_quantizers",
@@ -188,13 +193,14 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
 
     from .options.declarations import constructed, declared
     from .options.help import long_help, short_help
+    from .options.installed import with_installed
     from .options.lists import list_options, with_flags, with_lists
     from .options.recipes import allow_recipes
 
     configuration = declared(COMMANDS[name].configuration)  # without torch, which a mistyped option need not wait for
     lists = dict(list_options(configuration))
     dashed = [re.sub(r"^--[\w.-]+", lambda o: "--" + o[0][2:].replace("-", "_"), a) for a in arguments]
-    dashed = with_lists(with_flags(dashed, configuration), lists)
+    dashed = with_installed(with_lists(with_flags(dashed, configuration), lists), name)
     parser = _parser(name, configuration, allow_recipes(dashed, lists))
     if asked := HELP.intersection(arguments):
         summary = COMMANDS[name].summary
@@ -223,7 +229,7 @@ def _parser(name: str, configuration: type, mode: str) -> Any:
         default_config_files=[str(files("wvq.pipelines") / command.recipe)] if command.recipe else [],
         parser_mode=mode,
     )
-    parser.add_argument("--config", action="config", help="a recipe: these options in a YAML or JSON file")
+    parser.add_argument("--config", action="config", help="a recipe: these options in a YAML or JSON file, or the name of an installed one")
     parser.add_class_arguments(configuration, as_positional=True)  # what has no default
     for source, target in command.links:
         for part in _parts(configuration, source):
