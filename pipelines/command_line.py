@@ -229,7 +229,7 @@ def _parser(name: str, configuration: type, mode: str) -> Any:
         default_config_files=[str(files("wvq.pipelines") / command.recipe)] if command.recipe else [],
         parser_mode=mode,
     )
-    parser.add_argument("--config", action="config", help="a recipe: these options in a YAML or JSON file, or the name of an installed one")
+    parser.add_argument("--config", action="config", help="a recipe: a YAML or JSON file, or a name in `wvq recipes`")
     parser.add_class_arguments(configuration, as_positional=True)  # what has no default
     for source, target in command.links:
         for part in _parts(configuration, source):

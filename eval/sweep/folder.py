@@ -91,7 +91,9 @@ def sweep_in_folder(
         InputError: if the folder holds a sweep of anything else but other settings, or other files; as `sweep`.
     """
     config = pipeline.tokenizer.config
-    check_same_images(yardstick.images.description, {"image_size": size_in_json(config.image_size), "channels": config.channels})
+    check_same_images(
+        yardstick.images.description, {"image_size": size_in_json(config.image_size), "channels": config.channels}
+    )
     protocol = yardstick.protocol(pipeline, settings[0].seed)
     finished = on_first_process(lambda: _claim(folder, protocol))
     known = {_only_images(each.setting) for each in finished}

@@ -58,9 +58,7 @@ def recipes(config: Recipes) -> str:
 def installed_recipes() -> dict[str, Recipe]:
     """By name, such as paper/ffhq-vqvae, in alphabetical order."""
     folder = Path(str(files("wvq.pipelines") / "recipes"))
-    return {
-        path.relative_to(folder).with_suffix("").as_posix(): _read(path) for path in sorted(folder.rglob("*.yaml"))
-    }
+    return {path.relative_to(folder).with_suffix("").as_posix(): _read(path) for path in sorted(folder.rglob("*.yaml"))}
 
 
 def _read(path: Path) -> Recipe:

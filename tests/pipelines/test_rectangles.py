@@ -109,7 +109,9 @@ def test_pipelines_card_and_application(trained: Path) -> None:
     folder = trained / "prior" / "pipeline"
     pipeline = ClassConditionalPipeline.from_pretrained(folder)
     pipeline.set_progress_bar_config(disable=True)
-    _, evaluation = load_splits(parse("tokenize", [f"--data.source={trained}/photos", "--data.image-size=[32,48]"]).data)
+    _, evaluation = load_splits(
+        parse("tokenize", [f"--data.source={trained}/photos", "--data.image-size=[32,48]"]).data
+    )
     images = evaluation.take([0, 1])["images"]
     drawn = pipeline.complete(images, 16, [0, 1], output_type="latent").images
     assert drawn.shape == (2, 4, 6)

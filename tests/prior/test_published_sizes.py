@@ -24,7 +24,7 @@ def test_published_numbers_of_parameters(size: str):
     by_hand = (2 * 16384 + 1001) * width + layers * (4 * width**2 + 3 * width * inner + 2 * width) + width
     assert by_hand == exact
     with torch.device("meta"):
-        prior = build_prior(PriorConfig(size=size, num_codes=16384, num_tokens=256, num_classes=1000))  # pyright: ignore
+        prior = build_prior(PriorConfig(size=size, num_codes=16384, num_tokens=256, num_classes=1000))  # pyright: ignore[reportArgumentType]
     # Ours has rows for the classes in the output table as well, which are never drawn.
     count = sum(parameter.numel() for parameter in prior.parameters())
     assert count == exact + 1001 * width

@@ -69,8 +69,8 @@ def test_vq_16_of_llamagen():
 
 def test_every_weight_of_such_a_network_is_used_and_its_places_are_those_of_vqgan():
     torch.manual_seed(0)
-    options = VQGAN | {"decoder_blocks": 2}
-    tokenizer = VQTokenizer(TokenizerConfig(image_size=8, channel_multipliers=(1, 2), **TINY | options))
+    options: dict[str, Any] = TINY | VQGAN | {"decoder_blocks": 2, "image_size": 8, "channel_multipliers": (1, 2)}
+    tokenizer = VQTokenizer(TokenizerConfig(**options))
     images = torch.rand(2, 3, 8, 8, device="cpu") * 2 - 1
     output = tokenizer(images)
     assert output.reconstructions.shape == images.shape
@@ -86,7 +86,8 @@ def test_every_weight_of_such_a_network_is_used_and_its_places_are_those_of_vqga
 
 def test_a_configuration_says_nothing_of_what_older_versions_did_not_have(tmp_path: Path):
     """So that their tokenizers keep their fingerprints, by which tokens and priors belong to them."""
-    plain, other = (VQTokenizer(TokenizerConfig(**TINY | changes)) for changes in ({}, {"middle_block": True}))
+    more: dict[str, Any] = {"middle_block": True}
+    plain, other = VQTokenizer(TokenizerConfig(**TINY)), VQTokenizer(TokenizerConfig(**TINY | more))
     for name, tokenizer in (("plain", plain), ("other", other)):
         tokenizer.save_pretrained(tmp_path / name)
         assert VQTokenizer.from_pretrained(tmp_path / name).config == tokenizer.config
@@ -94,7 +95,7 @@ def test_a_configuration_says_nothing_of_what_older_versions_did_not_have(tmp_pa
     assert list(said) == ["_class_name", "image_size", "channels", "patch_size", "base_channels", "channel_multipliers",
                           "num_blocks", "attention", "latent_channels", "codebook_size", "codebook_dim", "quantizer",
                           "quantizer_options"]  # fmt: skip
-    assert json.loads((tmp_path / "other" / "config.json").read_text()) == said | {"middle_block": True}
+    assert json.loads((tmp_path / "other" / "config.json").read_text()) == said | more
 
 
 @pytest.mark.parametrize(
