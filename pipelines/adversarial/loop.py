@@ -1,0 +1,86 @@
+"""Stage one with perceptual and adversarial losses: from scratch with a late start, or refining a trained tokenizer."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from accelerate.utils import set_seed
+
+from wvq.tokenizer import VQTokenizer
+from wvq.tokenizer.adversarial.augmentation import augmentation_draws
+from wvq.tokenizer.adversarial.losses import adaptive_weight, ramp
+from wvq.tokenizer.data import load_splits, to_model
+from wvq.tokenizer.data.dataset import report_bad_images
+
+from ..train_tokenizer import ReconstructionTraining, build_optimizer, evaluate, smaller_sizes
+from ..training.accelerator import build_accelerator
+from ..training.loop import Loop
+from ..training.rollbacks import Rollbacks
+from ..training.run import Run, finished_model
+from .players import Players, build_discriminator_optimizer
+
+
+def train_adversarial(
+    config: ReconstructionTraining, make: Callable[[], VQTokenizer], inputs: Mapping[str, str] | None = None
+) -> Path:
+    """Train a tokenizer with the losses of its configuration, or finish training it; returns its folder.
+
+    Its losses and those of the discriminator share no weights, so that one backward pass serves both. Where the
+    validation PSNR falls after the tokenizer has begun to see the discriminator, the run goes back to where it had not.
+
+    Args:
+        config: of the training.
+        make: makes the tokenizer, of which parts may be frozen.
+        inputs: hashes of what the run is made from beside its images.
+
+    Raises:
+        InputError: as `train_tokenizer`, and for features that are not installed.
+    """
+    accelerator = build_accelerator(config)
+    if found := finished_model(config):
+        return found
+    perceptual = config.perceptual.build().to(accelerator.device) if config.perceptual_weight else None
+    train_set, evaluation_set = load_splits(config.data)
+    images_of = {"train images": train_set.fingerprint, "evaluation images": evaluation_set.fingerprint}
+    run = Run(config.output_dir, config, accelerator, {**images_of, **(inputs or {})})
+    report_bad_images(run.folder, train_set, evaluation_set, accelerator.is_main_process)
+    if run.finished:
+        return run.folder / "model"
+
+    set_seed(config.seed)
+    settings, fused = config.discriminator, accelerator.device.type != "cpu"
+    model = Players(make(), settings if config.adversarial_weight else None)
+    model.tokenizer.quantizer.accumulation_steps = config.gradient_accumulation_steps
+    optimizers = [build_optimizer(model.tokenizer, config, fused)]
+    if model.discriminator is not None:
+        optimizers.append(build_discriminator_optimizer(model.discriminator, settings, fused))
+    smaller = smaller_sizes(model.tokenizer.config)
+    loop = Loop(run, "tokenizer", model, optimizers, train_set, config.data.num_workers, smaller)
+    network, codebook = (group["params"] for group in loop.optimizers[0].param_groups)
+    distance = F.mse_loss if config.reconstruction_loss == "l2" else F.l1_loss
+    rollbacks = Rollbacks(run, settings.max_rollbacks)
+    first, turned = config.turning_point - settings.lead, config.turning_point
+
+    with loop:
+        for batch in loop:
+            images = to_model(batch["images"])
+            if config.data.horizontal_flip:
+                flipped = loop.drawn(len(images), 0.5)
+                images = torch.where(flipped[:, None, None, None], images.flip(-1), images)
+            weight = config.adversarial_weight * rollbacks.share * ramp(loop.step_number, turned, settings.ramp)
+            plays = bool(rollbacks.share) and model.discriminator is not None and loop.step_number >= first
+            draws = augmentation_draws(config.seed, loop.number, len(images)) if settings.augmentation else None
+
+            with loop.step():
+                output, game = loop.model(images, plays, weight > 0, draws)
+                reconstruction_loss = distance(output.reconstructions.float(), images)
+                terms, pictured = {"reconstruction_loss": reconstruction_loss}, reconstruction_loss
+                if perceptual:
+                    terms["perceptual_loss"] = perceptual(images, output.reconstructions)
+                    pictured = pictured + config.perceptual_weight * terms["perceptual_loss"]
+                if game:
+                    if weight > 0 and settings.adaptive:
+                        weight = weight * adaptive_weight(pictured, game.adversarial_loss, model.last_layer)
+                    terms |= game.terms | {"adversarial_weight": pictured.new_tensor(weight)}
+                ...
