@@ -119,8 +119,14 @@ def train_tokenizer(config: TokenizerTraining) -> Path:
 
     Raises:
         InputError: for data that cannot be read, a folder with a run of another configuration or in use; if every
-            checkpoint is damaged, the memory does not suffice, or too many steps in a row are skipped.
+            checkpoint is damaged, the memory does not suffice, or too many steps in a row are skipped. For other losses
+            than the error of the pixels, which `train_stage_one` has.
     """
+    if config.perceptual_weight or config.adversarial_weight:
+        raise InputError(
+            f"perceptual_weight is {config.perceptual_weight} and adversarial_weight {config.adversarial_weight}; "
+            "this loop knows neither, wvq.pipelines.adversarial.command.train_stage_one does"
+        )
     accelerator = build_accelerator(config)
     if model := finished_model(config):
         return model
@@ -187,9 +193,7 @@ def build_optimizer(model: VQTokenizer, config: ReconstructionTraining, fused: b
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95), fused=fused)
 
 
-def evaluate(
-    loop: Loop, model: VQTokenizer, dataset: ImageDataset, config: ReconstructionTraining
-) -> dict[str, float]:
+def evaluate(loop: Loop, model: VQTokenizer, dataset: ImageDataset, config: ReconstructionTraining) -> dict[str, float]:
     """Log how well a step's model reconstructs the evaluation images, draw some; returns the scores by their names."""
     scores, code_usage = validate(model, dataset, config, loop.accelerator)
     loop.log_evaluation(

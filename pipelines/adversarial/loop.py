@@ -10,6 +10,7 @@ from accelerate.utils import set_seed
 from wvq.tokenizer import VQTokenizer
 from wvq.tokenizer.adversarial.augmentation import augmentation_draws
 from wvq.tokenizer.adversarial.losses import adaptive_weight, ramp
+from wvq.tokenizer.adversarial.perceptual import PerceptualLoss
 from wvq.tokenizer.data import load_splits, to_model
 from wvq.tokenizer.data.dataset import report_bad_images
 
@@ -18,7 +19,7 @@ from ..training.accelerator import build_accelerator
 from ..training.loop import Loop
 from ..training.rollbacks import Rollbacks
 from ..training.run import Run, finished_model
-from .players import Players, build_discriminator_optimizer
+from .players import Players
 
 
 def train_adversarial(
@@ -40,7 +41,9 @@ def train_adversarial(
     accelerator = build_accelerator(config)
     if found := finished_model(config):
         return found
-    perceptual = config.perceptual.build().to(accelerator.device) if config.perceptual_weight else None
+    settings, perceptual = config.discriminator, None
+    if config.perceptual_weight:
+        perceptual = PerceptualLoss(config.perceptual.backbone, config.perceptual.weights).to(accelerator.device)
     train_set, evaluation_set = load_splits(config.data)
     images_of = {"train images": train_set.fingerprint, "evaluation images": evaluation_set.fingerprint}
     run = Run(config.output_dir, config, accelerator, {**images_of, **(inputs or {})})
@@ -49,18 +52,20 @@ def train_adversarial(
         return run.folder / "model"
 
     set_seed(config.seed)
-    settings, fused = config.discriminator, accelerator.device.type != "cpu"
+    fused = accelerator.device.type != "cpu"
     model = Players(make(), settings if config.adversarial_weight else None)
     model.tokenizer.quantizer.accumulation_steps = config.gradient_accumulation_steps
     optimizers = [build_optimizer(model.tokenizer, config, fused)]
-    if model.discriminator is not None:
-        optimizers.append(build_discriminator_optimizer(model.discriminator, settings, fused))
+    judge = list(model.discriminator.parameters()) if model.discriminator else []
+    if judge:
+        groups = [{"params": judge, "peak": settings.learning_rate, "weight_decay": 0.0}]
+        optimizers.append(torch.optim.AdamW(groups, betas=(0.5, 0.9), fused=fused))
     smaller = smaller_sizes(model.tokenizer.config)
     loop = Loop(run, "tokenizer", model, optimizers, train_set, config.data.num_workers, smaller)
     network, codebook = (group["params"] for group in loop.optimizers[0].param_groups)
     distance = F.mse_loss if config.reconstruction_loss == "l2" else F.l1_loss
     rollbacks = Rollbacks(run, settings.max_rollbacks)
-    first, turned = config.turning_point - settings.lead, config.turning_point
+    turned = config.turning_point
 
     with loop:
         for batch in loop:
@@ -69,18 +74,33 @@ def train_adversarial(
                 flipped = loop.drawn(len(images), 0.5)
                 images = torch.where(flipped[:, None, None, None], images.flip(-1), images)
             weight = config.adversarial_weight * rollbacks.share * ramp(loop.step_number, turned, settings.ramp)
-            plays = bool(rollbacks.share) and model.discriminator is not None and loop.step_number >= first
+            plays = bool(judge) and rollbacks.share > 0 and loop.step_number >= turned - settings.lead
             draws = augmentation_draws(config.seed, loop.number, len(images)) if settings.augmentation else None
 
             with loop.step():
                 output, game = loop.model(images, plays, weight > 0, draws)
-                reconstruction_loss = distance(output.reconstructions.float(), images)
-                terms, pictured = {"reconstruction_loss": reconstruction_loss}, reconstruction_loss
+                visible = reconstruction_loss = distance(output.reconstructions.float(), images)
+                terms = output.quantizer.terms | {"reconstruction_loss": reconstruction_loss}
                 if perceptual:
-                    terms["perceptual_loss"] = perceptual(images, output.reconstructions)
-                    pictured = pictured + config.perceptual_weight * terms["perceptual_loss"]
+                    terms["perceptual_loss"] = perceptual(images, output.reconstructions.float())
+                    visible = visible + config.perceptual_weight * terms["perceptual_loss"]
+                loss = visible + output.quantizer.loss
                 if game:
                     if weight > 0 and settings.adaptive:
-                        weight = weight * adaptive_weight(pictured, game.adversarial_loss, model.last_layer)
-                    terms |= game.terms | {"adversarial_weight": pictured.new_tensor(weight)}
-                ...
+                        weight = weight * adaptive_weight(visible, game.adversarial_loss, model.last_layer)
+                    loss = loss + weight * game.adversarial_loss
+                    terms |= game.terms | {"adversarial_weight": torch.as_tensor(weight, device=loss.device)}
+                loop.backward(loss + game.discriminator_loss if game else loss, {"loss": loss} | terms)
+                moved = loop.optimizers if plays else loop.optimizers[:1]
+                loop.update(*moved, network=network, codebook=codebook, discriminator=judge)
+
+            if loop.due(config.log_every):
+                loop.log("images", config.batch_size)
+            if loop.due(config.evaluate_every, turned):
+                scores = evaluate(loop, loop.evaluated.tokenizer, evaluation_set, config)
+                if rollbacks.needed(loop.step_number, "psnr", scores["psnr"], config.rollback_psnr):
+                    loop.say(rollbacks.go_back(loop.step_number, "psnr", scores["psnr"]), warning=True)
+                    break
+        else:
+            return run.save_model(loop.evaluated.tokenizer)
+    return train_adversarial(config, make, inputs)  # as a run that was killed resumes
