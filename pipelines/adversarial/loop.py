@@ -98,8 +98,8 @@ def train_adversarial(
                 loop.log("images", config.batch_size)
             if loop.due(config.evaluate_every, turned):
                 scores = evaluate(loop, loop.evaluated.tokenizer, evaluation_set, config)
-                if rollbacks.needed(loop.step_number, "psnr", scores["psnr"], config.rollback_psnr):
-                    loop.say(rollbacks.go_back(loop.step_number, "psnr", scores["psnr"]), warning=True)
+                if said := rollbacks.after(loop.step_number, "psnr", scores["psnr"], config.rollback_psnr):
+                    loop.say(said, warning=True)
                     break
         else:
             return run.save_model(loop.evaluated.tokenizer)
