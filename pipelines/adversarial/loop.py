@@ -53,8 +53,7 @@ def train_adversarial(
 
     set_seed(config.seed)
     fused = accelerator.device.type != "cpu"
-    model = Players(make(), settings if config.adversarial_weight else None)
-    model.tokenizer.quantizer.accumulation_steps = config.gradient_accumulation_steps
+    model = Players(make(), settings if config.adversarial_weight else None, config.gradient_accumulation_steps)
     optimizers = [build_optimizer(model.tokenizer, config, fused)]
     judge = list(model.discriminator.parameters()) if model.discriminator else []
     if judge:

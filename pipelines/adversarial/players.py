@@ -6,12 +6,14 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from wvq.tokenizer import VQTokenizer
+from wvq.tokenizer import TokenizerConfig, VQTokenizer
 from wvq.tokenizer.adversarial.augmentation import augment
 from wvq.tokenizer.adversarial.config import DiscriminatorConfig
 from wvq.tokenizer.adversarial.discriminators import FeatureDiscriminator, PatchDiscriminator
 from wvq.tokenizer.adversarial.losses import LeCam, hinge_discriminator_loss, hinge_generator_loss, r1_penalty
 from wvq.tokenizer.model import TokenizerOutput
+
+LECAM_DECAY = 0.999  # of the means of logits, for a step
 
 
 class Game(NamedTuple):
@@ -36,14 +38,19 @@ class Players(nn.Module):
     Args:
         tokenizer: that is trained.
         config: of the discriminator, or None.
+        accumulation_steps: forward passes of an optimizer step.
+
+    Raises:
+        InputError: for images that are too small for the discriminator, or a frozen network that is not there.
     """
 
-    def __init__(self, tokenizer: VQTokenizer, config: DiscriminatorConfig | None = None):
+    def __init__(self, tokenizer: VQTokenizer, config: DiscriminatorConfig | None = None, accumulation_steps: int = 1):
         super().__init__()
         self.tokenizer, self.config = tokenizer, config
+        tokenizer.quantizer.accumulation_steps = accumulation_steps
         self.learns_codes = any(parameter.requires_grad for parameter in tokenizer.encoder.parameters())
-        self.discriminator = build_discriminator(tokenizer.config.channels, config) if config else None
-        self.lecam = LeCam()
+        self.discriminator = build_discriminator(tokenizer.config, config) if config else None
+        self.lecam = LeCam(LECAM_DECAY ** (1 / accumulation_steps))
 
     def train(self, mode: bool = True) -> "Players":
         super().train(mode)
@@ -102,12 +109,16 @@ class Players(nn.Module):
         return weight
 
 
-def build_discriminator(channels: int, config: DiscriminatorConfig) -> nn.Module:
-    """The discriminator that a configuration describes, of images with so many channels.
+def build_discriminator(images: TokenizerConfig, config: DiscriminatorConfig) -> nn.Module:
+    """The discriminator that a configuration describes, for the images of a tokenizer; it has seen one, of zeros.
 
     Raises:
-        InputError: for a frozen network that is not there.
+        InputError: for images that are too small for it, or a frozen network that is not there.
     """
     if config.kind == "features":
-        return FeatureDiscriminator(config.backbone, config.weights)
-    return PatchDiscriminator(channels, config.base_channels, config.num_layers)
+        discriminator: nn.Module = FeatureDiscriminator(config.backbone, config.weights)
+    else:
+        discriminator = PatchDiscriminator(images.channels, config.base_channels, config.num_layers)
+    with torch.no_grad():
+        discriminator(torch.zeros(1, images.channels, images.image_size, images.image_size, device="cpu"))
+    return discriminator

@@ -13,6 +13,7 @@ from toy_runs import assert_equal_runs, rows, untrained_tokenizer
 from wvq.pipelines.adversarial.command import TokenizerRefinement, refine_tokenizer, train_stage_one
 from wvq.pipelines.train_tokenizer import TokenizerTraining, train_tokenizer
 from wvq.tokenizer import InputError, VQTokenizer
+from wvq.tokenizer.adversarial.config import PerceptualConfig
 from wvq.tokenizer.data import load_splits, to_model
 
 
@@ -29,8 +30,8 @@ def test_the_discriminator_trains_before_it_is_used_and_its_weight_rises(config:
     tokenizer = VQTokenizer.from_pretrained(train_stage_one(dataclasses.replace(config, keep_checkpoints=9)))
     lines = rows(config, "train")
     assert [row["step"] for row in lines if row["discriminator_loss"]] == list(range(4, 13))
-    assert [row["step"] for row in lines if row["adversarial_loss"]] == list(range(6, 13))
-    assert lines[5]["adversarial_weight"] > 0
+    assert [row["step"] for row in lines if row["adversarial_loss"]] == list(range(7, 13))
+    assert lines[6]["adversarial_weight"] > 0 == lines[5]["adversarial_weight"]
     assert all(row["lecam"] > 0 for row in lines[3:])
     assert lines[-1]["real_logits"] > lines[-1]["fake_logits"]
     before, trained = state(config, 3), state(config, 5)
@@ -126,6 +127,16 @@ def test_a_step_whose_discriminator_is_not_finite_is_not_made(
 def test_what_cannot_be_is_refused(config: TokenizerTraining, changes: dict[str, Any], said: str):
     with pytest.raises(InputError, match=said):
         dataclasses.replace(config, **changes)
+
+
+def test_images_that_are_too_small_are_refused_before_anything_is_written(config: TokenizerTraining):
+    deep = dataclasses.replace(config, discriminator=dataclasses.replace(DISCRIMINATOR, num_layers=4))
+    with pytest.raises(InputError, match=r"images are \(28, 28\); the discriminator takes 48 a side"):
+        train_stage_one(deep)
+    absent = dataclasses.replace(config, perceptual_weight=1.0, perceptual=PerceptualConfig(weights="/no/where"))
+    with pytest.raises(InputError, match="st-lpips-vgg16"):
+        train_stage_one(absent)
+    assert not Path(config.output_dir).exists()
 
 
 def test_settings_of_a_discriminator_that_cannot_be_are_refused():
