@@ -46,9 +46,14 @@ COMMANDS = {
     ),
     "train-tokenizer": Command(
         "stage one: train an image tokenizer",
-        "wvq.pipelines.train_tokenizer:train_tokenizer",
+        "wvq.pipelines.adversarial.command:train_stage_one",
         "wvq.pipelines.train_tokenizer:TokenizerTraining",
         _DATA_TO_MODEL,
+    ),
+    "refine-tokenizer": Command(
+        "stage one, further: sharpen a trained tokenizer, or its decoder alone",
+        "wvq.pipelines.adversarial.command:refine_tokenizer",
+        "wvq.pipelines.adversarial.command:TokenizerRefinement",
     ),
     "tokenize": Command(
         "encode a data set once, into the token cache",
