@@ -1,7 +1,8 @@
 """The image tokenizer: encoder, quantizer, decoder, and how it is saved."""
 
 import json
-from dataclasses import asdict, dataclass, field
+import math
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, Unpack
 
@@ -9,13 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .autoencoder import Decoder, Encoder
+from .autoencoder import Decoder, Encoder, NetworkDesign
 from .errors import InputError
+from .image_size import ImageSize, height_and_width, image_size
 from .quantizers.base import QuantizerOutput
 from .quantizers.composite import CompositeQuantizer
 from .quantizers.registry import build_quantizer, codes_per_vector
 from .storage.hub import HubArguments
-from .storage.pretrained import SavedModule, check_dtype, state_sha256
+from .storage.pretrained import UNSAID, SavedModule, check_dtype, described, state_sha256
 
 
 @dataclass(frozen=True)
@@ -26,8 +28,8 @@ class TokenizerConfig:
         InputError: for sizes that do not fit together, and another quantizer or option of it.
     """
 
-    image_size: int = 28
-    """Height and width of the images; it must divide by 2 for every down-sampling."""
+    image_size: ImageSize = 28
+    """Height and width of the images, or [h, w]; each must divide by 2 for every down-sampling."""
     channels: int = 3
     """Colour channels of the images: 1 or 3."""
     patch_size: int = 1
@@ -38,8 +40,16 @@ class TokenizerConfig:
     """Width of each resolution over base_channels, finest first; each after the first halves height and width."""
     num_blocks: int = 2
     """Residual blocks per resolution, in the encoder and in the decoder."""
+    decoder_blocks: int = field(default=0, metadata=UNSAID)
+    """Residual blocks per resolution of the decoder, 0 for as many as the encoder's; VQGAN's decoder has one more."""
     attention: bool = False
-    """Whether the coarsest resolution has self-attention."""
+    """Whether the coarsest resolution has self-attention after each block."""
+    middle_block: bool = field(default=False, metadata=UNSAID)
+    """Whether a block, self-attention and a block stand between coarsest resolution and latents, as in VQGAN."""
+    widen_in_blocks: bool = field(default=False, metadata=UNSAID)
+    """Whether the first block of a resolution changes the width, as in VQGAN, or the change of resolution does."""
+    norm_groups: int = field(default=0, metadata=UNSAID)
+    """Groups of each group norm, 32 in VQGAN; 0 for the most, up to 32, that leave at least 4 channels in each."""
     latent_channels: int = 64
     """Width between the network and the 1x1 projections to and from the codebook."""
     codebook_size: int = 16384
@@ -54,15 +64,22 @@ class TokenizerConfig:
     sub-quantizers there are, and quantizer, the name of each."""
 
     def __post_init__(self) -> None:
-        for name in ("image_size", "patch_size", "base_channels", "num_blocks", "latent_channels"):
+        object.__setattr__(self, "image_size", image_size(self.image_size))
+        for name in ("patch_size", "base_channels", "num_blocks", "latent_channels"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.decoder_blocks < 0:
+            raise InputError(f"decoder_blocks is {self.decoder_blocks}; it must be at least 1, or 0 for num_blocks")
         if self.channels not in (1, 3):
             raise InputError(f"channels is {self.channels}; valid are 1 and 3")
         object.__setattr__(self, "channel_multipliers", tuple(self.channel_multipliers))  # JSON has only lists
         if not self.channel_multipliers or min(self.channel_multipliers) < 1:
             raise InputError(f"channel_multipliers is {self.channel_multipliers}; it needs one or more numbers >= 1")
-        if self.image_size % self.downsampling:
+        if self.norm_groups < 0 or (self.norm_groups and self.base_channels % self.norm_groups):
+            raise InputError(
+                f"norm_groups is {self.norm_groups}; base_channels, {self.base_channels}, must divide by it (0: chosen)"
+            )
+        if any(side % self.downsampling for side in height_and_width(self.image_size)):
             raise InputError(
                 f"image_size is {self.image_size}; with patch_size {self.patch_size} and "
                 f"{len(self.channel_multipliers) - 1} down-samplings it must divide by {self.downsampling}"
@@ -76,9 +93,25 @@ class TokenizerConfig:
         return self.patch_size * 2 ** (len(self.channel_multipliers) - 1)
 
     @property
-    def grid_size(self) -> int:
-        """Positions along each axis, h = w."""
-        return self.image_size // self.downsampling
+    def grid_shape(self) -> tuple[int, int]:
+        """Positions along each axis, (h, w)."""
+        height, width = height_and_width(self.image_size)
+        return height // self.downsampling, width // self.downsampling
+
+    @property
+    def grid_size(self) -> ImageSize:
+        """Positions along each axis: one number for square images, else `grid_shape`."""
+        return image_size(self.grid_shape)
+
+    @property
+    def num_positions(self) -> int:
+        """Positions of the grid, h * w."""
+        return math.prod(self.grid_shape)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Of an image, (C, H, W)."""
+        return self.channels, *height_and_width(self.image_size)
 
     @property
     def codes_per_position(self) -> int:
@@ -93,13 +126,12 @@ class TokenizerConfig:
     @property
     def num_tokens(self) -> int:
         """Tokens of an image, T = h * w * M."""
-        return self.grid_size**2 * self.codes_per_position
+        return self.num_positions * self.codes_per_position
 
     @property
     def indices_shape(self) -> tuple[int, ...]:
         """Of an image: (h, w), or (h, w, M) with sub-quantizers."""
-        grid = (self.grid_size, self.grid_size)
-        return grid if self.codes_per_position == 1 else (*grid, self.codes_per_position)
+        return self.grid_shape if self.codes_per_position == 1 else (*self.grid_shape, self.codes_per_position)
 
 
 @dataclass
@@ -127,21 +159,14 @@ class VQTokenizer(SavedModule):
     def __init__(self, config: TokenizerConfig):
         super().__init__()
         self.config = config
-        network = (
-            config.channels * config.patch_size**2,
-            config.base_channels,
-            config.channel_multipliers,
-            config.num_blocks,
-            config.attention,
-            config.latent_channels,
-        )
-        self.encoder = Encoder(*network)
+        design = NetworkDesign.of(config, config.channels * config.patch_size**2)
+        self.encoder = Encoder(design)
         self.to_codebook = nn.Conv2d(config.latent_channels, config.codebook_dim, 1)
         self.quantizer = build_quantizer(
             config.quantizer, config.codebook_size, config.codebook_dim, **config.quantizer_options
         )
         self.from_codebook = nn.Conv2d(config.codebook_dim, config.latent_channels, 1)
-        self.decoder = Decoder(*network)
+        self.decoder = Decoder(design)
 
         self.rounded_from: dict[str, str] = {}
         """The fingerprint of the saved weights by that of their rounding, of a tokenizer loaded in half precision."""
@@ -179,8 +204,7 @@ class VQTokenizer(SavedModule):
         Raises:
             InputError: if the images are not of the tokenizer's channels and size.
         """
-        expected = (self.config.channels, self.config.image_size, self.config.image_size)
-        if tuple(images.shape[1:]) != expected:
+        if tuple(images.shape[1:]) != (expected := self.config.image_shape):
             raise InputError(f"images have shape {tuple(images.shape)}; this tokenizer takes (B, {str(expected)[1:]}")
         return self.to_codebook(self.encoder(F.pixel_unshuffle(images.to(self.dtype), self.config.patch_size)))
 
@@ -225,7 +249,7 @@ class VQTokenizer(SavedModule):
             InputError: if the grid is of another size.
         """
         self._check_shape(indices)
-        codes = indices.reshape(-1, self.config.grid_size**2, self.config.codes_per_position)
+        codes = indices.reshape(-1, self.config.num_positions, self.config.codes_per_position)
         return torch.where(codes < 0, codes, codes + self._first_tokens(codes.device)).flatten(1)
 
     def from_sequence(self, tokens: Tensor) -> Tensor:
@@ -238,7 +262,7 @@ class VQTokenizer(SavedModule):
             raise InputError(
                 f"tokens have shape {tuple(tokens.shape)}; this tokenizer takes (B, {self.config.num_tokens})"
             )
-        codes = tokens.reshape(-1, self.config.grid_size**2, self.config.codes_per_position)
+        codes = tokens.reshape(-1, self.config.num_positions, self.config.codes_per_position)
         return (codes - self._first_tokens(codes.device)).reshape(-1, *self.config.indices_shape)
 
     def _first_tokens(self, device: torch.device) -> Tensor:
@@ -269,4 +293,4 @@ class VQTokenizer(SavedModule):
     def fingerprint(self) -> str:
         """sha256 of the configuration and of every weight; in one dtype, tokenizers of one fingerprint give equal
         tokens."""
-        return state_sha256(self, json.dumps(asdict(self.config), sort_keys=True).encode())
+        return state_sha256(self, json.dumps(described(self.config), sort_keys=True).encode())

@@ -17,6 +17,16 @@ from .untrusted import check_types, file_inside, first_line, load_weights, read_
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
+UNSAID = {"unsaid": True}
+"""Metadata of a field that was added to a configuration: while it has its default, nothing is written of it."""
+
+
+def described(config: Any) -> dict[str, Any]:
+    """A configuration, a dataclass, as its config.json holds it, and as it was before there were `UNSAID` fields."""
+    unsaid = {f.name for f in fields(config) if "unsaid" in f.metadata and getattr(config, f.name) == f.default}
+    return {name: value for name, value in asdict(config).items() if name not in unsaid}
+
+
 def check_dtype(name: str, dtype: torch.dtype | None) -> None:
     """Raises: InputError: for what networks are not cast to; None leaves them as they are."""
     if dtype not in (None, *DTYPES):
@@ -50,7 +60,7 @@ class SavedModule(nn.Module, Pushed):
             InputError: if the folder, which may be a cloned repository, holds anything else.
         """
         with written_whole(Path(folder), beside=AUTHORS_OWN) as partial:
-            description = {"_class_name": type(self).__name__, **asdict(self.config)}
+            description = {"_class_name": type(self).__name__, **described(self.config)}
             write_json(partial / "config.json", description)
             weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.saved_state().items()}
             save_file(weights, partial / "model.safetensors")
