@@ -65,11 +65,8 @@ class PairsInOrder(LogitsProcessor):
         """Scores (B, V) after input_ids (B, 1 + n), a class and pairs, the last without its code where n is odd."""
         pair, is_code = divmod(input_ids.shape[1] - 1, 2)
         position = self._order[pair]
-        own = (
-            self._ids[position % len(self._ids)]
-            if is_code
-            else slice(self._num_codes + position, self._num_codes + position + 1)
-        )
+        id_of_position = self._num_codes + position
+        own = self._ids[position % len(self._ids)] if is_code else slice(id_of_position, id_of_position + 1)
         allowed = scores.new_full(scores.shape, -float("inf"))
         allowed[:, own] = scores[:, own]
         return allowed

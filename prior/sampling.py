@@ -210,9 +210,7 @@ def _check_vocabulary(model: PreTrainedModel, class_labels: Tensor, num_codes: i
 def _check_passes(model: PreTrainedModel, num_tokens: int, num_passes: int | None) -> None:
     if has_free_order(model.config):
         if num_tokens != model.config.num_tokens:
-            raise InputError(
-                f"num_tokens is {num_tokens}; a prior of free order has its own, {model.config.num_tokens}"
-            )
+            raise InputError(f"num_tokens is {num_tokens}; this prior of free order has {model.config.num_tokens}")
         if num_passes is not None and not 1 <= num_passes <= num_tokens:
             raise InputError(f"num_passes is {num_passes}; it must be from 1 to num_tokens, {num_tokens}")
     elif num_passes not in (None, num_tokens):

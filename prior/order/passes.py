@@ -1,5 +1,6 @@
 """Which positions a prior of free order draws in which pass: few first, and those of a pass far apart."""
 
+import itertools
 import math
 
 import torch
@@ -16,7 +17,7 @@ def pass_sizes(count: int, num_passes: int) -> list[int]:
     for number in range(1, passes + 1):
         wanted = round(count * (1 - math.cos(math.pi / 2 * number / passes)))
         known.append(max(known[-1] + 1, min(wanted, count - (passes - number))))
-    return [after - before for before, after in zip(known, known[1:], strict=False)]
+    return [after - before for before, after in itertools.pairwise(known)]
 
 
 def spread_order(num_tokens: int, codes_per_position: int = 1) -> Tensor:
