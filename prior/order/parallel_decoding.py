@@ -72,7 +72,7 @@ def draw_in_passes(
     decoder = build_decoder(model, drawing.num_codes, (2 if guided else 1) * (block_size or len(tokens)), dtype)
     if isinstance(decoder, ModelDecoder):
         raise InputError("a prior of free order that is wrapped, hooked or quantized cannot be drawn from in passes")
-    order = spread_order(tokens.shape[1], drawing.codes_per_position).to(tokens.device)
+    order = spread_order(tokens.shape[1], drawing.codes_per_position, tokens.device)
     known = (tokens >= 0).sum(dim=1)
     blocks: list[_Block] = []
     for count in known.unique().tolist():  # images of which as much is known go through their passes together

@@ -20,7 +20,7 @@ def pass_sizes(count: int, num_passes: int) -> list[int]:
     return [after - before for before, after in itertools.pairwise(known)]
 
 
-def spread_order(num_tokens: int, codes_per_position: int = 1) -> Tensor:
+def spread_order(num_tokens: int, codes_per_position: int = 1, device: torch.device | str = "cpu") -> Tensor:
     """The T tokens of an image, each once, (T,) int64: those that follow each other lie far apart.
 
     The positions of the grid come in the order of Bayer's matrix of ordered dithering (1973), in which the first n
@@ -34,9 +34,9 @@ def spread_order(num_tokens: int, codes_per_position: int = 1) -> Tensor:
     height = next(h for h in range(math.isqrt(positions), 0, -1) if positions % h == 0)
     width = positions // height
     bits = (width - 1).bit_length()
-    y, x = torch.arange(positions) // width, torch.arange(positions) % width
-    rank = torch.zeros(positions, dtype=torch.int64)
+    places = torch.arange(positions, device=device)
+    y, x, rank = places // width, places % width, torch.zeros_like(places)
     for bit in range(bits):  # from the lowest bit of the coordinates, which is the highest of the rank
         rank = rank * 4 + 2 * ((x ^ y) >> bit & 1) + (y >> bit & 1)
-    order = rank.argsort()
-    return (order[None] * codes_per_position + torch.arange(codes_per_position)[:, None]).flatten()
+    codes = torch.arange(codes_per_position, device=device)
+    return (rank.argsort() * codes_per_position + codes[:, None]).flatten()
