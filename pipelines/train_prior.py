@@ -18,7 +18,7 @@ from wvq.prior.loss import TokenLoss
 from wvq.prior.model import SIZES, PriorConfig, PriorSize, build_prior, transformer_layers
 from wvq.prior.muon import Muon
 from wvq.prior.ngram_baselines import baseline_bits
-from wvq.prior.order.sequences import has_free_order, training_orders, validation_orders
+from wvq.prior.order.sequences import training_orders, validation_orders
 from wvq.prior.order.target_positions import TargetPositions
 from wvq.prior.sampling import sample_tokens
 from wvq.tokenizer import InputError, VQTokenizer
@@ -208,7 +208,7 @@ def train_prior(config: PriorTraining) -> Path:
                 loop.log("tokens", config.batch_size * description.num_tokens)
             if loop.due(config.evaluate_every):
                 with evaluated_model(loop.evaluated) as evaluated:
-                    held_out = validate(evaluated, evaluation_set, accelerator)
+                    held_out = validate(evaluated, evaluation_set, accelerator, config.order == "random")
                 bits = held_out / math.log(2)
                 others = ", ".join(f"{name.split('_')[0]} {value:.3f}" for name, value in baselines.items())
                 loop.log_evaluation(
@@ -258,10 +258,10 @@ def build_optimizers(model: nn.Module, config: PriorTraining, fused: bool = Fals
 
 
 @torch.no_grad()
-def validate(model: TokenLoss, dataset: TokenDataset, accelerator: Accelerator) -> float:
+def validate(model: TokenLoss, dataset: TokenDataset, accelerator: Accelerator, any_order: bool = False) -> float:
     """Mean loss in nats per token over the held-out images, shared out over the processes, with their own classes.
 
-    In raster order; with free order, in one order for each image that is always the same.
+    In raster order or, if it is to be any, in one for each image that is always the same.
     All processes make as many forward passes, since the model may be sharded; one without an image left counts none.
     """
     model.eval()
@@ -270,7 +270,7 @@ def validate(model: TokenLoss, dataset: TokenDataset, accelerator: Accelerator) 
         own = range(first + accelerator.process_index, len(dataset), accelerator.num_processes)[:256]
         batch = dataset.take(torch.tensor(own or [0]))
         codes, labels = batch["tokens"].to(accelerator.device), batch["labels"].to(accelerator.device)
-        orders = validation_orders(own or [0], codes.shape[1]) if has_free_order(model.prior.config) else None
+        orders = validation_orders(own or [0], codes.shape[1]) if any_order else None
         with accelerator.autocast():
             loss = model(codes, labels, orders)
         total += torch.stack([to_float64(loss) * len(own), total.new_tensor(len(own))])
