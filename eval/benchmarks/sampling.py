@@ -1,5 +1,6 @@
 """`wvq benchmark sampling`: tokens a second against transformers' generate, and against what the machine allows."""
 
+import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from transformers import PreTrainedModel
 
 from wvq.pipelines.processes import this_device
 from wvq.prior import PriorConfig, PriorSize, build_prior, sample_tokens
+from wvq.prior.decoder import forget_decoder
 from wvq.prior.decoder.packed_linear import PackedLinear
 from wvq.tokenizer import InputError
 from wvq.tokenizer.errors import LARGEST_SEED, check_range
@@ -25,7 +27,10 @@ from .memory import peak_memory
 
 @dataclass(frozen=True)
 class SamplingBenchmark:
-    """A randomly initialised prior is sampled by this package and by transformers, in turn; medians are reported."""
+    """A randomly initialised prior is sampled by this package and by transformers, in turn; medians are reported.
+
+    What this package prepares of the weights at the first call is made anew in each, and part of its time.
+    """
 
     output: str = "runs/benchmark-sampling.json"
     """File of the measurements."""
@@ -77,14 +82,14 @@ def benchmark_sampling(config: SamplingBenchmark) -> str:
             for scale in config.guidance_scales:
                 rows += _compare(model, config, length, batch, scale, bandwidth)
     about = {
-        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+        "device": torch.cuda.get_device_name() if device == "cuda" else processor(),
         "threads": torch.get_num_threads(),
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
         "read_bytes_per_second": bandwidth,
         "time": f"wall-clock seconds, median of {config.repeats} runs, samplers in turn",
     }
     write_json(Path(config.output), {"config": asdict(config), "protocol": about, "rows": rows})
-    return _table(rows)
+    return f"{_table(rows)}\n{about['device']}, {about['threads']} threads"
 
 
 def generate_with_transformers(model: PreTrainedModel, labels: Tensor, length: int, codes: int, scale: float) -> Tensor:
@@ -113,6 +118,7 @@ def _compare(
 
     def ours(tokens: int, dtype: torch.dtype | None = None) -> None:
         ticks.clear()
+        forget_decoder(model)
         sample_tokens(model, labels, tokens, codes, scale, on_token=lambda *_: ticks.append(_now(model)), dtype=dtype)
 
     samplers: dict[str, Callable[[int], Any]] = {
@@ -181,6 +187,16 @@ def _matrices(model: PreTrainedModel, num_codes: int) -> list[Tensor]:
     head = model.get_output_embeddings()
     assert head is not None
     return [matrix.detach() for matrix in [*inner, head.weight[:num_codes]]]
+
+
+def processor() -> str:
+    """The CPU's name, as Linux has it, and the vector instructions that torch uses on it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.processor() or 'CPU'} ({torch.backends.cpu.get_cpu_capability()})"
 
 
 def read_bandwidth(device: torch.device) -> float:

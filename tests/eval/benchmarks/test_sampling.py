@@ -32,8 +32,11 @@ def test_every_sampler_is_measured_at_every_setting(tmp_path, architecture):
         assert min(row["arithmetic_limit"], row["bandwidth_limit"]) > 0
         assert (row["last_over_first"] is not None) == (row["tokens"] == 40 and row["sampler"] != "transformers")
         assert row["times_transformers"] == 1 or row["sampler"] != "transformers"
-    assert len(table.splitlines()) == 1 + len(rows)
-    assert written["protocol"]["threads"] == torch.get_num_threads()
+    assert len(table.splitlines()) == 1 + len(rows) + 1
+    about = written["protocol"]
+    assert about["threads"] == torch.get_num_threads()
+    assert torch.backends.cpu.get_cpu_capability() in about["device"]
+    assert table.splitlines()[-1] == f"{about['device']}, {about['threads']} threads"
 
 
 def test_the_command_has_two_words(tmp_path, capsys):
