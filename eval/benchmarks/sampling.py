@@ -240,7 +240,8 @@ def _now(model: PreTrainedModel) -> float:
 def _table(rows: list[dict[str, Any]]) -> str:
     heads = {
         "sampler": "sampler", "tokens": "tokens", "batch": "batch", "guidance": "guidance",
-        "tokens_per_second": "tokens/s", "times_transformers": "x transformers", "times_raster": "x raster", "last_over_first": "last/first",
+        "tokens_per_second": "tokens/s", "times_transformers": "x transformers", "times_raster": "x raster",
+        "last_over_first": "last/first",
         "peak_mebibytes": "peak MiB", "arithmetic_limit": "arithmetic limit", "bandwidth_limit": "bandwidth limit",
     }  # fmt: skip
     cells = [list(heads.values())]
