@@ -44,6 +44,14 @@ class Decoder(Protocol):
         ...
 
 
+class _GrowingCache(DynamicCache):
+    """transformers' own, with `crop` as the other caches here have it: theirs is told how many to remove, as -n."""
+
+    def crop(self, length: int) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        if (surplus := self.get_seq_length() - length) > 0:
+            super().crop(-surplus)
+
+
 class ModelDecoder:
     """Any causal language model, through its own forward."""
 
@@ -51,7 +59,7 @@ class ModelDecoder:
         self.model, self.num_codes = model, num_codes
 
     def new_cache(self, rows: int, length: int) -> DynamicCache:
-        return DynamicCache(config=self.model.config)
+        return _GrowingCache(config=self.model.config)
 
     def give_back(self, caches: Iterable[DynamicCache]) -> None:
         pass

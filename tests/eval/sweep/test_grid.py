@@ -21,6 +21,7 @@ sampling_options = some.builds(
     seed=some.integers(0, 9), guidance_schedule=some.sampled_from(["constant", "cosine"]),
     guidance_interval=some.sampled_from([None, (0, 4), (3, 7)]), dtype=some.sampled_from(["auto", "bfloat16"]),
     block_size=some.sampled_from(["auto", 1, 16]),
+    num_passes=some.integers(0, 99),
 )  # fmt: skip
 
 
