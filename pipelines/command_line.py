@@ -61,6 +61,7 @@ COMMANDS = {
         "wvq.pipelines.train_prior:PriorTraining",
     ),
     "sample": Command("generate images", "wvq.pipelines.sample:sample", "wvq.pipelines.generation:Sampling"),
+    "edit": Command("draw a part of a picture anew", "wvq.pipelines.edit:edit", "wvq.pipelines.edit:Edit"),
     "reconstruct": Command(
         "encode and decode images", "wvq.pipelines.reconstruct:reconstruct", "wvq.pipelines.reconstruct:Reconstruction"
     ),

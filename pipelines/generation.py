@@ -1,6 +1,6 @@
 """What is drawn from a pipeline and how: the options, and the images one after the other."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal
@@ -18,6 +18,7 @@ from wvq.tokenizer.errors import check_range
 from wvq.tokenizer.progress import progress_bar
 from wvq.tokenizer.storage.untrusted import expand_home
 
+from .base import ImagePipelineOutput
 from .class_conditional import ClassConditionalPipeline
 
 _MANY, _MANY_ON_CPU = 1024, 64
@@ -92,12 +93,14 @@ def sample_images(
     options: SamplingOptions,
     numbers: Sequence[int] | None = None,
     progress: tqdm | None = None,
+    draw: Callable[..., ImagePipelineOutput] | None = None,
 ) -> Iterator[Tensor]:
     """Images of labels (N,), in order, as uint8 batches (B, C, H, W).
 
     Args:
         numbers: of the images, 0 to N - 1 by default; image i draws from generator (seed, i).
         progress: a bar that is updated instead of an own one.
+        draw: what draws a batch, called as the pipeline is, which does so by default.
     """
     numbers = range(len(labels)) if numbers is None else numbers
     num_classes = pipeline.prior.config.num_classes
@@ -114,7 +117,7 @@ def sample_images(
         while start < len(labels):
             batch = labels[start : start + size]
             try:
-                made = pipeline(
+                made = (draw or pipeline)(
                     batch.tolist() if num_classes else None,
                     num_images_per_label=1 if num_classes else len(batch),
                     guidance_scale=options.guidance_scale,

@@ -2,6 +2,8 @@
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
@@ -43,21 +45,38 @@ def square_pixels(
     """
     if isinstance(content, np.ndarray) and content.shape == (image_size, image_size):
         return np.broadcast_to(content, (channels, image_size, image_size))  # a shortcut: all below changes nothing
+    with _reasons(content):
+        image = _eight_bit(_centre_square(_decode(content)), "L" if channels == 1 else "RGB")
+        if image.width != image_size:
+            image = image.resize((image_size, image_size), Image.Resampling.BICUBIC)
+    pixels = np.asarray(image)
+    return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def open_picture(content: bytes) -> Image.Image:
+    """The upright picture in a file of one of `FORMATS`, of its own size and mode.
+
+    Raises:
+        BadImage: as `square_pixels`.
+    """
+    with _reasons(content):
+        return _decode(content)
+
+
+@contextmanager
+def _reasons(content: bytes | npt.NDArray[np.uint8] | Image.Image) -> Iterator[None]:
+    """What PIL raises inside, as BadImage."""
     try:
         with warnings.catch_warnings():
             # Big images and damaged metadata: PIL decodes the pixels all the same, and the user cannot act on either.
             warnings.filterwarnings("ignore", module=r"PIL\.")
-            image = _eight_bit(_centre_square(_decode(content)), "L" if channels == 1 else "RGB")
-            if image.width != image_size:
-                image = image.resize((image_size, image_size), Image.Resampling.BICUBIC)
+            yield
     except BadImage:
         raise
     except Exception as error:  # PIL's decoders raise a dozen unrelated types on damaged bytes
         unknown = f"not an image in {', '.join(FORMATS)}"
         reason = unknown if isinstance(error, UnidentifiedImageError) else str(error) or type(error).__name__
         raise BadImage(reason if not isinstance(content, bytes) or content else "empty") from error
-    pixels = np.asarray(image)
-    return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
 def _decode(content: bytes | npt.NDArray[np.uint8] | Image.Image) -> Image.Image:
