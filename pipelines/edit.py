@@ -19,7 +19,7 @@ from wvq.tokenizer.storage.untrusted import expand_home
 from .base import ImagePipelineOutput, square_picture, to_pil
 from .class_conditional import ClassConditionalPipeline
 from .editing.masked_images import MaskedImages, masked_images
-from .editing.pipeline import outside
+from .editing.masks import below, outside
 from .generation import SamplingOptions, sample_images
 from .processes import this_device, this_process
 
@@ -78,9 +78,10 @@ def _edit(config: Edit) -> Path:
     pipeline = ClassConditionalPipeline.from_pretrained(config.pipeline)
     pipeline.to(this_device())
     sizes = pipeline.tokenizer.config
-    if mask is None:
-        rows = config.rows if config.rows is not None else sizes.image_size
-        mask = outside(config.box or (0, 0, sizes.image_size, rows), sizes.image_size)
+    if config.rows is not None:
+        mask = below(config.rows, sizes.image_size)
+    elif config.box is not None:
+        mask = outside(config.box, sizes.image_size)
     labels = pipeline.labels_of(config.class_label).expand(config.num_images)
     given = masked_images(picture, mask, sizes)
     drawn = partial(_drawn, pipeline, given)

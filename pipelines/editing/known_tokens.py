@@ -34,7 +34,7 @@ def _mostly_hidden(tokenizer: VQTokenizer, mask: Tensor) -> Tensor:
 
 
 def _noise(config: TokenizerConfig) -> Tensor:
-    """Pairs of images in [-1, 1] that change as slowly as the grid, as pictures do: (2, n, C, H, W), always the same."""
+    """Pairs of images in [-1, 1], as smooth as the grid is coarse: (2, n, C, H, W), always the same."""
     size, generator = config.grid_size + 1, torch.Generator().manual_seed(0)
     coarse = torch.randn(2 * _PROBES, config.channels, size, size, generator=generator, device="cpu")
     return F.interpolate(coarse, config.image_size, mode="bicubic").clamp(-1, 1).unflatten(0, (2, _PROBES))

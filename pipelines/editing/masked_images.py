@@ -25,8 +25,8 @@ class MaskedImages:
     """Images without what is hidden.
 
     Attributes:
-        pixels: uint8 (N, C, H, W) of the tokenizer's size; each hidden one has the colour of the nearest that is not, so
-            that nothing that is computed from them knows what was there.
+        pixels: uint8 (N, C, H, W) of the tokenizer's size. Each hidden one has the colour of the nearest that is not:
+            nothing that is computed from them knows what was there.
         hidden: bool (N, H, W).
     """
 

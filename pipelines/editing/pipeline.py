@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from wvq.tokenizer import InputError, VQTokenizer
@@ -16,6 +15,7 @@ from ..base import ImagePipelineOutput, Images, Pipeline, check_output_type, for
 from ..labels import ClassLabels
 from .known_tokens import drawn_positions
 from .masked_images import Masks, masked_images
+from .masks import below, outside
 
 
 class EditingPipeline(Pipeline, ABC):
@@ -86,10 +86,7 @@ class EditingPipeline(Pipeline, ABC):
         Raises:
             InputError: for more rows than there are, and as `inpaint`.
         """
-        size = self.tokenizer.config.image_size
-        if not 0 <= rows <= size:
-            raise InputError(f"rows is {rows}; it must be from 0 to {size}")
-        return self.outpaint(images, (0, 0, size, rows), class_labels, **options)
+        return self.inpaint(images, below(rows, self.tokenizer.config.image_size), class_labels, **options)
 
     def outpaint(
         self,
@@ -107,17 +104,3 @@ class EditingPipeline(Pipeline, ABC):
             InputError: for a box that is not inside of the images, and as `inpaint`.
         """
         return self.inpaint(images, outside(box, self.tokenizer.config.image_size), class_labels, **options)
-
-
-def outside(box: Sequence[int], image_size: int) -> Tensor:
-    """The pixels outside of a box (left, top, right, bottom), bool (H, W).
-
-    Raises:
-        InputError: for a box that is not inside of the image.
-    """
-    left, top, right, bottom = box
-    if not (0 <= left <= right <= image_size and 0 <= top <= bottom <= image_size):
-        raise InputError(f"box is {tuple(box)}; left, top, right and bottom must lie in this order, 0 to {image_size}")
-    mask = torch.ones(image_size, image_size, dtype=torch.bool, device="cpu")
-    mask[top:bottom, left:right] = False
-    return mask
