@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from wvq.tokenizer import InputError
 from wvq.tokenizer.data.decoding import BadImage, open_picture
@@ -72,18 +73,11 @@ def _edit(config: Edit) -> Path:
     if len(asked) != 1:
         raise InputError(f"what to draw is said by {' and '.join(asked) or 'nothing'}; give one of mask, rows and box")
     picture = _read("image", config.image)
-    mask = None if config.mask is None else _read("mask", config.mask)
-    if isinstance(mask, Image.Image) and mask.mode in ("P", "RGB"):
-        mask = mask.convert("L")
     pipeline = ClassConditionalPipeline.from_pretrained(config.pipeline)
     pipeline.to(this_device())
     sizes = pipeline.tokenizer.config
-    if config.rows is not None:
-        mask = below(config.rows, sizes.image_size)
-    elif config.box is not None:
-        mask = outside(config.box, sizes.image_size)
+    given = masked_images(picture, _mask(config, sizes.image_size), sizes)
     labels = pipeline.labels_of(config.class_label).expand(config.num_images)
-    given = masked_images(picture, mask, sizes)
     drawn = partial(_drawn, pipeline, given)
     images = torch.cat([some.cpu() for some in sample_images(pipeline, labels, config, draw=drawn)])
     folder = Path(config.output_dir)
@@ -98,6 +92,16 @@ def _edit(config: Edit) -> Path:
         about = {**asdict(config), "labels": labels.tolist(), "class_names": list(pipeline.class_names)}
         write_json(new / "edit.json", about)
     return folder
+
+
+def _mask(config: Edit, image_size: int) -> Tensor | Image.Image:
+    """What is drawn, as a picture or in pixels of the pipeline's images."""
+    if config.rows is not None:
+        return below(config.rows, image_size)
+    if config.box is not None:
+        return outside(config.box, image_size)
+    mask = _read("mask", config.mask or "")
+    return mask.convert("L") if mask.mode in ("P", "RGB") else mask  # transparency has no agreed meaning
 
 
 def _drawn(

@@ -56,7 +56,7 @@ def test_a_large_picture_shows_nothing_of_what_is_hidden_of_it():
     changed = Image.composite(other, large, mask)
     left = masked_images(large, mask, TOKENIZER)
     assert torch.equal(masked_images(changed, mask, TOKENIZER).pixels, left.pixels)
-    # The square of 40 begins at column 5, and a pixel is 2.5 of its own: from 7 / 2.5 to 24 / 2.5, 11 / 2.5 to 33 / 2.5.
+    # The square of 40 begins at column 5, and a pixel is 2.5 of its own: 7 / 2.5 to 24 / 2.5, 11 / 2.5 to 33 / 2.5.
     assert torch.equal(left.hidden[0], masked_images(noise(1, 3, 16, 16), hole(2, 4, 10, 14), TOKENIZER).hidden[0])
     outside = torch.where(left.hidden[:, None], 0, left.pixels)
     plain = masked_images(large, Image.new("1", large.size), TOKENIZER).pixels
