@@ -130,6 +130,11 @@ COMMANDS = {
         "wvq.eval.benchmarks.training:TrainingBenchmark",
         (("data.image_size", "tokenizer.image_size"), ("data.channels", "tokenizer.channels")),
     ),
+    "benchmark inpainting": Command(
+        "how far what fills a hole is from what was there, beside a prior that was shown it",
+        "wvq.eval.benchmarks.inpainting:benchmark_inpainting",
+        "wvq.eval.benchmarks.inpainting:InpaintingBenchmark",
+    ),
     "benchmark prior": Command(
         "training tokens a second of the prior, beside a plain GPT in a plain loop",
         "wvq.eval.benchmarks.prior:benchmark_prior",
@@ -137,7 +142,7 @@ COMMANDS = {
     ),
 }
 
-GROUPS = {"benchmark": "what quantizers, data, sampling, evaluation and training cost, beside named peers"}
+GROUPS = {"benchmark": "what things cost, beside named peers, and how well holes are filled"}
 """Commands of two words, by their first."""
 
 

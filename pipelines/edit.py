@@ -1,5 +1,6 @@
 """`wvq edit`: a part of a picture drawn anew, several times, each from its own random numbers."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -107,12 +108,12 @@ def _mask(config: Edit, image_size: int) -> Tensor | Image.Image:
 def _drawn(
     pipeline: ClassConditionalPipeline,
     given: MaskedImages,
+    numbers: Sequence[int],
     class_labels: list[int] | None,
-    num_images_per_label: int,
     **options: Any,
 ) -> ImagePipelineOutput:
-    """Results of one image, as many as there are generators."""
-    copies = given.pixels.expand(len(options["generator"]), -1, -1, -1)
+    """The results of one image that have these numbers."""
+    copies = given.pixels.expand(len(numbers), -1, -1, -1)
     return pipeline.inpaint(copies, given.hidden[0], class_labels, **options)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -100,7 +101,7 @@ def sample_images(
     Args:
         numbers: of the images, 0 to N - 1 by default; image i draws from generator (seed, i).
         progress: a bar that is updated instead of an own one.
-        draw: what draws a batch, called as the pipeline is, which does so by default.
+        draw: what draws images, called with their numbers and then as the pipeline, which does so by default.
     """
     numbers = range(len(labels)) if numbers is None else numbers
     num_classes = pipeline.prior.config.num_classes
@@ -115,9 +116,9 @@ def sample_images(
         else progress_bar(total=len(labels), desc="sampling", unit="image") as bar
     ):
         while start < len(labels):
-            batch = labels[start : start + size]
+            batch, own = labels[start : start + size], numbers[start : start + size]
             try:
-                made = (draw or pipeline)(
+                made = (partial(draw, own) if draw else pipeline)(
                     batch.tolist() if num_classes else None,
                     num_images_per_label=1 if num_classes else len(batch),
                     guidance_scale=options.guidance_scale,
@@ -125,7 +126,7 @@ def sample_images(
                     top_k=options.top_k,
                     top_p=options.top_p,
                     min_p=options.min_p,
-                    generator=[image_generator(options.seed, i) for i in numbers[start : start + size]],
+                    generator=[image_generator(options.seed, i) for i in own],
                     output_type="uint8",
                     guidance_schedule=options.guidance_schedule,
                     guidance_interval=options.guidance_interval,
