@@ -19,10 +19,7 @@ from wvq.tokenizer.data.dataset import load_splits
 
 
 def test_each_pipeline_fills_the_hole_and_is_shown_it(fashion_folder: Path, tmp_path: Path):
-    pipeline, data = (
-        tiny_pipeline(num_classes=0, channels=1),
-        DataConfig(str(fashion_folder), image_size=16, channels=1),
-    )
+    pipeline = tiny_pipeline(num_classes=0, channels=1)
     for name in ("one", "two"):
         pipeline.save_pretrained(tmp_path / name)
     names = (str(tmp_path / "one"), str(tmp_path / "two"))
