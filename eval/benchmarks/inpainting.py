@@ -12,7 +12,7 @@ from torch import Tensor
 from wvq.pipelines import ClassConditionalPipeline, ImagePipelineOutput
 from wvq.pipelines.editing.known_tokens import drawn_positions
 from wvq.pipelines.editing.masked_images import MaskedImages, masked_images
-from wvq.pipelines.editing.masks import outside
+from wvq.pipelines.editing.masks import below, outside
 from wvq.pipelines.generation import SamplingOptions, sample_images
 from wvq.pipelines.processes import this_device
 from wvq.tokenizer import InputError
@@ -26,12 +26,14 @@ from wvq.tokenizer.storage.atomic import write_json
 from wvq.tokenizer.storage.untrusted import user_path
 
 from ..report.statistics import paired_t_test, t_interval
+from .hole_fills import fill_rows
 
 METHODS = {
     "inpaint": "the pipeline's own inpainting: the encoder sees what is known, the hole filled",
     "leak": "the same prior beside tokens of the whole image, which know something of the hole; for comparison",
 }
-_ROW = "{:<40}{:>10}{:>9}{:>13}{:>9}"
+_ROW = "{:<40}{:>10}{:>9}{:>13}{:>10}"
+_FILL_ROW = "{:<20}{:<24}{:>12}{:>20}"
 
 
 @dataclass(frozen=True)
@@ -96,17 +98,23 @@ def benchmark_inpainting(config: InpaintingBenchmark) -> str:
     for row in rows:
         test = paired_t_test(row["psnr_of_images"], rows[1]["psnr_of_images"])
         row["difference"] = {**asdict(test.difference), "p": test.p}
+    masks = {"hole": hole, "lower half": below(size // 2, size), "around the hole": ~hole}
+    tokenizers = {part.tokenizer.fingerprint: part.tokenizer for part in pipelines}
+    fills = [{"tokenizer": key, **row} for key, own in tokenizers.items() for row in fill_rows(own, images, masks)]
     folder = Path(config.output_dir)
     protocol = {
         "methods": {"filled": "each pixel of the hole has the colour of the nearest outside", **METHODS},
         "psnr": "mean over images of the PSNR of the hole's pixels, all channels, range 255",
         "interval": "95 %, by Student's t over images; differences from the first pipeline's inpainting, in pairs",
         "hole": [start, start, start + side, start + side],
+        "same_codes, feature_error": "of the positions that are kept, beside those of the whole image: share of equal "
+        "codes; mean squared distance of the features, over the trace of their covariance",
         "images": dataset.description,
     }
-    write_json(folder / "inpainting.json", {"config": asdict(config), "protocol": protocol, "rows": rows})
+    measured = {"config": asdict(config), "protocol": protocol, "rows": rows, "fills": fills}
+    write_json(folder / "inpainting.json", measured)
     save_grid(torch.cat(sheet), folder / "inpainting.png", columns=len(shown))
-    return _table(rows)
+    return _table(rows, fills)
 
 
 def _inpaint(
@@ -152,7 +160,7 @@ def _row(name: str, method: str, images: Tensor, given: MaskedImages, made: Tens
     return {"pipeline": name, "method": method, "psnr": asdict(t_interval(psnr)), "psnr_of_images": psnr}
 
 
-def _table(rows: Sequence[dict[str, Any]]) -> str:
+def _table(rows: Sequence[dict[str, Any]], fills: Sequence[dict[str, Any]]) -> str:
     lines = [_ROW.format("pipeline", "method", "PSNR", "difference", "p")]
     for row in rows:
         psnr, difference = row["psnr"], row["difference"]
@@ -162,4 +170,8 @@ def _table(rows: Sequence[dict[str, Any]]) -> str:
                 f"{difference['p']:.3g}",
             )
         )  # fmt: skip
+    lines += ["", _FILL_ROW.format("drawn", "filled with", "same codes", "error of features")]
+    for row in fills:
+        same, error = f"{row['same_codes']:.3f}", f"{row['feature_error']:.3f}"
+        lines.append(_FILL_ROW.format(row["mask"], row["fill"], same, error))
     return "\n".join(lines)

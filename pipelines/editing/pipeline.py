@@ -19,7 +19,12 @@ from .masks import below, outside
 
 
 class EditingPipeline(Pipeline, ABC):
-    """A pipeline that can draw some tokens of an image beside others that are given."""
+    """What a pipeline does that can draw some tokens of an image beside others that are given.
+
+    Example:
+        >>> pipeline = ClassConditionalPipeline.from_pretrained("runs/demo/wasserstein-0/prior/pipeline")
+        >>> edited = pipeline.inpaint(Image.open("shoe.png"), Image.open("mask.png"), "Sneaker").images
+    """
 
     tokenizer: VQTokenizer
 

@@ -8,14 +8,18 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from tiny_pipelines import tiny_pipeline
+from tiny_pipelines import tiny_pipeline, tiny_tokenizer
 
+from wvq.eval.benchmarks.hole_fills import FLAT_FILLS, NEAREST, fill_rows
 from wvq.eval.benchmarks.inpainting import InpaintingBenchmark, benchmark_inpainting
+from wvq.pipelines.editing.known_tokens import drawn_positions
+from wvq.pipelines.editing.masks import outside
 from wvq.pipelines.generation import SamplingOptions, image_generator
 from wvq.tokenizer import InputError
 from wvq.tokenizer.data.batches import evenly_spaced
 from wvq.tokenizer.data.config import DataConfig
 from wvq.tokenizer.data.dataset import load_splits
+from wvq.tokenizer.data.decoding import to_model
 
 
 def test_each_pipeline_fills_the_hole_and_is_shown_it(fashion_folder: Path, tmp_path: Path):
@@ -29,7 +33,9 @@ def test_each_pipeline_fills_the_hole_and_is_shown_it(fashion_folder: Path, tmp_
             sampling=SamplingOptions(seed=3, batch_size=4),
         )
     )  # fmt: skip
-    assert [line.split()[-4] for line in table.splitlines()[1:]] == ["filled", "inpaint", "leak", "inpaint", "leak"]
+    lines = table.splitlines()
+    assert [line.split()[-4] for line in lines[1:6]] == ["filled", "inpaint", "leak", "inpaint", "leak"]
+    assert len(lines) == 6 + 2 + 9
     measured = json.loads((tmp_path / "out" / "inpainting.json").read_text())
     assert measured["protocol"]["hole"] == [4, 4, 12, 12]
     filled, *rows = measured["rows"]
@@ -50,6 +56,26 @@ def test_each_pipeline_fills_the_hole_and_is_shown_it(fashion_folder: Path, tmp_
     assert rows[0]["psnr"]["value"] == pytest.approx(sum(expected) / 6)
     with Image.open(tmp_path / "out" / "inpainting.png") as sheet:  # 4 images, 2 rows and 2 for each pipeline
         assert sheet.size == (4 * 66 + 2, 6 * 66 + 2)
+
+
+def test_fills_are_measured_on_the_positions_that_are_kept():
+    tokenizer = tiny_tokenizer()
+    images = torch.randint(256, (70, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    hole, nothing = ~outside((0, 0, 16, 4), 16), torch.zeros(16, 16, dtype=torch.bool)
+    rows = {(row["mask"], row["fill"]): row for row in fill_rows(tokenizer, images, {"hole": hole, "none": nothing})}
+    assert {fill for _, fill in rows} == {NEAREST, *FLAT_FILLS}
+    for fill in (NEAREST, *FLAT_FILLS):
+        assert rows["none", fill] == {"mask": "none", "fill": fill, "kept": 1, "same_codes": 1, "feature_error": 0}
+    kept = ~drawn_positions(tokenizer, hole[None])[0]
+    flat = images.clone()
+    flat[:, :, :4] = images[:, :, 4].float().mean(dim=2, keepdim=True).round().to(torch.uint8)[:, :, None]
+    whole, filled = (tokenizer.features(to_model(some)).detach() for some in (images, flat))
+    error = (whole - filled).square().sum(dim=1)[:, kept].mean() / whole.var(dim=(0, 2, 3), correction=0).sum()
+    same = (tokenizer.encode(to_model(flat)) == tokenizer.encode(to_model(images)))[:, kept].float().mean()
+    row = rows["hole", "colour of the border"]
+    assert row["kept"] == kept.float().mean()
+    assert row["feature_error"] == pytest.approx(float(error), rel=1e-2)
+    assert row["same_codes"] == pytest.approx(float(same))
 
 
 @pytest.mark.parametrize("changes", [{"hole": 0.0}, {"hole": 1.5}, {"num_images": 1}, {"num_shown": 201}])
