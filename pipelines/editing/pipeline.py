@@ -30,7 +30,7 @@ class EditingPipeline(Pipeline, ABC):
 
     @abstractmethod
     def __call__(self, class_labels: ClassLabels | None = None, **options: Any) -> ImagePipelineOutput | Any:
-        """Generate images of classes, with `known_tokens` among the options."""
+        """Generate images of classes; among the options are known_tokens (N, h, w), -1 where one is to be drawn."""
 
     @abstractmethod
     def labels_of(self, class_labels: ClassLabels | None) -> Tensor:
@@ -86,7 +86,7 @@ class EditingPipeline(Pipeline, ABC):
     def complete(
         self, images: Images, rows: int, class_labels: ClassLabels | None = None, **options: Any
     ) -> ImagePipelineOutput | Any:
-        """Keep the uppermost rows of pixels of images and draw the rest; arguments as for `inpaint`.
+        """Keep the uppermost rows of pixels of images (N, C, H, W) and draw the rest; arguments as for `inpaint`.
 
         Raises:
             InputError: for more rows than there are, and as `inpaint`.
@@ -100,7 +100,7 @@ class EditingPipeline(Pipeline, ABC):
         class_labels: ClassLabels | None = None,
         **options: Any,
     ) -> ImagePipelineOutput | Any:
-        """Keep a box of images and draw all around it; arguments as for `inpaint`.
+        """Keep a box of images (N, C, H, W) and draw all around it; arguments as for `inpaint`.
 
         Args:
             box: left, top, right and bottom of what is kept, in pixels of the tokenizer's images, as PIL has it.
