@@ -138,17 +138,19 @@ class ClassConditionalPipeline(EditingPipeline):
         known_tokens: Tensor | None = None,
         best_of: int = 1,
         dtype: torch.dtype | None = None,
+        num_passes: int | None = None,
     ) -> ImagePipelineOutput | Any:
         """Generate num_images_per_label images for each of class_labels, in that order.
 
         Args:
             class_labels: numbers or names of classes, one or several; None for a prior without classes.
-            guidance_scale, temperature, top_k, top_p, min_p, guidance_schedule, guidance_interval, dtype:
+            guidance_scale, temperature, top_k, top_p, min_p, guidance_schedule, guidance_interval, dtype, num_passes:
                 see `wvq.prior.sample_tokens`.
             generator: one, or one per image, which makes its pixels independent of the others in the batch.
             output_type: "pil", "np", "pt", "uint8" or "latent" (the tokenizer's indices).
             return_dict: whether to return `ImagePipelineOutput` instead of a tuple.
-            callback_on_step_end: called after each token as (pipeline, position, number of tokens, {"tokens": so far}).
+            callback_on_step_end: called after each token as (pipeline, position, number of tokens, {"tokens": so far});
+                with a prior of free order after each pass, see `wvq.prior.sample_tokens`.
             known_tokens: indices of the N images as the tokenizer gives them, (N, h, w) or (N, h, w, M), -1 where one
                 is to be drawn.
             best_of: candidates drawn for each image, of which the one that the prior finds most probable is kept.
@@ -197,6 +199,7 @@ class ClassConditionalPipeline(EditingPipeline):
                 known_tokens=known_tokens,
                 dtype=dtype,
                 codes_per_position=self.tokenizer.config.codes_per_position,
+                num_passes=num_passes,
             )
         if best_of > 1:
             scores = self._log_likelihood(tokens, labels).view(-1, best_of)

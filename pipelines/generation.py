@@ -49,10 +49,12 @@ class SamplingOptions:
     """First position with guidance and the one after the last; none for all."""
     dtype: Literal["auto", "bfloat16"] = "auto"
     """Type of the prior's matrices and cache: its own, or rounded for speed."""
+    num_passes: int = 0
+    """Passes in which an image is drawn, with a prior of free order; 0 for as many as it has tokens."""
 
     def __post_init__(self) -> None:
         check_sampling(self.guidance_scale, self.temperature, self.top_k, self.top_p, self.min_p)
-        check_range(self, "seed", least=0)
+        check_range(self, "seed", "num_passes", least=0)
         if self.batch_size != "auto":
             check_range(self, "batch_size", least=1)
         if self.guidance_interval is not None:
@@ -131,6 +133,7 @@ def sample_images(
                     guidance_schedule=options.guidance_schedule,
                     guidance_interval=options.guidance_interval,
                     dtype=torch.bfloat16 if options.dtype == "bfloat16" else None,
+                    num_passes=options.num_passes or None,
                 )
             except RuntimeError as error:
                 if len(batch) == 1 or not should_reduce_batch_size(error):
