@@ -8,14 +8,16 @@ import pytest
 import torch
 from app_models import no_report, tiny_model
 from PIL import Image
-from tiny_pipelines import tiny_pipeline
+from tiny_pipelines import tiny_pipeline, tiny_tokenizer
 from torch import Tensor
 
+from wvq.pipelines import ClassConditionalPipeline
 from wvq.pipelines.app.drawing import draw_marked, pixels_of
 from wvq.pipelines.app.values import sampling_options
 from wvq.pipelines.base import to_pil
 from wvq.pipelines.edit import Edit, edit
 from wvq.pipelines.editing.masks import outside
+from wvq.prior import PriorConfig, build_prior
 
 HOLE = ~outside((3, 4, 11, 9), 16)
 Call = Callable[..., Any]
@@ -31,6 +33,18 @@ EDITS: dict[str, tuple[Call, Tensor]] = {
 @pytest.fixture(scope="module")
 def pipeline() -> Any:
     return tiny_pipeline()
+
+
+@pytest.fixture(scope="module")
+def free_order() -> Any:
+    """A pipeline whose prior draws tokens in any order."""
+    tokenizer = tiny_tokenizer()
+    size: Any = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "token_order": "random"}
+    prior = build_prior(PriorConfig(num_codes=32, num_tokens=16, num_classes=3, **size))
+    with torch.no_grad():
+        for parameter in prior.parameters():
+            parameter *= 12 if parameter.ndim == 2 else 1  # else all codes are nearly as probable
+    return ClassConditionalPipeline(tokenizer, prior)
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -58,6 +72,19 @@ def test_noise_in_place_of_what_is_hidden_changes_nothing(pipeline, name, output
     if output_type == "uint8":
         assert torch.equal(made(images)[:, :, ~hidden], images[:, :, ~hidden])
         assert not torch.equal(made(images)[:, :, hidden], images[:, :, hidden])
+
+
+@pytest.mark.parametrize("name", EDITS)
+@pytest.mark.parametrize("num_passes", [None, 4])
+def test_a_prior_of_free_order_does_not_look_either(free_order, name, num_passes):
+    call, hidden = EDITS[name]
+    images = noise(3, 3, 16, 16)
+    other = torch.where(hidden, noise(3, 3, 16, 16, seed=1), images)
+    options: Any = {"class_labels": [0, 1, 2], "num_passes": num_passes, "output_type": "uint8"}
+    one, two = (call(free_order, given, generator=generators(1, 2, 3), **options).images for given in (images, other))
+    assert torch.equal(one, two)
+    assert torch.equal(one[:, :, ~hidden], images[:, :, ~hidden])
+    assert not torch.equal(one[:, :, hidden], images[:, :, hidden])
 
 
 @pytest.mark.parametrize("name", EDITS)
