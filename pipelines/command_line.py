@@ -66,6 +66,7 @@ COMMANDS = {
         "wvq.pipelines.train_prior:PriorTraining",
     ),
     "sample": Command("generate images", "wvq.pipelines.sample:sample", "wvq.pipelines.generation:Sampling"),
+    "edit": Command("draw a part of a picture anew", "wvq.pipelines.edit:edit", "wvq.pipelines.edit:Edit"),
     "reconstruct": Command(
         "encode and decode images", "wvq.pipelines.reconstruct:reconstruct", "wvq.pipelines.reconstruct:Reconstruction"
     ),
@@ -139,6 +140,11 @@ COMMANDS = {
         "wvq.eval.benchmarks.training:TrainingBenchmark",
         (("data.image_size", "tokenizer.image_size"), ("data.channels", "tokenizer.channels")),
     ),
+    "benchmark inpainting": Command(
+        "how far what fills a hole is from what was there, beside a prior that was shown it",
+        "wvq.eval.benchmarks.inpainting:benchmark_inpainting",
+        "wvq.eval.benchmarks.inpainting:InpaintingBenchmark",
+    ),
     "benchmark prior": Command(
         "training tokens a second of the prior, beside a plain GPT in a plain loop",
         "wvq.eval.benchmarks.prior:benchmark_prior",
@@ -146,7 +152,7 @@ COMMANDS = {
     ),
 }
 
-GROUPS = {"benchmark": "what quantizers, data, sampling, evaluation and training cost, beside named peers"}
+GROUPS = {"benchmark": "what things cost, beside named peers, and how well holes are filled"}
 """Commands of two words, by their first."""
 
 
