@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from wvq.tokenizer import InputError
 from wvq.tokenizer.data.decoding import BadImage, sized_pixels, to_uint8
 from wvq.tokenizer.errors import NonFiniteError
+from wvq.tokenizer.image_size import ImageSize
 from wvq.tokenizer.storage.atomic import write_file, write_json, written_whole
 from wvq.tokenizer.storage.hub import AUTHORS_OWN, HubArguments, Pushed, local_folder
 from wvq.tokenizer.storage.pretrained import check_dtype
@@ -159,8 +160,8 @@ class Pipeline(Pushed):
         return {}
 
 
-def square_picture(picture: Image.Image, image_size: int, channels: int) -> Tensor:
-    """A PIL image of any size and mode with the crop and resize of training: uint8 (C, image_size, image_size).
+def sized_picture(picture: Image.Image, image_size: ImageSize, channels: int) -> Tensor:
+    """A PIL image of any size and mode with the crop and resize of training: uint8 (C, H, W).
 
     Raises:
         InputError: for one without a faithful 8-bit form.

@@ -15,10 +15,11 @@ from wvq.tokenizer.data.decoding import BadImage, open_picture
 from wvq.tokenizer.distributed import on_first_process
 from wvq.tokenizer.errors import check_range
 from wvq.tokenizer.image_grid import image_grid
+from wvq.tokenizer.image_size import ImageSize, height_and_width
 from wvq.tokenizer.storage.atomic import check_output_folder, write_json, written_whole
 from wvq.tokenizer.storage.untrusted import expand_home
 
-from .base import ImagePipelineOutput, square_picture, to_pil
+from .base import ImagePipelineOutput, sized_picture, to_pil
 from .class_conditional import ClassConditionalPipeline
 from .editing.masked_images import MaskedImages, masked_images
 from .editing.masks import below, outside
@@ -86,16 +87,18 @@ def _edit(config: Edit) -> Path:
         (new / "images").mkdir()
         for number, result in enumerate(to_pil(images)):
             result.save(new / "images" / f"{number:06d}.png")
-        before = square_picture(picture, sizes.image_size, sizes.channels)[None]
+        before = sized_picture(picture, sizes.image_size, sizes.channels)[None]
         white = given.hidden[:, None].expand_as(before) * torch.tensor(255, dtype=torch.uint8, device="cpu")
         sheet = torch.cat([before, white, images])
-        image_grid(sheet, columns=min(len(sheet), 16), scale=max(1, 64 // sizes.image_size)).save(new / "grid.png")
+        image_grid(
+            sheet, columns=min(len(sheet), 16), scale=max(1, 64 // max(height_and_width(sizes.image_size)))
+        ).save(new / "grid.png")
         about = {**asdict(config), "labels": labels.tolist(), "class_names": list(pipeline.class_names)}
         write_json(new / "edit.json", about)
     return folder
 
 
-def _mask(config: Edit, image_size: int) -> Tensor | Image.Image:
+def _mask(config: Edit, image_size: ImageSize) -> Tensor | Image.Image:
     """What is drawn, as a picture or in pixels of the pipeline's images."""
     if config.rows is not None:
         return below(config.rows, image_size)

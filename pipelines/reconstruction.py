@@ -9,7 +9,7 @@ from torch import Tensor
 from wvq.tokenizer import InputError, VQTokenizer
 from wvq.tokenizer.data.decoding import to_model
 
-from .base import ImagePipelineOutput, Images, Pipeline, check_output_type, format_images, square_picture, to_pixels
+from .base import ImagePipelineOutput, Images, Pipeline, check_output_type, format_images, sized_picture, to_pixels
 
 
 class ReconstructionPipeline(Pipeline):
@@ -115,7 +115,7 @@ class ReconstructionPipeline(Pipeline):
             if not pictures:
                 raise InputError("images is empty; give at least one")
             config = self.tokenizer.config
-            images = torch.stack([square_picture(p, config.image_size, config.channels) for p in pictures])
+            images = torch.stack([sized_picture(p, config.image_size, config.channels) for p in pictures])
         if images.dtype != torch.uint8:
             raise InputError(f"images have dtype {images.dtype}; tensors must be uint8, 0 to 255")
         return self.tokenizer.encode(to_model(images.to(self.device)))

@@ -22,6 +22,7 @@ from wvq.tokenizer.data.dataset import ImageDataset, load_splits
 from wvq.tokenizer.data.decoding import to_model
 from wvq.tokenizer.errors import check_range
 from wvq.tokenizer.image_grid import save_grid
+from wvq.tokenizer.image_size import height_and_width
 from wvq.tokenizer.storage.atomic import write_json
 from wvq.tokenizer.storage.untrusted import user_path
 
@@ -76,14 +77,18 @@ def benchmark_inpainting(config: InpaintingBenchmark) -> str:
     pipelines = [ClassConditionalPipeline.from_pretrained(name).to(this_device()) for name in config.pipeline]
     sizes = {(part.tokenizer.config.image_size, part.tokenizer.config.channels) for part in pipelines}
     if len(sizes) > 1:
-        raise InputError(f"the pipelines have images of sizes and channels {sorted(sizes)}; give pipelines of one size")
+        raise InputError(
+            f"the pipelines have images of sizes and channels {sorted(map(str, sizes))}; give pipelines of one size"
+        )
     tokenizer_config = pipelines[0].tokenizer.config
     _, dataset = load_splits(config.data.sized(tokenizer_config))
     batch = dataset.take(evenly_spaced(len(dataset), config.num_images))
     images, size = batch["images"], tokenizer_config.image_size
-    side = max(1, round(config.hole * size))
-    start = (size - side) // 2
-    hole = ~outside((start, start, start + side, start + side), size)
+    height, width = height_and_width(size)
+    down, across = (max(1, round(config.hole * side)) for side in (height, width))
+    top, left = (height - down) // 2, (width - across) // 2
+    box = (left, top, left + across, top + down)
+    hole = ~outside(box, size)
     given = masked_images(images, hole, tokenizer_config)
     shown = evenly_spaced(len(images), config.num_shown)
     rows = [_row("", "filled", images, given, given.pixels)]
@@ -98,7 +103,7 @@ def benchmark_inpainting(config: InpaintingBenchmark) -> str:
     for row in (rows[0], *rows[2:]):
         test = paired_t_test(row["psnr_of_images"], rows[1]["psnr_of_images"])
         row["difference"] = {**asdict(test.difference), "p": test.p}
-    masks = {"hole": hole, "lower half": below(size // 2, size), "around the hole": ~hole}
+    masks = {"hole": hole, "lower half": below(height // 2, size), "around the hole": ~hole}
     tokenizers = {part.tokenizer.fingerprint: part.tokenizer for part in pipelines}
     fills = [{"tokenizer": key, **row} for key, own in tokenizers.items() for row in fill_rows(own, images, masks)]
     folder = Path(config.output_dir)
@@ -106,7 +111,7 @@ def benchmark_inpainting(config: InpaintingBenchmark) -> str:
         "methods": {"filled": "each pixel of the hole has the colour of the nearest outside", **METHODS},
         "psnr": "mean over images of the PSNR of the hole's pixels, all channels, range 255",
         "interval": "95 %, by Student's t over images; differences from the first pipeline's inpainting, in pairs",
-        "hole": [start, start, start + side, start + side],
+        "hole": list(box),
         "same_codes, feature_error": "of the positions that are kept, beside those of the whole image: share of equal "
         "codes; mean squared distance of the features, over the trace of their covariance",
         "images": dataset.description,

@@ -35,9 +35,9 @@ def _mostly_hidden(tokenizer: VQTokenizer, mask: Tensor) -> Tensor:
 
 def _noise(config: TokenizerConfig) -> Tensor:
     """Pairs of images in [-1, 1], as smooth as the grid is coarse: (2, n, C, H, W), always the same."""
-    size, generator = config.grid_size + 1, torch.Generator().manual_seed(0)
-    coarse = torch.randn(2 * _PROBES, config.channels, size, size, generator=generator, device="cpu")
-    return F.interpolate(coarse, config.image_size, mode="bicubic").clamp(-1, 1).unflatten(0, (2, _PROBES))
+    (rows, columns), generator = config.grid_shape, torch.Generator().manual_seed(0)
+    coarse = torch.randn(2 * _PROBES, config.channels, rows + 1, columns + 1, generator=generator, device="cpu")
+    return F.interpolate(coarse, config.image_shape[1:], mode="bicubic").clamp(-1, 1).unflatten(0, (2, _PROBES))
 
 
 def _distance(a: Tensor, b: Tensor) -> Tensor:

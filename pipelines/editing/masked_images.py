@@ -11,8 +11,10 @@ from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from wvq.tokenizer import InputError, TokenizerConfig
+from wvq.tokenizer.data.decoding import cropped_size
+from wvq.tokenizer.image_size import ImageSize
 
-from ..base import Images, square_picture
+from ..base import Images, sized_picture
 
 Masks = Tensor | Image.Image | Sequence[Image.Image]
 """What is to be drawn: bool (H, W) or (N, H, W), true there, or PIL masks (mode 1 or L), white there."""
@@ -67,60 +69,64 @@ def masked_images(images: Images, masks: Masks, config: TokenizerConfig) -> Mask
     if not pictures:
         raise InputError("images is empty; give at least one")
     given = _each(masks, len(pictures), config)
-    pairs = [_squares(*pair, config) for pair in zip(pictures, given, strict=True)]
+    pairs = [_sized(*pair, config) for pair in zip(pictures, given, strict=True)]
     pixels, hidden = (torch.stack(parts) for parts in zip(*pairs, strict=True))
     return MaskedImages(_filled(pixels, hidden), hidden)
 
 
-def _squares(picture: Image.Image, mask: Tensor | Image.Image, config: TokenizerConfig) -> tuple[Tensor, Tensor]:
+def _sized(picture: Image.Image, mask: Tensor | Image.Image, config: TokenizerConfig) -> tuple[Tensor, Tensor]:
     """A PIL image and its mask in the tokenizer's size: uint8 (C, H, W), bool (H, W)."""
-    side, size = min(picture.size), config.image_size
-    square = square_picture(picture, side, config.channels)
+    size = ImageOps.exif_transpose(picture).size
+    part = cropped_size(size, config.image_size)
+    cropped = sized_picture(picture, part, config.channels)
     if isinstance(mask, Tensor):
         mask = mask.cpu()
-        at_full_size = _touched(mask, side)
+        at_full_size = _touched(mask, part)
     else:
-        at_full_size = _square_mask(mask, ImageOps.exif_transpose(picture).size)
-        mask = _touched(at_full_size, size)
-    filled = _filled(square[None], at_full_size[None])[0].permute(1, 2, 0).squeeze(-1)
-    return square_picture(Image.fromarray(filled.numpy()), size, config.channels), mask
+        at_full_size = _cropped_mask(mask, size, config.image_size)
+        mask = _touched(at_full_size, config.image_shape[1:])
+    filled = _filled(cropped[None], at_full_size[None])[0].permute(1, 2, 0).squeeze(-1)
+    return sized_picture(Image.fromarray(filled.numpy()), config.image_size, config.channels), mask
 
 
 def _masks_of_tensors(masks: Masks, count: int, config: TokenizerConfig) -> list[Tensor]:
-    size = (config.image_size, config.image_size)
-    return [mask if isinstance(mask, Tensor) else _square_mask(mask, size) for mask in _each(masks, count, config)]
+    height, width = config.image_shape[1:]
+    return [
+        mask if isinstance(mask, Tensor) else _cropped_mask(mask, (width, height), config.image_size)
+        for mask in _each(masks, count, config)
+    ]
 
 
 def _each(masks: Masks, count: int, config: TokenizerConfig) -> list[Tensor] | list[Image.Image]:
     """A mask for each of `count` images; tensors are of the tokenizer's size."""
-    size = config.image_size
+    size = config.image_shape[1:]
     if isinstance(masks, Tensor):
-        if masks.dtype != torch.bool or tuple(masks.shape) not in ((size, size), (count, size, size)):
+        if masks.dtype != torch.bool or tuple(masks.shape) not in (size, (count, *size)):
             raise InputError(
                 f"mask has shape {tuple(masks.shape)} and dtype {masks.dtype}; "
-                f"it must be bool ({size}, {size}) or ({count}, {size}, {size})"
+                f"it must be bool {size} or {(count, *size)}"
             )
-        return list(masks.expand(count, size, size))
+        return list(masks.expand(count, *size))
     given = [masks] * count if isinstance(masks, Image.Image) else list(masks)
     if len(given) != count:
         raise InputError(f"there are {len(given)} masks for {count} images; give one for all, or one for each")
     return given
 
 
-def _square_mask(mask: Image.Image, size: tuple[int, int]) -> Tensor:
-    """A PIL mask for a PIL image of this (width, height), cropped as it: bool (side, side)."""
+def _cropped_mask(mask: Image.Image, size: tuple[int, int], image_size: ImageSize) -> Tensor:
+    """A PIL mask for a PIL image of this (width, height), cropped as it: bool (h, w)."""
     if mask.mode not in ("1", "L") or ImageOps.exif_transpose(mask).size != size:
         raise InputError(f"mask has size {mask.size} and mode {mask.mode}; it must be {size}, of mode 1 or L")
-    return square_picture(mask, min(size), 1)[0] >= _WHITE
+    return sized_picture(mask, cropped_size(size, image_size), 1)[0] >= _WHITE
 
 
-def _touched(mask: Tensor, size: int) -> Tensor:
-    """A square mask in another size, bool (size, size): whether a pixel has any part in what is hidden."""
+def _touched(mask: Tensor, size: tuple[int, int]) -> Tensor:
+    """A mask in another size, bool (H, W): whether a pixel has any part in what is hidden."""
     return F.adaptive_max_pool2d(mask[None].float(), size)[0] > 0
 
 
 def _check_images(images: Tensor, config: TokenizerConfig) -> None:
-    expected = (config.channels, config.image_size, config.image_size)
+    expected = config.image_shape
     if images.dtype != torch.uint8 or images.ndim != 4 or len(images) == 0 or tuple(images.shape[1:]) != expected:
         raise InputError(
             f"images have dtype {images.dtype} and shape {tuple(images.shape)}; give uint8 (N, {str(expected)[1:]}"

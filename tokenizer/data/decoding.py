@@ -57,7 +57,7 @@ def sized_pixels(
     if isinstance(content, np.ndarray) and content.shape == (height, width):
         return np.broadcast_to(content, (channels, height, width))  # a shortcut: all below changes nothing
     with _reasons(content):
-        image = _eight_bit(_cropped(_decode(content), height, width), "L" if channels == 1 else "RGB")
+        image = _eight_bit(_cropped(_decode(content), image_size), "L" if channels == 1 else "RGB")
         if image.size != (width, height):
             image = image.resize((width, height), Image.Resampling.BICUBIC)
     pixels = np.asarray(image)
@@ -102,10 +102,19 @@ def _decode(content: bytes | npt.NDArray[np.uint8] | Image.Image) -> Image.Image
     return image
 
 
-def _cropped(image: Image.Image, height: int, width: int) -> Image.Image:
-    """The largest centred part whose sides are as height to width, to the nearest pixel."""
-    across = min(image.width, max(1, round(Fraction(image.height * width, height))))
-    down = min(image.height, max(1, round(Fraction(image.width * height, width))))
+def cropped_size(size: tuple[int, int], image_size: ImageSize) -> tuple[int, int]:
+    """Height and width of the part that `sized_pixels` cuts out of a picture of size (width, height).
+
+    It is the largest whose sides are as those of image_size, to the nearest pixel; of itself it cuts out all.
+    """
+    height, width = height_and_width(image_size)
+    down = min(size[1], max(1, round(Fraction(size[0] * height, width))))
+    across = min(size[0], max(1, round(Fraction(size[1] * width, height))))
+    return down, across
+
+
+def _cropped(image: Image.Image, image_size: ImageSize) -> Image.Image:
+    down, across = cropped_size(image.size, image_size)
     if (across, down) == image.size:
         return image
     left, top = (image.width - across) // 2, (image.height - down) // 2

@@ -114,12 +114,12 @@ def test_an_image_is_edited_the_same_in_any_batch(pipeline, name):
 def test_the_application_does_not_look_under_a_mark():
     model, image = tiny_model(), noise(3, 16, 16)
     marked = [5, 6, 9, 15]
-    other = torch.where(pixels_of(marked, 4, 16), noise(3, 16, 16, seed=1), image)
+    other = torch.where(pixels_of(marked, (4, 4), 4), noise(3, 16, 16, seed=1), image)
     options = sampling_options(2.0, 0.9, 20, 0.95, 0.01, 7)
     one, two = (draw_marked(model, given, marked, "Bag", 3, options, no_report) for given in (image, other))
     assert torch.equal(one, two)
     assert torch.equal(
-        one[:, :, ~pixels_of(marked, 4, 16)], image.expand(3, -1, -1, -1)[:, :, ~pixels_of(marked, 4, 16)]
+        one[:, :, ~pixels_of(marked, (4, 4), 4)], image.expand(3, -1, -1, -1)[:, :, ~pixels_of(marked, (4, 4), 4)]
     )
 
 

@@ -1,5 +1,6 @@
 """What is left of images when a mask has taken out what it hides: tensors and pictures, and masks of both."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from torch import Tensor
 from wvq.pipelines.editing.masked_images import masked_images
 from wvq.tokenizer import InputError
 
-SIZE = TOKENIZER.image_size  # 16
+SIZE = TOKENIZER.image_shape[1]  # 16
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -63,6 +64,21 @@ def test_a_large_picture_shows_nothing_of_what_is_hidden_of_it():
     far = torch.ones(SIZE, SIZE, dtype=torch.bool)
     far[2:16, :12] = False  # what the resize reaches from the hole
     assert torch.equal(outside[0, :, far], plain[0, :, far])
+
+
+def test_rectangles_are_cropped_with_their_masks():
+    config = replace(TOKENIZER, image_size=(16, 24))
+    large, mask = (
+        picture(72, 60),
+        hole(12, 30, 24, 36, (72, 60)),
+    )  # 6 rows are cut off above and below, 3 pixels are one
+    left = masked_images(large, mask, config)
+    expected = torch.zeros(16, 24, dtype=torch.bool)
+    expected[8:10, 4:8] = True
+    assert torch.equal(left.hidden[0], expected)
+    changed = Image.composite(picture(72, 60, seed=1), large, mask)
+    assert torch.equal(masked_images(changed, mask, config).pixels, left.pixels)
+    assert torch.equal(masked_images(large, expected, config).hidden[0], expected)
 
 
 @pytest.mark.parametrize("side", [40, 16, 7])
