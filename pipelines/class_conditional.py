@@ -210,10 +210,8 @@ class ClassConditionalPipeline(EditingPipeline):
         if output_type == "latent":
             images: Any = indices
         else:
-            decode = self.tokenizer.decode
-            alone = block_size or isinstance(generator, Sequence)
-            decoded = in_blocks(decode, indices, block_size) if alone else decode(indices)
-            images = format_images(to_pixels(decoded), output_type)
+            rows = block_size or (None if isinstance(generator, Sequence) else len(indices))
+            images = format_images(to_pixels(in_blocks(self.tokenizer.decode, indices, rows)), output_type)
         return ImagePipelineOutput(images) if return_dict else (images,)
 
     def likelihood(self, images: Tensor, class_labels: ClassLabels | None = None) -> dict[str, Tensor]:

@@ -63,10 +63,10 @@ def test_a_position_attends_to_what_it_is_told_to(captured, of_each_row):
     if not of_each_row:
         visible = visible[0]
     store = StaticCache(shape_of(1, 2, 8), 2, 40, torch.empty(0), captured)
-    for part in heads.split([35, n], dim=1):
-        places = store.reserve(part.shape[1])
-        mask = store.mask(places, visible if part.shape[1] == n else None)
-        attended = store.attend(0, part, places, mask, 0.3)
+    before, new = heads.split([35, n], dim=1)
+    attend_in_parts(store, before, [35], 0, 0.3)
+    places = store.reserve(n)
+    attended = store.attend(0, new, places, store.mask(places, visible), 0.3)
     queries, keys, values = heads.double().permute(2, 0, 3, 1, 4)
     hidden = visible if not of_each_row else visible[:, None]
     expected = scaled_dot_product_attention(queries[:, :, -n:], keys, values, attn_mask=hidden, scale=0.3)
