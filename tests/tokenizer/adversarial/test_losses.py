@@ -75,7 +75,7 @@ def terms(rows: slice) -> dict[str, float | list[float]]:
     for step in range(3):
         penalties.append(lecam(critic(real[rows]) + step, critic(fake[rows]) - step).item())
     logits = critic(fake[rows])
-    weight = adaptive_weight((fake[rows] - logits.mean()).square().mean(), -logits.mean(), critic.last.weight)
+    weight = adaptive_weight((logits - 3).square().mean(), -logits.mean(), critic.last.weight)
     return {
         "penalties": penalties,
         "means": [lecam.mean_real.item(), lecam.mean_fake.item()],
