@@ -18,7 +18,7 @@ def images(count: int = 2) -> Tensor:
     return torch.rand(count, 3, 16, 20, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
-def draws(gates: tuple[float, float, float], values: tuple[float, ...]) -> Tensor:
+def draws(gates: tuple[float, ...], values: tuple[float, ...]) -> Tensor:
     return torch.tensor([[*gates, *values]] * 2)
 
 

@@ -66,7 +66,7 @@ def test_a_place_is_where_it_was(name: str, folders: dict[str, Path]) -> None:
     backbone = build_backbone(name, folders[name])
     mean, deviation = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     pixels = ((images + 1) / 2 - mean.view(3, 1, 1)) / deviation.view(3, 1, 1)
-    options = {"add_pooling_layer": False} if name == "dino" else {}
+    options: dict[str, Any] = {"add_pooling_layer": False} if name == "dino" else {}
     with torch.no_grad():
         network = model.from_pretrained(folders[name], **options).eval()
         tokens = network(pixel_values=pixels, output_hidden_states=True).hidden_states[-1]
