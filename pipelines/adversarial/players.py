@@ -1,6 +1,6 @@
 """A tokenizer and the discriminator of its reconstructions, as one module with one forward pass."""
 
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from wvq.tokenizer.adversarial.losses import LeCam, hinge_discriminator_loss, hi
 from wvq.tokenizer.model import TokenizerOutput
 
 LECAM_DECAY = 0.999  # of the means of logits, for a step
+TERMS = ("adversarial_loss", "discriminator_loss", "real_logits", "fake_logits", "lecam", "r1")
 
 
 class Game(NamedTuple):
@@ -22,7 +23,7 @@ class Game(NamedTuple):
     Attributes:
         adversarial_loss: of the tokenizer, whose gradient reaches the reconstructions alone; 0 while it is not used.
         discriminator_loss: whose gradient reaches the discriminator's weights alone; 0 while it does not train.
-        terms: by name, for metrics, always the same names.
+        terms: for metrics, by the names in `TERMS`.
     """
 
     adversarial_loss: Tensor
@@ -55,7 +56,7 @@ class Players(nn.Module):
         self.learns_codes = any(parameter.requires_grad for parameter in tokenizer.encoder.parameters())
         self.lecam = LeCam(LECAM_DECAY ** (1 / accumulation_steps))
 
-    def train(self, mode: bool = True) -> "Players":
+    def train(self, mode: bool = True) -> Self:
         super().train(mode)
         self.tokenizer.quantizer.train(mode and self.learns_codes)
         return self
@@ -76,25 +77,13 @@ class Players(nn.Module):
             quantized = self.tokenizer.quantizer(features)
         reconstructions = self.tokenizer.images(quantized.quantized)
         output = TokenizerOutput(reconstructions, features, quantized)
-        if self.discriminator is None:
+        if (discriminator := self.discriminator) is None:
             return output, None
-        return output, self._play(self.discriminator, images, reconstructions, plays, judges, draws)
-
-    def _play(
-        self,
-        discriminator: nn.Module,
-        images: Tensor,
-        reconstructions: Tensor,
-        plays: bool,
-        judges: bool,
-        draws: Tensor | None,
-    ) -> Game:
         zero = torch.zeros((), device=images.device)
-        names = ("adversarial_loss", "discriminator_loss", "real_logits", "fake_logits", "lecam", "r1")
-        terms = dict.fromkeys(names, zero)
+        terms = dict.fromkeys(TERMS, zero)
         if not plays:  # several processes wait for a gradient of every weight
             idle = sum((parameter.sum() for parameter in discriminator.parameters()), start=zero)
-            return Game(zero, 0 * idle, terms)
+            return output, Game(zero, 0 * idle, terms)
 
         def seen(shown: Tensor) -> Tensor:
             return shown if draws is None else augment(shown, draws.to(shown.device))
@@ -111,7 +100,7 @@ class Players(nn.Module):
             frozen = {name: parameter.detach() for name, parameter in discriminator.named_parameters()}
             judged = functional_call(discriminator, frozen, (seen(reconstructions),))
             terms["adversarial_loss"] = hinge_generator_loss(judged)
-        return Game(terms["adversarial_loss"], loss, {name: term.detach() for name, term in terms.items()})
+        return output, Game(terms["adversarial_loss"], loss, {name: term.detach() for name, term in terms.items()})
 
     @property
     def last_layer(self) -> Tensor:
