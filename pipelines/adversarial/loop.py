@@ -19,7 +19,7 @@ from ..training.accelerator import build_accelerator
 from ..training.loop import Loop
 from ..training.rollbacks import Rollbacks
 from ..training.run import Run, finished_model
-from .players import Players
+from .players import Players, build_discriminator
 
 
 def train_adversarial(
@@ -44,6 +44,10 @@ def train_adversarial(
     settings, perceptual = config.discriminator, None
     if config.perceptual_weight:
         perceptual = PerceptualLoss(config.perceptual.backbone, config.perceptual.weights).to(accelerator.device)
+    set_seed(config.seed)
+    tokenizer = make()
+    judge = build_discriminator(config.data.shape, settings) if config.adversarial_weight else None
+    model = Players(tokenizer, judge, settings, config.gradient_accumulation_steps)
     train_set, evaluation_set = load_splits(config.data)
     images_of = {"train images": train_set.fingerprint, "evaluation images": evaluation_set.fingerprint}
     run = Run(config.output_dir, config, accelerator, {**images_of, **(inputs or {})})
@@ -51,15 +55,13 @@ def train_adversarial(
     if run.finished:
         return run.folder / "model"
 
-    set_seed(config.seed)
     fused = accelerator.device.type != "cpu"
-    model = Players(make(), settings if config.adversarial_weight else None, config.gradient_accumulation_steps)
-    optimizers = [build_optimizer(model.tokenizer, config, fused)]
-    judge = list(model.discriminator.parameters()) if model.discriminator else []
-    if judge:
-        groups = [{"params": judge, "peak": settings.learning_rate, "weight_decay": 0.0}]
+    optimizers = [build_optimizer(tokenizer, config, fused)]
+    judging = list(judge.parameters()) if judge else []
+    if judging:
+        groups = [{"params": judging, "peak": settings.learning_rate, "weight_decay": 0.0}]
         optimizers.append(torch.optim.AdamW(groups, betas=(0.5, 0.9), fused=fused))
-    smaller = smaller_sizes(model.tokenizer.config)
+    smaller = smaller_sizes(tokenizer.config)
     loop = Loop(run, "tokenizer", model, optimizers, train_set, config.data.num_workers, smaller)
     network, codebook = (group["params"] for group in loop.optimizers[0].param_groups)
     distance = F.mse_loss if config.reconstruction_loss == "l2" else F.l1_loss
@@ -73,7 +75,7 @@ def train_adversarial(
                 flipped = loop.drawn(len(images), 0.5)
                 images = torch.where(flipped[:, None, None, None], images.flip(-1), images)
             weight = config.adversarial_weight * rollbacks.share * ramp(loop.step_number, turned, settings.ramp)
-            plays = bool(judge) and rollbacks.share > 0 and loop.step_number >= turned - settings.lead
+            plays = judge is not None and rollbacks.share > 0 and loop.step_number >= turned - settings.lead
             draws = augmentation_draws(config.seed, loop.number, len(images)) if settings.augmentation else None
 
             with loop.step():
@@ -91,7 +93,7 @@ def train_adversarial(
                     terms |= game.terms | {"adversarial_weight": torch.as_tensor(weight, device=loss.device)}
                 loop.backward(loss + game.discriminator_loss if game else loss, {"loss": loss} | terms)
                 moved = loop.optimizers if plays else loop.optimizers[:1]
-                loop.update(*moved, network=network, codebook=codebook, discriminator=judge)
+                loop.update(*moved, network=network, codebook=codebook, discriminator=judging)
 
             if loop.due(config.log_every):
                 loop.log("images", config.batch_size)

@@ -1,12 +1,12 @@
 """A tokenizer and the discriminator of its reconstructions, as one module with one forward pass."""
 
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from wvq.tokenizer import TokenizerConfig, VQTokenizer
+from wvq.tokenizer import VQTokenizer
 from wvq.tokenizer.adversarial.augmentation import augment
 from wvq.tokenizer.adversarial.config import DiscriminatorConfig
 from wvq.tokenizer.adversarial.discriminators import FeatureDiscriminator, PatchDiscriminator
@@ -14,6 +14,7 @@ from wvq.tokenizer.adversarial.losses import LeCam, hinge_discriminator_loss, hi
 from wvq.tokenizer.model import TokenizerOutput
 
 LECAM_DECAY = 0.999  # of the means of logits, for a step
+TERMS = ("adversarial_loss", "discriminator_loss", "real_logits", "fake_logits", "lecam", "r1")
 
 
 class Game(NamedTuple):
@@ -22,7 +23,7 @@ class Game(NamedTuple):
     Attributes:
         adversarial_loss: of the tokenizer, whose gradient reaches the reconstructions alone; 0 while it is not used.
         discriminator_loss: whose gradient reaches the discriminator's weights alone; 0 while it does not train.
-        terms: by name, for metrics, always the same names.
+        terms: for metrics, by the names in `TERMS`.
     """
 
     adversarial_loss: Tensor
@@ -37,22 +38,25 @@ class Players(nn.Module):
 
     Args:
         tokenizer: that is trained.
-        config: of the discriminator, or None.
+        discriminator: of images that are as large, or None.
+        config: of the discriminator.
         accumulation_steps: forward passes of an optimizer step.
-
-    Raises:
-        InputError: for images that are too small for the discriminator, or a frozen network that is not there.
     """
 
-    def __init__(self, tokenizer: VQTokenizer, config: DiscriminatorConfig | None = None, accumulation_steps: int = 1):
+    def __init__(
+        self,
+        tokenizer: VQTokenizer,
+        discriminator: nn.Module | None,
+        config: DiscriminatorConfig,
+        accumulation_steps: int = 1,
+    ):
         super().__init__()
-        self.tokenizer, self.config = tokenizer, config
+        self.tokenizer, self.discriminator, self.config = tokenizer, discriminator, config
         tokenizer.quantizer.accumulation_steps = accumulation_steps
         self.learns_codes = any(parameter.requires_grad for parameter in tokenizer.encoder.parameters())
-        self.discriminator = build_discriminator(tokenizer.config, config) if config else None
         self.lecam = LeCam(LECAM_DECAY ** (1 / accumulation_steps))
 
-    def train(self, mode: bool = True) -> "Players":
+    def train(self, mode: bool = True) -> Self:
         super().train(mode)
         self.tokenizer.quantizer.train(mode and self.learns_codes)
         return self
@@ -73,22 +77,19 @@ class Players(nn.Module):
             quantized = self.tokenizer.quantizer(features)
         reconstructions = self.tokenizer.images(quantized.quantized)
         output = TokenizerOutput(reconstructions, features, quantized)
-        return output, self._play(images, reconstructions, plays, judges, draws) if self.config else None
-
-    def _play(self, images: Tensor, reconstructions: Tensor, plays: bool, judges: bool, draws: Tensor | None) -> Game:
-        assert self.discriminator is not None
-        assert self.config is not None
+        if (discriminator := self.discriminator) is None:
+            return output, None
         zero = torch.zeros((), device=images.device)
-        terms = dict.fromkeys(("adversarial_loss", "discriminator_loss", "real_logits", "fake_logits", "lecam"), zero)
+        terms = dict.fromkeys(TERMS, zero)
         if not plays:  # several processes wait for a gradient of every weight
-            idle = sum((parameter.sum() for parameter in self.discriminator.parameters()), start=zero)
-            return Game(zero, 0 * idle, terms)
+            idle = sum((parameter.sum() for parameter in discriminator.parameters()), start=zero)
+            return output, Game(zero, 0 * idle, terms)
 
         def seen(shown: Tensor) -> Tensor:
             return shown if draws is None else augment(shown, draws.to(shown.device))
 
         originals = images.detach().requires_grad_(self.config.r1_weight > 0)
-        real, fake = self.discriminator(torch.cat([seen(originals), seen(reconstructions.detach())])).chunk(2)
+        real, fake = discriminator(torch.cat([seen(originals), seen(reconstructions.detach())])).chunk(2)
         terms["lecam"] = self.lecam(real, fake)
         loss = hinge_discriminator_loss(real, fake) + self.config.lecam_weight * terms["lecam"]
         if self.config.r1_weight > 0:
@@ -96,10 +97,10 @@ class Players(nn.Module):
             loss = loss + self.config.r1_weight * terms["r1"]
         terms |= {"discriminator_loss": loss, "real_logits": real.float().mean(), "fake_logits": fake.float().mean()}
         if judges:
-            frozen = {name: parameter.detach() for name, parameter in self.discriminator.named_parameters()}
-            judged = functional_call(self.discriminator, frozen, (seen(reconstructions),))
+            frozen = {name: parameter.detach() for name, parameter in discriminator.named_parameters()}
+            judged = functional_call(discriminator, frozen, (seen(reconstructions),))
             terms["adversarial_loss"] = hinge_generator_loss(judged)
-        return Game(terms["adversarial_loss"], loss, {name: term.detach() for name, term in terms.items()})
+        return output, Game(terms["adversarial_loss"], loss, {name: term.detach() for name, term in terms.items()})
 
     @property
     def last_layer(self) -> Tensor:
@@ -109,8 +110,8 @@ class Players(nn.Module):
         return weight
 
 
-def build_discriminator(images: TokenizerConfig, config: DiscriminatorConfig) -> nn.Module:
-    """The discriminator that a configuration describes, for the images of a tokenizer; it has seen one, of zeros.
+def build_discriminator(shape: tuple[int, int, int], config: DiscriminatorConfig) -> nn.Module:
+    """The discriminator that a configuration describes, of images (C, H, W); it has seen one, of zeros.
 
     Raises:
         InputError: for images that are too small for it, or a frozen network that is not there.
@@ -118,7 +119,7 @@ def build_discriminator(images: TokenizerConfig, config: DiscriminatorConfig) ->
     if config.kind == "features":
         discriminator: nn.Module = FeatureDiscriminator(config.backbone, config.weights)
     else:
-        discriminator = PatchDiscriminator(images.channels, config.base_channels, config.num_layers)
+        discriminator = PatchDiscriminator(shape[0], config.base_channels, config.num_layers)
     with torch.no_grad():
-        discriminator(torch.zeros(1, images.channels, images.image_size, images.image_size, device="cpu"))
+        discriminator(torch.zeros(1, *shape, device="cpu"))
     return discriminator

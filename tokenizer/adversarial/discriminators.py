@@ -48,16 +48,13 @@ class PatchDiscriminator(nn.Module):
 class FeatureDiscriminator(nn.Module):
     """A small head over each feature map of a frozen network (as arXiv 2111.01007), images -> logits (B, n).
 
-    Each map has as many logits as the coarsest, those of finer ones averaged, so that all maps count alike. The frozen
+    Finer maps have their logits averaged to about as many as the coarsest has, so that all count alike. The frozen
     network is no submodule: it follows the images, and no optimizer, checkpoint or `DistributedDataParallel` sees it.
 
     Args:
         backbone: name, see `build_backbone`.
         weights: its file, or its folder or hub repository.
         width: of the heads.
-
-    Attributes:
-        name, fingerprint: of the backbone.
 
     Raises:
         InputError: as `build_backbone`; in forward, for images that are too small for the network.
@@ -83,5 +80,6 @@ class FeatureDiscriminator(nn.Module):
         backbone = self._frozen[0].to(images.device)
         logits = [head(x) for head, x in zip(self.heads, backbone(images), strict=True)]
         height, width = logits[-1].shape[-2:]
-        pooled = [F.avg_pool2d(x, (x.shape[-2] // height, x.shape[-1] // width)) for x in logits]
+        windows = [(-(-x.shape[-2] // height), -(-x.shape[-1] // width)) for x in logits]
+        pooled = [F.avg_pool2d(x, window, ceil_mode=True) for x, window in zip(logits, windows, strict=True)]
         return torch.cat([x.flatten(1) for x in pooled], dim=1)

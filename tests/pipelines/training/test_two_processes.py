@@ -10,7 +10,7 @@ import torch
 from adversarial_runs import toy_training
 from processes import run
 from safetensors.torch import load_file
-from toy_runs import MODEL, assert_close_runs, changed, toy_stage
+from toy_runs import MODEL, assert_close_runs, changed, toy_stage, untimed
 
 from wvq.pipelines.adversarial.command import train_stage_one
 from wvq.pipelines.class_conditional import load_prior
@@ -24,7 +24,7 @@ QUANTIZERS: dict[str, dict[str, Any]] = {
     "transport": {}, "product": {"quantizer": "ema"}, "residual": {"quantizers": 3},
 }  # fmt: skip
 
-NAMES = [*QUANTIZERS, "stream", "adversarial", "prior", "prior, parts tried", "prior, random", "prior, annealed"]
+NAMES = [*QUANTIZERS, "stream", "prior", "prior, parts tried", "prior, random", "prior, annealed"]
 
 
 def trainings(images: Path, shards: Path, folder: Path) -> Runs:
@@ -73,7 +73,7 @@ def test_two_processes_train_what_one_does(both: list[Runs], name: str):
     assert_close_runs(one, two, metrics=1e-3, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "adversarial"])
+@pytest.mark.parametrize("name", NAMES)
 def test_every_parameter_had_a_gradient_and_one_update_in_each_step(both: list[Runs], name: str):
     for runs in both:
         folder = Path(runs[name][1].output_dir)
@@ -85,13 +85,19 @@ def test_every_parameter_had_a_gradient_and_one_update_in_each_step(both: list[R
         assert [int(value) for key, value in optimizer.items() if key.endswith(".step")] == [STEPS] * trained
 
 
-def test_the_discriminator_and_the_means_of_its_logits_are_those_of_all_processes(both: list[Runs]):
-    one, two = (
-        load_file(Path(runs["adversarial"][1].output_dir) / "checkpoints" / f"step-{STEPS:08d}" / "model.safetensors")
-        for runs in both
+def test_two_processes_play_the_game_that_one_does(both: list[Runs]):
+    """With looser bounds: the sign of a gradient of almost 0 decides what AdamW does to a discriminator's weight."""
+    one, two = (runs["adversarial"][1] for runs in both)
+    for row, its in zip(untimed(one), untimed(two), strict=True):
+        split = row.pop("split"), its.pop("split")
+        assert split[0] == split[1]
+        assert its == pytest.approx(row, rel=1e-2, abs=1e-3)
+    expected, found = (
+        load_file(Path(run.output_dir) / "checkpoints" / f"step-{STEPS:08d}" / "model.safetensors")
+        for run in (one, two)
     )
-    names = [name for name in one if name.startswith(("discriminator.", "lecam."))]
-    assert {"lecam.mean_real", "lecam.mean_fake"} < set(names)
-    for name in names:
-        torch.testing.assert_close(two[name], one[name], rtol=1e-3, atol=1e-4)
-    assert one["lecam.mean_real"] != 0 != one["lecam.mean_fake"]
+    names = {name for name in expected if name.startswith(("discriminator.", "lecam."))}
+    assert {"lecam.mean_real", "lecam.mean_fake"} < names
+    assert expected["lecam.mean_real"] != 0 != expected["lecam.mean_fake"]
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=5e-4, msg=lambda text, n=name: f"{n}: {text}")
