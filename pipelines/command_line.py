@@ -50,6 +50,11 @@ COMMANDS = {
         "wvq.pipelines.train_tokenizer:TokenizerTraining",
         _DATA_TO_MODEL,
     ),
+    "transplant": Command(
+        "put a quantizer into an autoencoder that exists, of diffusers or our own",
+        "wvq.eval.transplant:transplant_and_report",
+        "wvq.eval.transplant:Transplant",
+    ),
     "tokenize": Command(
         "encode a data set once, into the token cache",
         "wvq.pipelines.tokenize:tokenize",

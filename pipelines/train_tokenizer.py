@@ -3,13 +3,13 @@
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from torch import Tensor
+from torch import Tensor, nn
 
 from wvq.tokenizer import InputError, TokenizerConfig, VQTokenizer
 from wvq.tokenizer.data import ImageDataset, load_splits, to_model, to_uint8
@@ -112,18 +112,7 @@ def train_tokenizer(config: TokenizerTraining) -> Path:
             if loop.due(config.log_every):
                 loop.log("images", config.batch_size)
             if loop.due(config.evaluate_every):
-                scores, code_usage = validate(loop.evaluated, evaluation_set, config, accelerator)
-                loop.log_evaluation(
-                    scores,
-                    f"PSNR {scores['psnr']:.2f} dB, SSIM {scores['ssim']:.3f}, "
-                    f"utilization {scores['utilization']:.3f}, perplexity {scores['perplexity']:.0f}",
-                    code_usage,
-                )
-                loop.draw("reconstructions", partial(write_reconstructions, loop.evaluated, evaluation_set))
-                if accelerator.is_main_process:
-                    count = config.evaluation_images or len(evaluation_set)
-                    if warning := collapse_warning(run.metrics(), config.model, count):
-                        loop.say(warning, warning=True)
+                evaluate(loop, loop.evaluated, evaluation_set, config.evaluation_images)
 
         return run.save_model(loop.evaluated)
 
@@ -136,13 +125,13 @@ def smaller_sizes(model: TokenizerConfig) -> str:
     return f"{' or '.join(options)} (a quarter of the work each)" if options else ""
 
 
-def build_optimizer(model: VQTokenizer, config: TokenizerTraining, fused: bool = False) -> torch.optim.AdamW:
-    """AdamW with two groups of parameters, the network's and the quantizer's.
+def build_optimizer(model: nn.Module, config: Any, fused: bool = False) -> torch.optim.AdamW:
+    """AdamW with two groups of parameters, the network's and those of `model.quantizer`.
 
     Args:
         fused: whether it is one kernel, which a GPU needs to skip a step without the host.
     """
-    codebook = list(model.quantizer.parameters())
+    codebook = [p for name, p in model.named_parameters() if name.startswith("quantizer.")]
     network = [p for name, p in model.named_parameters() if not name.startswith("quantizer.")]
     groups = [
         {"params": network, "peak": config.learning_rate, "weight_decay": config.weight_decay},
@@ -151,15 +140,32 @@ def build_optimizer(model: VQTokenizer, config: TokenizerTraining, fused: bool =
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95), fused=fused)
 
 
+def evaluate(loop: Loop, model: VQTokenizer, dataset: ImageDataset, images: int) -> None:
+    """Log how well a step's model reconstructs so many evaluation images (0: all), draw some, warn of a collapse."""
+    scores, code_usage = validate(model, dataset, images, loop.accelerator)
+    loop.log_evaluation(
+        scores,
+        f"PSNR {scores['psnr']:.2f} dB, SSIM {scores['ssim']:.3f}, "
+        f"utilization {scores['utilization']:.3f}, perplexity {scores['perplexity']:.0f}",
+        code_usage,
+    )
+    loop.draw("reconstructions", partial(write_reconstructions, model, dataset))
+    if loop.accelerator.is_main_process:
+        warning = collapse_warning(loop.run.metrics(), model.config, images or len(dataset))
+        if warning:
+            loop.say(warning, warning=True)
+
+
 @torch.no_grad()
 def validate(
-    model: VQTokenizer, dataset: ImageDataset, config: TokenizerTraining, accelerator: Accelerator
+    model: VQTokenizer, dataset: ImageDataset, images: int, accelerator: Accelerator
 ) -> tuple[dict[str, float], Tensor]:
-    """`ReconstructionQuality` of the evaluation images, which are shared out over the processes; uses of each code."""
+    """`ReconstructionQuality` of so many evaluation images (0: all), which are shared out over the processes; uses of
+    each code."""
     model.eval()
-    quality = ReconstructionQuality(config.model.num_codes, config.model.codebook_dim)
+    quality = ReconstructionQuality(model.config.num_codes, model.config.codebook_dim)
     quality = quality.to(float64_device(accelerator.device))
-    chosen = evenly_spaced(len(dataset), config.evaluation_images or len(dataset))
+    chosen = evenly_spaced(len(dataset), images or len(dataset))
     chosen = chosen[accelerator.process_index :: accelerator.num_processes]
 
     def count() -> None:

@@ -15,6 +15,9 @@ SHOWN_FIRST = {
     "train-tokenizer": "data.source data.image_size data.channels output_dir steps batch_size learning_rate "
     "model.quantizer model.codebook_size model.codebook_dim model.patch_size model.base_channels mixed_precision "
     "evaluate_every checkpoint_every log_with seed",
+    "transplant": "autoencoder data.source data.image_size output_dir steps batch_size quantizer codebook_size "
+    "codebook_dim projector_channels learning_rate sha256 revision subfolder extractor evaluate_every checkpoint_every "
+    "seed",
     "tokenize": "tokenizer data.source data.horizontal_flip output_dir crops batch_size",
     "train-prior": "tokenizer data.source data.horizontal_flip output_dir steps batch_size learning_rate model.size "
     "model.architecture code_geometry mixed_precision gradient_accumulation_steps evaluate_every checkpoint_every "

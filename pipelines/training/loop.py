@@ -17,6 +17,7 @@ from wvq.tokenizer.data import ImageDataset
 from wvq.tokenizer.data.batches import ShuffledBatches, training_loader, uniform_draws
 from wvq.tokenizer.decided_there import may_ask
 from wvq.tokenizer.distributed import on_first_process
+from wvq.tokenizer.latents import LatentDataset
 from wvq.tokenizer.precision import layers_in_tf32
 from wvq.tokenizer.progress import duration_in_words, progress_bar
 from wvq.tokenizer.tokens import TokenDataset
@@ -77,7 +78,7 @@ class Loop:
         tracker: str,
         model: nn.Module,
         optimizers: Sequence[torch.optim.Optimizer],
-        train_set: ImageDataset | TokenDataset,
+        train_set: ImageDataset | LatentDataset | TokenDataset,
         num_workers: int = 0,
         smaller: str = "",
     ):
