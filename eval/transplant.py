@@ -1,4 +1,4 @@
-"""`wvq transplant`: a quantizer put into an autoencoder that exists, and what it costs, beside the autoencoder alone."""
+"""`wvq transplant`: a quantizer put into an autoencoder that exists, and what it costs beside the autoencoder alone."""
 
 from dataclasses import dataclass, fields
 from pathlib import Path

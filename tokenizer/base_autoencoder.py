@@ -31,6 +31,7 @@ class Adapter:
     channels: tuple[str, ...] = ("in_channels", "out_channels")
     levels: str = "block_out_channels"
     latents: tuple[str, ...] = ("latent_channels",)
+    derived: tuple[str, ...] = ()  # what its config.json has beside its options
 
 
 ADAPTERS = {
@@ -50,6 +51,7 @@ ADAPTERS = {
         lambda tiny, x: tiny.encode(x).latents,
         lambda tiny, z: tiny.decode(z).sample,
         levels="encoder_block_out_channels",
+        derived=("block_out_channels",),
     ),
     OWN: Adapter(
         lambda own, x: own.features(x),
@@ -174,7 +176,9 @@ def whole_network(class_name: str, options: Mapping[str, Any]) -> dict[str, Any]
     """
     parameters = inspect.signature(diffusers_class(class_name)).parameters.values()
     defaults = {each.name: each.default for each in parameters if each.default is not inspect.Parameter.empty}
-    return json.loads(json.dumps(defaults | {name: value for name, value in options.items() if name[0] != "_"}))
+    derived = ADAPTERS[class_name].derived
+    given = {name: value for name, value in options.items() if name[0] != "_" and name not in derived}
+    return json.loads(json.dumps(defaults | given))
 
 
 class _Half(nn.Module):

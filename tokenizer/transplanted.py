@@ -1,6 +1,7 @@
 """A tokenizer around an autoencoder that exists already: read from a folder or the hub, and given another quantizer."""
 
 import hashlib
+import json
 import re
 from pathlib import Path
 from typing import Any, Unpack
@@ -54,7 +55,8 @@ def read_autoencoder(
     }
     if class_name == OWN:
         tokenizer = VQTokenizer.from_pretrained(folder)
-        return BaseAutoencoder(OWN, described(tokenizer.config), **origin), dict(tokenizer.state_dict())
+        network = json.loads(json.dumps(described(tokenizer.config)))  # lists, as in a file
+        return BaseAutoencoder(OWN, network, **origin), dict(tokenizer.state_dict())
     try:
         base = BaseAutoencoder(class_name, whole_network(class_name, description), **origin)
     except (TypeError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""A continuous autoencoder of diffusers, trained on a folder of images: one for `wvq transplant`, where none is at hand.
+"""A continuous autoencoder of diffusers, trained on a folder of images: one for `wvq transplant` where there is none.
 
     python -m wvq.eval.studies.continuous_autoencoder --data.source data/emoji --data.image_size 64 --data.channels 3
 
@@ -148,7 +148,14 @@ def _write_reconstructions(autoencoder: Any, dataset: ImageDataset, path: Path) 
     save_grid(torch.cat(rows), path, columns=16)
 
 
-if __name__ == "__main__":
-    from jsonargparse import auto_cli
+def main() -> None:
+    """Train by the options of the command line."""
+    from jsonargparse import ArgumentParser
 
-    print(train_autoencoder(auto_cli(ContinuousTraining, as_positional=False)))
+    parser = ArgumentParser(description=__doc__)
+    parser.add_class_arguments(ContinuousTraining)
+    print(train_autoencoder(ContinuousTraining(**vars(parser.instantiate(parser.parse_args())))))
+
+
+if __name__ == "__main__":
+    main()
