@@ -28,7 +28,7 @@ from .train_tokenizer import build_optimizer, evaluate
 from .training.accelerator import build_accelerator
 from .training.config import TrainingConfig
 from .training.loop import Loop
-from .training.run import Run, finished_model
+from .training.run import Run
 
 UNTRAINED = "step-0"
 """Folder of a run with the tokenizer before its first step: codes from data, carried to the features' moments."""
@@ -131,8 +131,6 @@ def transplant(config: TransplantTraining) -> Path:
     config = replace(config, data=config.data.sized(tokenizer.config))
     if (channels := config.data.shape[0]) != tokenizer.config.channels:
         raise InputError(f"data.channels is {channels}; the autoencoder takes {tokenizer.config.channels}")
-    if model := finished_model(config):
-        return model
     train_set, evaluation_set = load_splits(config.data)
     inputs = {"train images": train_set.fingerprint, "evaluation images": evaluation_set.fingerprint}
     run = Run(config.output_dir, config, accelerator, {"autoencoder": base.sha256, **inputs})

@@ -70,7 +70,7 @@ def test_two_processes_transplant_what_one_does(fashion_folder: Path, tmp_path: 
         runs.append([changed(one, f"run-{n}", **options) for n, options in enumerate(quantizers)])
         run(world, trained, runs[-1])
     for single, double in zip(*runs, strict=True):
-        assert_close_runs(single, double)
+        assert_close_runs(single, double, metrics=1e-3, rtol=1e-3, atol=1e-4)
 
 
 def test_before_the_first_step_codes_lie_where_the_latents_do(fashion_folder: Path, tmp_path: Path):
