@@ -104,9 +104,7 @@ COMMANDS = {
         "wvq.eval.studies.atomic:Atomic",
     ),
     "recipes": Command(
-        "list the recipes that come with the package, for --config, or print one",
-        "wvq.pipelines.options.installed:recipes",
-        "wvq.pipelines.options.installed:Recipes",
+        "list or print recipes", "wvq.pipelines.options.installed:recipes", "wvq.pipelines.options.installed:Recipes"
     ),
     "benchmark quantizers": Command(
         "time and memory of a training step of every quantizer, beside other implementations",

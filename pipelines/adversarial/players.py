@@ -120,5 +120,5 @@ def build_discriminator(images: TokenizerConfig, config: DiscriminatorConfig) ->
     else:
         discriminator = PatchDiscriminator(images.channels, config.base_channels, config.num_layers)
     with torch.no_grad():
-        discriminator(torch.zeros(1, images.channels, images.image_size, images.image_size, device="cpu"))
+        discriminator(torch.zeros(1, *images.image_shape, device="cpu"))
     return discriminator
