@@ -11,6 +11,7 @@ from wvq.pipelines import ClassConditionalPipeline
 from wvq.pipelines.processes import this_process
 from wvq.tokenizer import VQTokenizer
 from wvq.tokenizer.data.dataset import load_splits
+from wvq.tokenizer.image_size import size_in_json
 from wvq.tokenizer.storage.atomic import write_json
 
 from .codebook import draw_codebook_figure, examine_tokenizer
@@ -93,7 +94,7 @@ def _measure_models(config: Evaluation, extractor: Extractor, device: torch.devi
     reference, with_spatial, names = None, "sfid" in config.scores, ["fid", *config.scores]
     if pipeline is not None:
         reference = open_reference(config, splits)
-        size = {"image_size": tokenizer.config.image_size, "channels": tokenizer.config.channels}
+        size = {"image_size": size_in_json(tokenizer.config.image_size), "channels": tokenizer.config.channels}
         drawn = classes_of_samples(pipeline, config.num_images)
         check_comparable(config, reference, size, config.num_images, names, extractor, drawn)
     perceptual = PerceptualSimilarity("alex", config.lpips_weights).to(device) if config.lpips_weights else None

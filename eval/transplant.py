@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from wvq.pipelines.processes import this_device
-from wvq.pipelines.transplant import UNTRAINED, TransplantTraining, transplant
+from wvq.pipelines.transplant.training import UNTRAINED, TransplantTraining, transplant
 from wvq.tokenizer import VQTokenizer
 from wvq.tokenizer.data import ImageDataset, load_splits, to_model, to_uint8
 from wvq.tokenizer.distributed import on_first_process

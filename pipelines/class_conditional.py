@@ -232,14 +232,14 @@ class ClassConditionalPipeline(Pipeline):
         Raises:
             InputError: for images or a mask of another shape or type, and as `__call__`.
         """
-        size, grid_size = self.tokenizer.config.image_size, self.tokenizer.config.grid_size
-        if mask.dtype != torch.bool or tuple(mask.shape) not in ((size, size), (len(images), size, size)):
+        size, (h, w) = self.tokenizer.config.image_shape[1:], self.tokenizer.config.grid_shape
+        if mask.dtype != torch.bool or tuple(mask.shape) not in (size, (len(images), *size)):
             raise InputError(
                 f"mask has shape {tuple(mask.shape)} and dtype {mask.dtype}; "
-                f"it must be bool ({size}, {size}) or ({len(images)}, {size}, {size})"
+                f"it must be bool {size} or {(len(images), *size)}"
             )
         indices = self._indices_of(images)
-        drawn = rearrange(mask, "... (h p) (w q) -> ... h w (p q)", h=grid_size, w=grid_size).any(dim=-1)
+        drawn = rearrange(mask, "... (h p) (w q) -> ... h w (p q)", h=h, w=w).any(dim=-1)
         drawn = drawn if indices.ndim == 3 else drawn[..., None]  # all codes of a position together
         known = indices.masked_fill(drawn.to(indices.device), -1)
         if class_labels is None:  # without classes there is one label, the null class, for all images
@@ -257,11 +257,10 @@ class ClassConditionalPipeline(Pipeline):
         Raises:
             InputError: for a number of rows that no grid row ends at, and as `inpaint`.
         """
-        size = self.tokenizer.config.image_size
-        patch = size // self.tokenizer.config.grid_size
-        if not 0 <= rows <= size or rows % patch:
-            raise InputError(f"rows is {rows}; it must be a multiple of {patch}, from 0 to {size}")
-        mask = torch.zeros(size, size, dtype=torch.bool, device=self.device)
+        (height, width), patch = self.tokenizer.config.image_shape[1:], self.tokenizer.config.downsampling
+        if not 0 <= rows <= height or rows % patch:
+            raise InputError(f"rows is {rows}; it must be a multiple of {patch}, from 0 to {height}")
+        mask = torch.zeros(height, width, dtype=torch.bool, device=self.device)
         mask[rows:] = True
         return self.inpaint(images, mask, class_labels, **options)
 

@@ -46,9 +46,14 @@ COMMANDS = {
     ),
     "train-tokenizer": Command(
         "stage one: train an image tokenizer",
-        "wvq.pipelines.train_tokenizer:train_tokenizer",
+        "wvq.pipelines.adversarial.command:train_stage_one",
         "wvq.pipelines.train_tokenizer:TokenizerTraining",
         _DATA_TO_MODEL,
+    ),
+    "refine-tokenizer": Command(
+        "stage one, further: sharpen a trained tokenizer, or its decoder alone",
+        "wvq.pipelines.adversarial.command:refine_tokenizer",
+        "wvq.pipelines.adversarial.command:TokenizerRefinement",
     ),
     "transplant": Command(
         "put a quantizer into an autoencoder that exists, of diffusers or our own",
@@ -102,6 +107,9 @@ COMMANDS = {
         "the paper's controlled studies of quantizers",
         "wvq.eval.studies.atomic:atomic",
         "wvq.eval.studies.atomic:Atomic",
+    ),
+    "recipes": Command(
+        "list or print recipes", "wvq.pipelines.options.installed:recipes", "wvq.pipelines.options.installed:Recipes"
     ),
     "benchmark quantizers": Command(
         "time and memory of a training step of every quantizer, beside other implementations",
@@ -193,13 +201,14 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
 
     from .options.declarations import constructed, declared
     from .options.help import long_help, short_help
+    from .options.installed import with_installed
     from .options.lists import list_options, with_flags, with_lists
     from .options.recipes import allow_recipes
 
     configuration = declared(COMMANDS[name].configuration)  # without torch, which a mistyped option need not wait for
     lists = dict(list_options(configuration))
     dashed = [re.sub(r"^--[\w.-]+", lambda o: "--" + o[0][2:].replace("-", "_"), a) for a in arguments]
-    dashed = with_lists(with_flags(dashed, configuration), lists)
+    dashed = with_installed(with_lists(with_flags(dashed, configuration), lists), name)
     parser = _parser(name, configuration, allow_recipes(dashed, lists))
     if asked := HELP.intersection(arguments):
         summary = COMMANDS[name].summary
@@ -228,7 +237,7 @@ def _parser(name: str, configuration: type, mode: str) -> Any:
         default_config_files=[str(files("wvq.pipelines") / command.recipe)] if command.recipe else [],
         parser_mode=mode,
     )
-    parser.add_argument("--config", action="config", help="a recipe: these options in a YAML or JSON file")
+    parser.add_argument("--config", action="config", help="a recipe: a YAML or JSON file, or a name in `wvq recipes`")
     parser.add_class_arguments(configuration, as_positional=True)  # what has no default
     for source, target in command.links:
         for part in _parts(configuration, source):

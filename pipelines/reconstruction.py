@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from wvq.tokenizer import InputError, VQTokenizer
-from wvq.tokenizer.data.decoding import BadImage, square_pixels, to_model
+from wvq.tokenizer.data.decoding import BadImage, sized_pixels, to_model
 
 from .base import ImagePipelineOutput, Pipeline, check_output_type, format_images, to_pixels
 
@@ -120,7 +120,7 @@ class ReconstructionPipeline(Pipeline):
                 raise InputError("images is empty; give at least one")
             config = self.tokenizer.config
             try:
-                pixels = [square_pixels(p, config.image_size, config.channels) for p in pictures]
+                pixels = [sized_pixels(p, config.image_size, config.channels) for p in pictures]
             except BadImage as error:
                 raise InputError(f"an image cannot be used: {error}") from error
             images = torch.from_numpy(np.stack(pixels))

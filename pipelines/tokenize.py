@@ -35,6 +35,7 @@ from wvq.tokenizer.data.config import DataConfig
 from wvq.tokenizer.data.dataset import ImageDataset, load_splits, report_bad_images
 from wvq.tokenizer.distributed import on_first_process
 from wvq.tokenizer.errors import InputError, check_range
+from wvq.tokenizer.image_size import ImageSize, height_and_width, image_size, size_in_json
 from wvq.tokenizer.model import VQTokenizer
 from wvq.tokenizer.progress import progress_bar
 from wvq.tokenizer.storage.atomic import synchronize, write_once
@@ -106,7 +107,7 @@ def tokenize(config: Tokenization) -> Path:
     if not on_first_process(work.index.exists):  # the same answer for all: reading images is collective
         views = [(train, False, 0), (train, True, 0)][: 1 + config.data.horizontal_flip]
         if config.crops:
-            larger = dataclasses.replace(data, image_size=math.ceil(LARGER * tokenizer.config.image_size))
+            larger = dataclasses.replace(data, image_size=_larger(tokenizer.config.image_size))
             images, crops = load_splits(larger)[0], range(1, config.crops + 1)
             views += [(images, flip, crop) for crop, (_, flip, _) in itertools.product(crops, views)]
         parts = [*_parts(views, config.shard_size), *_parts([(evaluation, False, 0)], config.shard_size)]
@@ -114,7 +115,7 @@ def tokenize(config: Tokenization) -> Path:
             "num_codes": tokenizer.config.num_codes,
             "num_tokens": tokenizer.config.num_tokens,
             "codes_per_position": tokenizer.config.codes_per_position,
-            "grid_size": tokenizer.config.grid_size,
+            "grid_size": size_in_json(tokenizer.config.grid_size),
             "class_names": list(train.class_names),
         }
         known = [
@@ -232,7 +233,7 @@ class _Work:
             for batch in progress_bar(batches, total=total, **shown):
                 pictures = batch["images"]
                 if part.crop:
-                    size = self.tokenizer.config.image_size
+                    size = height_and_width(self.tokenizer.config.image_size)
                     pictures = torch.stack([_cropped(picture, size, *next(places)) for picture in pictures])
                 tokens = encode_images(self.tokenizer, pictures.flip(-1) if part.flip else pictures)
                 made.append((tokens.numpy(), batch["labels"].numpy()))
@@ -275,7 +276,13 @@ def _encoded_batches(folder: Path) -> list[Batch]:
     return made
 
 
-def _cropped(image: Tensor, size: int, down: float, right: float) -> Tensor:
-    """(C, size, size) of an image (C, H, W), as far down and to the right as these shares of what it leaves."""
-    top, left = (int(share * (side - size + 1)) for share, side in zip((down, right), image.shape[1:], strict=True))
-    return image[:, top : top + size, left : left + size]
+def _larger(size: ImageSize) -> ImageSize:
+    """Of the images that crops of a size are taken from."""
+    return image_size([math.ceil(LARGER * side) for side in height_and_width(size)])
+
+
+def _cropped(image: Tensor, size: tuple[int, int], down: float, right: float) -> Tensor:
+    """(C, *size) of an image (C, H, W), as far down and to the right as these shares of what it leaves."""
+    height, width = size
+    top, left = int(down * (image.shape[1] - height + 1)), int(right * (image.shape[2] - width + 1))
+    return image[:, top : top + height, left : left + width]

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from wvq.tokenizer import InputError, VQTokenizer
-from wvq.tokenizer.data.decoding import BadImage, square_pixels, to_model
+from wvq.tokenizer.data.decoding import BadImage, sized_pixels, to_model
 
 from .processes import this_device
 
@@ -78,11 +78,11 @@ class TokenizeImages:
         if self.image_column not in batch:
             raise InputError(f"image_column is {self.image_column!r}; valid are the columns {', '.join(batch)}")
         tokenizer = self._loaded()
-        size, channels = tokenizer.config.image_size, tokenizer.config.channels
-        pixels = np.empty((len(batch[self.image_column]), channels, size, size), np.uint8)
+        size, shape = tokenizer.config.image_size, tokenizer.config.image_shape
+        pixels = np.empty((len(batch[self.image_column]), *shape), np.uint8)
         for row, image in enumerate(batch[self.image_column]):
             try:
-                pixels[row] = square_pixels(_content(image), size, channels)
+                pixels[row] = sized_pixels(_content(image), size, shape[0])
             except BadImage as error:
                 raise InputError(f"{self.image_column} of row {row} of a batch is no image: {error}") from error
         result[self.tokens_column] = encode_images(tokenizer, torch.from_numpy(pixels)).numpy()
@@ -110,7 +110,7 @@ _TOKENIZERS: dict[str, VQTokenizer] = {}
 
 
 def _content(image: Any) -> bytes | npt.NDArray[np.uint8] | Image.Image:
-    """What `square_pixels` takes.
+    """What `sized_pixels` takes.
 
     Raises:
         BadImage: for what is none of the forms of an image.

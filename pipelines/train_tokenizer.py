@@ -12,6 +12,7 @@ from accelerate.utils import set_seed
 from torch import Tensor, nn
 
 from wvq.tokenizer import InputError, TokenizerConfig, VQTokenizer
+from wvq.tokenizer.adversarial.config import DiscriminatorConfig, PerceptualConfig
 from wvq.tokenizer.data import ImageDataset, load_splits, to_model, to_uint8
 from wvq.tokenizer.data.batches import evenly_spaced
 from wvq.tokenizer.data.dataset import report_bad_images
@@ -29,13 +30,9 @@ from .training.run import Run, finished_model
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenizerTraining(TrainingConfig):
-    """A training run of stage one. The same command resumes from the run's newest checkpoint."""
+class ReconstructionTraining(TrainingConfig):
+    """A training run of a tokenizer by the images that it reconstructs: from scratch, or of one that is trained."""
 
-    output_dir: str = "runs/tokenizer"
-    """Folder of the run."""
-    model: TokenizerConfig = field(default_factory=TokenizerConfig)
-    """The tokenizer; its image_size and channels are those of the data."""
     learning_rate: float = 4e-4
     """Peak learning rate of encoder and decoder (AdamW)."""
     codebook_learning_rate: float = 0.02
@@ -52,19 +49,68 @@ class TokenizerTraining(TrainingConfig):
     """Steps between evaluations, which also write a picture of reconstructions."""
     evaluation_images: int = 0
     """Images of the evaluation split that are used while training; 0 for all."""
+    ema_decay: float = 0.0
+    """Decay of the exponential moving average of the weights that is evaluated and saved; 0 for none, and for 0.999
+    where there is a discriminator."""
+    perceptual_weight: float = 0.0
+    """Weight of the perceptual loss beside the reconstruction loss; 0 for none."""
+    perceptual: PerceptualConfig = field(default_factory=PerceptualConfig)
+    """What the perceptual loss sees."""
+    adversarial_weight: float = 0.0
+    """Weight of what the discriminator makes of the reconstructions, after its ramp; 0 for no discriminator."""
+    discriminator_start: int | None = None
+    """Steps before the discriminator trains; by default half of all in `wvq train-tokenizer`, none in
+    `wvq refine-tokenizer`."""
+    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
+    """The discriminator, and how it trains and is used."""
+    rollback_psnr: float = 1.0
+    """Fall of the validation PSNR in dB, against the evaluation before the tokenizer sees the discriminator, at which
+    the run goes back to where that was and halves adversarial_weight; .inf never goes back."""
 
     def __post_init__(self) -> None:
+        if self.adversarial_weight and not self.ema_decay:
+            object.__setattr__(self, "ema_decay", 0.999)
         super().__post_init__()
-        object.__setattr__(self, "data", self.data.sized(self.model))
-        check_range(self, "codebook_learning_rate", "evaluation_images", least=0)
-        if (self.model.image_size, self.model.channels) != (self.data.image_size, self.data.channels):
+        weights = ("perceptual_weight", "adversarial_weight")
+        check_range(self, "codebook_learning_rate", "evaluation_images", *weights, least=0)
+        if not self.rollback_psnr > 0:
+            raise InputError(f"rollback_psnr is {self.rollback_psnr}; it must be above 0 (.inf never goes back)")
+        if self.discriminator_start is not None:
+            check_range(self, "discriminator_start", least=0)
+        if self.adversarial_weight and not self.turning_point < self.steps:
             raise InputError(
-                f"model is for {self.model.channels} x {self.model.image_size} x {self.model.image_size} images, data "
-                f"has {self.data.channels} x {self.data.image_size} x {self.data.image_size}; they must be the same"
+                f"the discriminator trains from step {self.turning_point - self.discriminator.lead} and is used from "
+                f"step {self.turning_point}, but steps is {self.steps}; give more of these, an earlier "
+                "discriminator_start or a smaller discriminator.lead"
             )
         if self.gradient_accumulation_steps < 1:
             raise InputError(
                 f"gradient_accumulation_steps is {self.gradient_accumulation_steps}; it must be at least 1"
+            )
+
+    @property
+    def turning_point(self) -> int:
+        """Steps before the tokenizer sees the discriminator; 0 without one."""
+        start = self.steps // 2 if self.discriminator_start is None else self.discriminator_start
+        return start + self.discriminator.lead if self.adversarial_weight else 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerTraining(ReconstructionTraining):
+    """A training run of stage one. The same command resumes from the run's newest checkpoint."""
+
+    output_dir: str = "runs/tokenizer"
+    """Folder of the run."""
+    model: TokenizerConfig = field(default_factory=TokenizerConfig)
+    """The tokenizer; its image_size and channels are those of the data."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "data", self.data.sized(self.model))
+        if (self.model.image_size, self.model.channels) != (self.data.image_size, self.data.channels):
+            raise InputError(
+                f"model is for {' x '.join(map(str, self.model.image_shape))} images, data has "
+                f"{' x '.join(map(str, self.data.shape))}; they must be the same"
             )
 
 
@@ -73,8 +119,14 @@ def train_tokenizer(config: TokenizerTraining) -> Path:
 
     Raises:
         InputError: for data that cannot be read, a folder with a run of another configuration or in use; if every
-            checkpoint is damaged, the memory does not suffice, or too many steps in a row are skipped.
+            checkpoint is damaged, the memory does not suffice, or too many steps in a row are skipped. For other losses
+            than the error of the pixels, which `train_stage_one` has.
     """
+    if config.perceptual_weight or config.adversarial_weight:
+        raise InputError(
+            f"perceptual_weight is {config.perceptual_weight} and adversarial_weight {config.adversarial_weight}; "
+            "this loop knows neither, wvq.pipelines.adversarial.command.train_stage_one does"
+        )
     accelerator = build_accelerator(config)
     if model := finished_model(config):
         return model
@@ -112,7 +164,7 @@ def train_tokenizer(config: TokenizerTraining) -> Path:
             if loop.due(config.log_every):
                 loop.log("images", config.batch_size)
             if loop.due(config.evaluate_every):
-                evaluate(loop, loop.evaluated, evaluation_set, config.evaluation_images)
+                evaluate(loop, loop.evaluated, evaluation_set, config)
 
         return run.save_model(loop.evaluated)
 
@@ -120,19 +172,20 @@ def train_tokenizer(config: TokenizerTraining) -> Path:
 def smaller_sizes(model: TokenizerConfig) -> str:
     """Options of a cheaper tokenizer: the work grows with the square of its width and of the side of its features."""
     options = [f"--model.base-channels {model.base_channels // 2}"] if model.base_channels > 16 else []
-    if model.image_size % (2 * model.downsampling) == 0:
+    if all(side % 2 == 0 for side in model.grid_shape):
         options.append(f"--model.patch-size {2 * model.patch_size}")
     return f"{' or '.join(options)} (a quarter of the work each)" if options else ""
 
 
 def build_optimizer(model: nn.Module, config: Any, fused: bool = False) -> torch.optim.AdamW:
-    """AdamW with two groups of parameters, the network's and those of `model.quantizer`.
+    """AdamW with two groups of parameters, the network's and the quantizer's, without those that are frozen.
 
     Args:
         fused: whether it is one kernel, which a GPU needs to skip a step without the host.
     """
-    codebook = [p for name, p in model.named_parameters() if name.startswith("quantizer.")]
-    network = [p for name, p in model.named_parameters() if not name.startswith("quantizer.")]
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    codebook = [p for name, p in trained if name.startswith("quantizer.")]
+    network = [p for name, p in trained if not name.startswith("quantizer.")]
     groups = [
         {"params": network, "peak": config.learning_rate, "weight_decay": config.weight_decay},
         {"params": codebook, "peak": config.codebook_learning_rate, "weight_decay": 0.0},
@@ -140,9 +193,9 @@ def build_optimizer(model: nn.Module, config: Any, fused: bool = False) -> torch
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95), fused=fused)
 
 
-def evaluate(loop: Loop, model: VQTokenizer, dataset: ImageDataset, images: int) -> None:
-    """Log how well a step's model reconstructs so many evaluation images (0: all), draw some, warn of a collapse."""
-    scores, code_usage = validate(model, dataset, images, loop.accelerator)
+def evaluate(loop: Loop, model: VQTokenizer, dataset: ImageDataset, config: Any) -> dict[str, float]:
+    """Log how well a step's model reconstructs the evaluation images, draw some; returns the scores by their names."""
+    scores, code_usage = validate(model, dataset, config, loop.accelerator)
     loop.log_evaluation(
         scores,
         f"PSNR {scores['psnr']:.2f} dB, SSIM {scores['ssim']:.3f}, "
@@ -151,21 +204,21 @@ def evaluate(loop: Loop, model: VQTokenizer, dataset: ImageDataset, images: int)
     )
     loop.draw("reconstructions", partial(write_reconstructions, model, dataset))
     if loop.accelerator.is_main_process:
-        warning = collapse_warning(loop.run.metrics(), model.config, images or len(dataset))
-        if warning:
+        count = config.evaluation_images or len(dataset)
+        if warning := collapse_warning(loop.run.metrics(), model.config, count):
             loop.say(warning, warning=True)
+    return scores
 
 
 @torch.no_grad()
 def validate(
-    model: VQTokenizer, dataset: ImageDataset, images: int, accelerator: Accelerator
+    model: VQTokenizer, dataset: ImageDataset, config: Any, accelerator: Accelerator
 ) -> tuple[dict[str, float], Tensor]:
-    """`ReconstructionQuality` of so many evaluation images (0: all), which are shared out over the processes; uses of
-    each code."""
+    """`ReconstructionQuality` of the evaluation images, which are shared out over the processes; uses of each code."""
     model.eval()
     quality = ReconstructionQuality(model.config.num_codes, model.config.codebook_dim)
     quality = quality.to(float64_device(accelerator.device))
-    chosen = evenly_spaced(len(dataset), images or len(dataset))
+    chosen = evenly_spaced(len(dataset), config.evaluation_images or len(dataset))
     chosen = chosen[accelerator.process_index :: accelerator.num_processes]
 
     def count() -> None:

@@ -93,10 +93,16 @@ class PriorConfig(PriorSize):
         check_codes_per_position(self.codes_per_position, self.num_codes, self.num_tokens)
 
 
+def feed_forward_width(hidden_size: int) -> int:
+    """A Llama's: 8/3 of its width, rounded up to a multiple of 32; of 256 from B's width on, as LlamaGen's are."""
+    multiple = 32 if hidden_size < SIZES["B"][0] else 256
+    return -(-hidden_size * 8 // 3 // multiple) * multiple
+
+
 def build_prior(config: PriorConfig) -> LlamaForCausalLM | GPT2LMHeadModel:
     """A randomly initialised transformers model whose first token is a class id and whose other tokens are codes.
 
-    A Llama's feed-forward width is 8/3 of hidden_size, rounded up to a multiple of 32; a GPT-2's is 4 times. num_codes,
+    A GPT-2's feed-forward width is 4 times hidden_size, a Llama's that of `feed_forward_width`. num_codes,
     num_tokens, num_classes and codes_per_position are kept in the model's own config.json; transformers' `generate`
     draws codes alone.
     """
@@ -111,7 +117,7 @@ def build_prior(config: PriorConfig) -> LlamaForCausalLM | GPT2LMHeadModel:
     if config.architecture == "llama":
         description: Any = LlamaConfig(
             hidden_size=width,
-            intermediate_size=-(-width * 8 // 3 // 32) * 32,
+            intermediate_size=feed_forward_width(width),
             num_hidden_layers=layers,
             num_attention_heads=heads,
             max_position_embeddings=config.num_tokens + 1,

@@ -1,8 +1,8 @@
 """Kills a run of both stages at random moments until it ends, and compares it with the run that nobody disturbed.
 
-`python tests/kill_and_compare.py --kills 20` does so in one process and in two; `test_killing.py` has a short form of
-it. The moments are drawn by the seed, so that they fall anywhere: between the stages, into a checkpoint, the
-tokenization, the last model.
+`python tests/kill_and_compare.py --kills 20` does so in one process and in two, with `--adversarial` against a
+discriminator that is used too early, so that runs go back; `test_killing.py` has a short form of it. The moments are
+drawn by the seed, so that they fall anywhere: between the stages, into a checkpoint, the tokenization, the last model.
 """
 
 import argparse
@@ -29,15 +29,22 @@ SCHEDULE = {
     "batch_size": 20, "gradient_accumulation_steps": 2, "warmup_steps": 2, "ema_decay": 0.8,
     "log_every": 5, "evaluate_every": 8, "checkpoint_every": EVERY, "learning_rate": 0.003,
 }  # fmt: skip
+ADVERSARIAL = {  # whose weight is halved when PSNR falls
+    "adversarial_weight": 20.0, "discriminator_start": 3, "rollback_psnr": 0.01, "learning_rate": 0.01,
+    "discriminator": {
+        "base_channels": 8, "num_layers": 1, "learning_rate": 0.1, "lead": 2, "ramp": 1, "lecam_weight": 0.1,
+        "r1_weight": 0.01, "adaptive": False, "augmentation": True, "max_rollbacks": 2,
+    },
+}  # fmt: skip
 
 
-def recipes(images: Path, folder: Path, steps: int, streaming: bool) -> dict[str, dict[str, Any]]:
+def recipes(images: Path, folder: Path, steps: int, streaming: bool, adversarial: bool) -> dict[str, dict[str, Any]]:
     """Small recipes of both commands, with all that keeps a state: drop-out, averages, accumulation, flips."""
     common = {"steps": steps, **SCHEDULE}
     data = {"source": str(images), "channels": 1, "image_size": 28, "horizontal_flip": True, "streaming": streaming}
     quantizer = {"codebook_size": 32, "codebook_dim": 4, "quantizer": "wasserstein"}
     size = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "attention_dropout": 0.2}
-    tokenizer = {"data": data, "model": MODEL | quantizer, **common}
+    tokenizer = {"data": data, "model": MODEL | quantizer, **common} | (ADVERSARIAL if adversarial else {})
     prior = {
         "tokenizer": f"{folder}/tokenizer/model", "data": data, "model": size, "sample_every": 12, **common,
     }  # fmt: skip
@@ -117,7 +124,9 @@ def content(folder: Path) -> dict[str, Any]:
     return found
 
 
-def compare(kills: int, world: int, seed: int, steps: int, work: Path, streaming: bool = False) -> Iterator[str]:
+def compare(
+    kills: int, world: int, seed: int, steps: int, work: Path, streaming: bool = False, adversarial: bool = False
+) -> Iterator[str]:
     """Run undisturbed, then with so many kills; yields a line on each kill and on the outcome.
 
     Raises:
@@ -126,7 +135,7 @@ def compare(kills: int, world: int, seed: int, steps: int, work: Path, streaming
     random.seed(seed)
     (write_fashion_shards if streaming else write_fashion_folder)(work / "images")
     for name in ("straight", "killed"):
-        for command, recipe in recipes(work / "images", work / name, steps, streaming).items():
+        for command, recipe in recipes(work / "images", work / name, steps, streaming, adversarial).items():
             (work / name).mkdir(exist_ok=True)
             (work / name / f"{command}.json").write_text(json.dumps(recipe))
     run(1, int)  # the server's imports are not to be counted below
@@ -161,10 +170,11 @@ def from_command_line() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--streaming", action="store_true", help="from webdataset shards")
-    options = parser.parse_args()
-    for world in options.processes:
+    parser.add_argument("--adversarial", action="store_true", help="the tokenizer against a discriminator")
+    options = vars(parser.parse_args())
+    for world in options.pop("processes"):
         with tempfile.TemporaryDirectory() as folder:
-            for line in compare(options.kills, world, options.seed, options.steps, Path(folder), options.streaming):
+            for line in compare(world=world, work=Path(folder), **options):
                 print(line, flush=True)
 
 

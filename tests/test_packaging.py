@@ -50,7 +50,7 @@ def test_files_that_code_reads_are_installed_where_it_reads_them() -> None:
         "pipelines/launch/fsdp.yaml",
         "pipelines/sharing/card.md.jinja",
         "pipelines/launch/hsdp.yaml",
-    }
+    } | {file.relative_to(ROOT).as_posix() for file in (ROOT / "pipelines" / "recipes").rglob("*.*")}
 
 
 def test_other_files_are_where_they_are_used() -> None:

@@ -24,6 +24,7 @@ class Training:
     steps: int = 10
     checkpoint_every: int = 3
     keep_checkpoints: int = 2
+    turning_point = 0
     rates: tuple[float, ...] = (0.1, 0.2)
 
 

@@ -89,7 +89,8 @@ class NetworkDesign:
     @classmethod
     def of(cls, config: Any, channels: int) -> Self:
         """That of a configuration with fields of these names, for so many channels."""
-        return cls(**{f.name: getattr(config, f.name) for f in fields(cls)} | {"channels": channels})
+        own = {f.name: getattr(config, f.name) for f in fields(cls) if f.name != "channels"}
+        return cls(channels=channels, **own)
 
     @property
     def widths(self) -> list[int]:
@@ -146,8 +147,9 @@ class Decoder(nn.Module):
         widths = design.widths[::-1]
         in_width = widths[0]
         layers: list[nn.Module] = [nn.Conv2d(design.latent_channels, in_width, 3, padding=1), *design.middle(in_width)]
+        num_blocks = design.decoder_blocks or design.num_blocks
         for level, width in enumerate(widths):
-            layers += design.stage(width, in_width, design.decoder_blocks or design.num_blocks, design.attention and level == 0)
+            layers += design.stage(width, in_width, num_blocks, design.attention and level == 0)
             if level < len(widths) - 1:
                 in_width = width if design.widen_in_blocks else widths[level + 1]
                 layers.append(Upsample(width, in_width))

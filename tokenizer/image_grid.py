@@ -33,5 +33,5 @@ def image_grid(images: Tensor, columns: int, padding: int = 2, scale: int = 1) -
 def save_grid(images: Tensor, path: Path, columns: int) -> None:
     """Write `image_grid` as PNG, small images enlarged, whole or not at all."""
     png = io.BytesIO()
-    image_grid(images, columns, scale=max(1, 64 // images.shape[-1])).save(png, "png")
+    image_grid(images, columns, scale=max(1, 64 // max(images.shape[-2:]))).save(png, "png")
     write_file(path, png.getvalue())

@@ -14,12 +14,13 @@ def image_size(value: int | Sequence[int], least: int = 1) -> ImageSize:
     Raises:
         InputError: for what is neither one number nor two, or a number below `least`.
     """
-    sides = value if isinstance(value, list | tuple) else (value,)
-    if not 1 <= len(sides) <= 2 or not all(type(side) is int for side in sides):
+    sides = (value,) if isinstance(value, int) else tuple(value) if isinstance(value, list | tuple) else (None,)
+    whole = [side for side in sides if type(side) is int]
+    if not 1 <= len(sides) <= 2 or len(whole) < len(sides):
         raise InputError(f"image_size is {value}; it must be one whole number, or height and width: [h, w]")
-    if min(sides) < least:
+    if min(whole) < least:
         raise InputError(f"image_size is {value}; it must be at least {least}")
-    height, width = sides[0], sides[-1]
+    height, width = whole[0], whole[-1]
     return height if height == width else (height, width)
 
 

@@ -9,14 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .autoencoder import Decoder, Encoder, NetworkDesign
-from .base_autoencoder import OWN, BaseAutoencoder, LatentDecoder, LatentEncoder
 from .errors import InputError
 from .image_size import ImageSize, height_and_width, image_size
-from .projector import projection
 from .quantizers.base import QuantizerOutput
 from .quantizers.composite import CompositeQuantizer
 from .quantizers.registry import build_quantizer, codes_per_vector
 from .storage.pretrained import UNSAID, SavedModule
+from .transplant.base_autoencoder import OWN, BaseAutoencoder, LatentDecoder, LatentEncoder
+from .transplant.projector import projection
 
 
 @dataclass(frozen=True)

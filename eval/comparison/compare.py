@@ -11,12 +11,12 @@ from typing import Any, get_args
 import torch
 
 from wvq.pipelines import ClassConditionalPipeline
+from wvq.pipelines.adversarial.command import train_stage_one
 from wvq.pipelines.generation import sample_images
 from wvq.pipelines.processes import this_device
 from wvq.pipelines.sharing.card import write_card
 from wvq.pipelines.tokenize import Tokenization, tokenize
 from wvq.pipelines.train_prior import train_pipeline, train_prior
-from wvq.pipelines.train_tokenizer import train_tokenizer
 from wvq.pipelines.training.same_run import FROM_DATA, INPUTS_FILE, inputs_difference, recorded_inputs
 from wvq.pipelines.training.saved_config import MAY_CHANGE, as_json, first_difference, read_config
 from wvq.tokenizer import InputError, VQTokenizer
@@ -142,7 +142,7 @@ def train_cell(config: Comparison, stage: Stage, cell: Cell) -> None:
     if config.budget(stage).seconds:
         training = replace(training, steps=read_json(measured_path(config, stage, cell))["steps"])
     if stage == "tokenizer":
-        train_tokenizer(training)
+        train_stage_one(training)
     else:
         encode(config, cell)
         train_pipeline(training)
@@ -152,7 +152,7 @@ def measure_cell(config: Comparison, stage: Stage, cell: Cell, seconds: float) -
     """Measure how many steps the budget of seconds buys for the group of a cell, unless that has been done."""
     training = config.training(stage, cell)
     if stage == "tokenizer":
-        train, probe = train_tokenizer, replace(training, evaluation_images=2)
+        train, probe = train_stage_one, replace(training, evaluation_images=2)
     else:
         encode(config, cell)
         train, probe = train_prior, replace(training, sample_every=0)

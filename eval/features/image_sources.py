@@ -19,11 +19,12 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from wvq.tokenizer.data.decoding import BadImage, square_pixels
+from wvq.tokenizer.data.decoding import BadImage, sized_pixels
 from wvq.tokenizer.data.folders import ImageFiles, check_regular_file
 from wvq.tokenizer.data.records import Records
 from wvq.tokenizer.data.sources import find_source, read_folder
 from wvq.tokenizer.errors import InputError
+from wvq.tokenizer.image_size import image_size, size_in_json
 from wvq.tokenizer.storage.untrusted import user_path
 
 from .archives import UNFIT, read_classes, read_header, read_headers
@@ -46,7 +47,7 @@ class ImageFolder:
         class_names: what they mean; () where they are but numbers.
 
     Raises:
-        InputError: for a folder that is missing or empty, images of several sizes or not square, corrupt files.
+        InputError: for a folder that is missing or empty, images of several sizes, corrupt files.
     """
 
     def __init__(self, folder: str | Path, channels: int = 3, num_workers: int = 0):
@@ -68,9 +69,7 @@ class ImageFolder:
                 f"{other[0]}x{other[1]}; scored images must be of one size"
             )
         width, height = next(iter(sizes))
-        if width != height:
-            raise InputError(f"{folder} has images of {width}x{height}; scored images must be square")
-        self._size = width
+        self._size = image_size((height, width))
         fingerprint = hashlib.sha256(self._records.digests.tobytes())
         if self.labels is not None:  # for the same files in other classes are another set of images
             fingerprint.update(json.dumps([self.labels.tolist(), self.class_names]).encode())
@@ -78,7 +77,7 @@ class ImageFolder:
             "source": str(folder),
             "count": len(headers),
             "classes": _count(self.labels),
-            "image_size": width,
+            "image_size": size_in_json(self._size),
             "channels": channels,
             "formats": dict(sorted(Counter(kind for _, kind in headers).items())),
             "fingerprint": fingerprint.hexdigest(),
@@ -98,7 +97,7 @@ class ImageFolder:
 
     def _pixels(self, index: int) -> np.ndarray:
         try:
-            return square_pixels(self._records.content(index), self._size, self._channels)
+            return sized_pixels(self._records.content(index), self._size, self._channels)
         except BadImage as error:
             raise InputError(f"{self._records.name(index)} is a bad image: {error}") from error
 
@@ -176,9 +175,9 @@ class ImageArchive:
         if "arr_0" not in headers:
             raise InputError(f"{path} holds the arrays {', '.join(headers)}; samples are arr_0 (N, H, W, 3)")
         shape, column_major, dtype = headers["arr_0"]
-        if dtype != np.uint8 or len(shape) != 4 or shape[3] not in (1, 3) or shape[1] != shape[2] or column_major:
-            raise InputError(f"{path} has arr_0 {dtype} of shape {shape}; samples are uint8 (N, H, H, 1 or 3)")
-        if not shape[0] or not shape[1]:
+        if dtype != np.uint8 or len(shape) != 4 or shape[3] not in (1, 3) or column_major:
+            raise InputError(f"{path} has arr_0 {dtype} of shape {shape}; samples are uint8 (N, H, W, 1 or 3)")
+        if not all(shape):
             raise InputError(f"{path} has arr_0 of shape {shape}; it holds no images")
         if Image.MAX_IMAGE_PIXELS and shape[1] * shape[2] > Image.MAX_IMAGE_PIXELS:
             raise InputError(
@@ -194,7 +193,7 @@ class ImageArchive:
             "source": str(path),
             "count": shape[0],
             "classes": _count(self.labels),
-            "image_size": shape[1],
+            "image_size": size_in_json(image_size(shape[1:3])),
             "channels": shape[3],
             "formats": {"npz uint8": shape[0]},
             "fingerprint": _file_sha256(self._path),

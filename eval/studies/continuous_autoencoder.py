@@ -96,7 +96,7 @@ def train_autoencoder(config: ContinuousTraining) -> Path:
         layers_per_block=config.layers_per_block,
         latent_channels=config.latent_channels,
         norm_num_groups=8,
-        sample_size=height,
+        sample_size=config.data.size,
     )
     parameters = [*autoencoder.parameters()]
     groups = [{"params": parameters, "peak": config.learning_rate, "weight_decay": config.weight_decay}]

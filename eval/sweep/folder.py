@@ -12,6 +12,7 @@ from wvq.pipelines.processes import this_process
 from wvq.pipelines.training.saved_config import first_difference
 from wvq.tokenizer.distributed import on_first_process
 from wvq.tokenizer.errors import InputError
+from wvq.tokenizer.image_size import size_in_json
 from wvq.tokenizer.progress import progress_bar
 from wvq.tokenizer.storage.atomic import write_json
 from wvq.tokenizer.storage.lock import Lock
@@ -90,7 +91,9 @@ def sweep_in_folder(
         InputError: if the folder holds a sweep of anything else but other settings, or other files; as `sweep`.
     """
     config = pipeline.tokenizer.config
-    check_same_images(yardstick.images.description, {"image_size": config.image_size, "channels": config.channels})
+    check_same_images(
+        yardstick.images.description, {"image_size": size_in_json(config.image_size), "channels": config.channels}
+    )
     protocol = yardstick.protocol(pipeline, settings[0].seed)
     finished = on_first_process(lambda: _claim(folder, protocol))
     known = {_only_images(each.setting) for each in finished}

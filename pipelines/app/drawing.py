@@ -1,5 +1,6 @@
 """Images drawn from a pipeline, and the marked part of an image drawn anew."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -60,21 +61,20 @@ def draw_marked(
     label = model.label_of(class_name)
     images = repeat(image, "c h w -> n c h w", n=number)
     labels = None if label is None else [label] * number
-    mask = pixels_of(marked, model.config.grid_size, model.config.image_size)
+    mask = pixels_of(marked, model.config.grid_shape, model.config.downsampling)
     return model.pipeline.inpaint(images, mask, labels, **_options(number, options, on_step)).images
 
 
-def pixels_of(marked: Sequence[int], grid_size: int, image_size: int) -> Tensor:
-    """Marked positions of a grid (h, h) as the pixels that belong to them, bool (H, H)."""
-    cells = torch.zeros(grid_size**2, dtype=torch.bool, device="cpu")
+def pixels_of(marked: Sequence[int], grid_shape: tuple[int, int], patch: int) -> Tensor:
+    """Marked positions of a grid (h, w) as the patches of pixels that belong to them, bool (H, W)."""
+    cells = torch.zeros(math.prod(grid_shape), dtype=torch.bool, device="cpu")
     cells[list(marked)] = True
-    patch = image_size // grid_size
-    return repeat(cells.view(grid_size, grid_size), "h w -> (h p) (w q)", p=patch, q=patch)
+    return repeat(cells.view(grid_shape), "h w -> (h p) (w q)", p=patch, q=patch)
 
 
-def below(rows: int, grid_size: int) -> list[int]:
-    """The positions of a grid (h, h) that are left to be drawn if its upper rows are kept."""
-    return list(range(rows * grid_size, grid_size**2))
+def below(rows: int, grid_shape: tuple[int, int]) -> list[int]:
+    """The positions of a grid (h, w) that are left to be drawn if its upper rows are kept."""
+    return list(range(rows * grid_shape[1], math.prod(grid_shape)))
 
 
 def _options(number: int, options: SamplingOptions, on_step: OnStep) -> dict[str, Any]:

@@ -41,7 +41,7 @@ def from_text(text: Any, config: TokenizerConfig) -> Tensor:
     """
     cells = [cell.split("/") for cell in a_text("codes", text, 30 * (config.num_tokens + 1)).split()]
     per_position = config.codes_per_position
-    positions = config.grid_size**2
+    positions = config.num_positions
     if len(cells) != positions or any(len(cell) != per_position for cell in cells):
         each = "" if per_position == 1 else f' of {per_position} codes joined by "/"'
         raise InputError(f"there are {len(cells)} positions; this tokenizer has {positions}{each}")
@@ -72,7 +72,7 @@ def position_of(position: Any, config: TokenizerConfig) -> int:
         raise InputError("no position is chosen; click a token of the image")
     if isinstance(position, str) and position.isascii() and position.isdecimal() and len(position) < 10:
         position = int(position)
-    return whole_number("position", position, 0, config.grid_size**2 - 1)
+    return whole_number("position", position, 0, config.num_positions - 1)
 
 
 def replaced(indices: Tensor, position: int, codebook: int, codes: Tensor, config: TokenizerConfig) -> Tensor:
@@ -91,7 +91,7 @@ def neighbours(codebook: Tensor, code: int, number: int) -> Tensor:
 
 def around(image: Tensor, position: int, config: TokenizerConfig) -> Tensor:
     """The pixels of images (N, C, H, W) at a position and its eight neighbours, cut off at the border."""
-    row, column = divmod(position, config.grid_size)
+    row, column = divmod(position, config.grid_shape[1])
     patch = config.downsampling
     top, left = max(0, row - 1) * patch, max(0, column - 1) * patch
     return image[:, :, top : (row + 2) * patch, left : (column + 2) * patch]

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from wvq.tokenizer import InputError, TokenizerConfig
-from wvq.tokenizer.data.decoding import FORMATS, BadImage, square_pixels
+from wvq.tokenizer.data.decoding import FORMATS, BadImage, sized_pixels
 
 from ..base import to_pil
 from .values import a_text
@@ -44,7 +44,7 @@ def read_picture(given: Any, config: TokenizerConfig, max_bytes: int, max_pixels
         raise InputError("the picture has arrived incomplete; choose it again") from error
     _check_size(content, max_pixels)
     try:
-        return torch.from_numpy(square_pixels(content, config.image_size, config.channels).copy())
+        return torch.from_numpy(sized_pixels(content, config.image_size, config.channels).copy())
     except BadImage as error:
         raise InputError(f"the picture cannot be read: {error}") from error
 

@@ -14,7 +14,9 @@ SHOWN_FIRST = {
     "demo": "output_dir seeds tokenizer.steps prior.steps tokenizers_only num_generated jobs extractor",
     "train-tokenizer": "data.source data.image_size data.channels output_dir steps batch_size learning_rate "
     "model.quantizer model.codebook_size model.codebook_dim model.patch_size model.base_channels mixed_precision "
-    "evaluate_every checkpoint_every log_with seed",
+    "perceptual_weight adversarial_weight discriminator_start evaluate_every checkpoint_every log_with seed",
+    "refine-tokenizer": "tokenizer refine data.source output_dir steps batch_size learning_rate perceptual_weight "
+    "adversarial_weight discriminator_start rollback_psnr mixed_precision evaluate_every checkpoint_every seed",
     "transplant": "autoencoder data.source data.image_size output_dir steps batch_size quantizer codebook_size "
     "codebook_dim projector_channels learning_rate sha256 revision subfolder extractor evaluate_every checkpoint_every "
     "seed",

@@ -19,12 +19,16 @@ _NOTHING = ("null", "~", "")
 
 
 def list_options(configuration: type, prefix: str = "") -> Iterator[tuple[str, bool]]:
-    """(dotted name, whether its items are text) of every list among the fields of a dataclass and those inside it."""
+    """(dotted name, whether its items are text) of every list among the fields of a dataclass and those inside it.
+
+    What may be a single number as well, such as image_size, is none.
+    """
     for name, hint in get_type_hints(configuration).items():
         if dataclasses.is_dataclass(hint) and isinstance(hint, type):
             yield from list_options(hint, f"{prefix}{name}.")
         else:
-            for kind in alternatives(hint):
+            kinds = alternatives(hint)
+            for kind in () if int in kinds else kinds:
                 if get_origin(kind) in (list, tuple):
                     yield f"{prefix}{name}", get_args(kind)[0] is str
 

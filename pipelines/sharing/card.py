@@ -19,6 +19,7 @@ from wvq.tokenizer.data.batches import evenly_spaced
 from wvq.tokenizer.data.fashion_mnist import HUB_NAME
 from wvq.tokenizer.data.sources import FASHION_MNIST
 from wvq.tokenizer.image_grid import save_grid
+from wvq.tokenizer.image_size import size_in_words
 from wvq.tokenizer.storage.atomic import write_file
 from wvq.tokenizer.storage.untrusted import expand_home, read_json, read_text
 
@@ -121,7 +122,7 @@ def _metadata(
 ) -> ModelCardData:
     """What was given, else what the card said before."""
     before = old.data.to_dict() if old else {}
-    size = pipeline.tokenizer.config.image_size
+    size = size_in_words(pipeline.tokenizer.config.image_size)
     source = ((pipeline.origin or {}).get("tokenizer", {}).get("data") or {}).get("source")
     known = HUB_NAME if source == FASHION_MNIST else source
     called = Path(source).name if source else "images"
@@ -136,7 +137,7 @@ def _metadata(
         pipeline_tag="unconditional-image-generation",
         tags=["wvq", "diffusers", "transformers", "vector-quantization", "autoregressive", "image-generation"],
         datasets=[known] if known and re.fullmatch(r"[\w.-]+/[\w.-]+", known) and not Path(known).exists() else None,
-        model_name=named or f"{called}, {size} x {size}",
+        model_name=named or f"{called}, {size}",
         eval_results=results,
     )
 

@@ -9,6 +9,7 @@ from huggingface_hub import ModelCardData
 from wvq.pipelines.class_conditional import ClassConditionalPipeline
 from wvq.pipelines.generation import SamplingOptions
 from wvq.tokenizer import TokenizerConfig
+from wvq.tokenizer.image_size import size_in_words
 
 from .scores import how_measured, value_text
 
@@ -28,7 +29,7 @@ def card_sections(pipeline: ClassConditionalPipeline, data: ModelCardData, optio
     references = {result.dataset_revision: result.dataset_args or {} for result in results}
     return {
         "name": data.model_name,
-        "pixels": f"{config.image_size} x {config.image_size} pixels, {'grey' if config.channels == 1 else 'RGB'}",
+        "pixels": f"{size_in_words(config.image_size)} pixels, {'grey' if config.channels == 1 else 'RGB'}",
         "tokens": config.num_tokens,
         "codes": f"{config.num_codes:,}",
         "classes": _cell(", ".join(names)),
@@ -89,7 +90,7 @@ def _configuration_rows(pipeline: ClassConditionalPipeline) -> Rows:
         "quantizer": config.quantizer + (f" ({options})" if options else ""),
         "codebook": f"{config.codebook_size:,} codes of dimension {config.codebook_dim}"
         + (f", {config.codes_per_position} at each position" if config.codes_per_position > 1 else ""),
-        "tokens": f"{config.grid_size} x {config.grid_size} positions, {config.num_tokens} tokens an image",
+        "tokens": f"{size_in_words(config.grid_size)} positions, {config.num_tokens} tokens an image",
         "tokenizer": f"{_parameters(pipeline.tokenizer)} parameters, {_network_words(config)}",
         "prior": f"{type(prior).__name__}, {_parameters(prior)} parameters, width {prior.config.hidden_size}, "
         f"{prior.config.num_hidden_layers} layers, {prior.config.num_attention_heads} heads",

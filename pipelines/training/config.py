@@ -92,6 +92,12 @@ class TrainingConfig:
         """Steps of the warm-up: those given, or what suits the steps."""
         return default_warmup(self.steps) if self.warmup_steps is None else self.warmup_steps
 
+    @property
+    def turning_point(self) -> int:
+        """Step whose evaluation and checkpoint are made and whose checkpoint is kept, since the run may come back to
+        it; 0 for none."""
+        return 0
+
     def lr_scale(self, step: int) -> float:
         """Share of the peak learning rate at a step: linear warm-up, then a cosine down to `final_learning_rate`."""
         if step < self.warmup:

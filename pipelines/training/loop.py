@@ -17,10 +17,10 @@ from wvq.tokenizer.data import ImageDataset
 from wvq.tokenizer.data.batches import ShuffledBatches, training_loader, uniform_draws
 from wvq.tokenizer.decided_there import may_ask
 from wvq.tokenizer.distributed import on_first_process
-from wvq.tokenizer.latents import LatentDataset
 from wvq.tokenizer.precision import layers_in_tf32
 from wvq.tokenizer.progress import duration_in_words, progress_bar
 from wvq.tokenizer.tokens import TokenDataset
+from wvq.tokenizer.transplant.latents import LatentDataset
 
 from .accelerator import note_precision
 from .checkpoints.state import TrainingState
@@ -150,7 +150,7 @@ class Loop:
                 alone = self.accelerator.num_processes == 1  # so that no device has to be asked
                 asks = alone or asks_after(self.step_number, self.accelerator.device)
                 stopping = asks and self.stop.requested()
-                if self.due(self.config.checkpoint_every) or stopping:
+                if self.due(self.config.checkpoint_every, self.config.turning_point) or stopping:
                     self.run.save_checkpoint(self.step_number, self.state)
                 if stopping:
                     self.run.wait()
@@ -227,11 +227,11 @@ class Loop:
             optimizer.step()
             optimizer.zero_grad()
 
-    def due(self, every: int) -> bool:
-        """Whether a step has just been made after which something is done that comes `every` steps (0: never) and at
-        the end."""
-        last = self.step_number == self.config.steps
-        return every > 0 and self.accelerator.sync_gradients and (self.step_number % every == 0 or last)
+    def due(self, every: int, also: int = 0) -> bool:
+        """Whether a step has just been made after which something is done that comes `every` steps (0: never), after
+        step `also` and at the end."""
+        special = self.step_number in (also, self.config.steps)
+        return every > 0 and self.accelerator.sync_gradients and (self.step_number % every == 0 or special)
 
     def log(self, unit: str, size: int) -> None:
         """Write the means since the last line, the learning rate, and how many of `unit`, `size` a step, a second."""

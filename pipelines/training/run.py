@@ -13,13 +13,7 @@ from accelerate import Accelerator
 
 from wvq.tokenizer.distributed import from_every_process, num_processes, on_first_process, process_index
 from wvq.tokenizer.errors import InputError
-from wvq.tokenizer.storage.atomic import (
-    remove_unfinished,
-    remove_whole,
-    synchronize,
-    write_file,
-    written_whole,
-)
+from wvq.tokenizer.storage.atomic import remove_unfinished, remove_whole, synchronize, write_file, written_whole
 from wvq.tokenizer.storage.lock import Lock
 from wvq.tokenizer.storage.manifest import describe_file, find_damage, write_manifest
 from wvq.tokenizer.storage.untrusted import user_path
@@ -29,10 +23,10 @@ from .checkpoints.shards import ShardWriter, Tensors
 from .checkpoints.state import TrainingState, write_state
 from .same_run import Difference, is_of_inputs, recorded_config, run_difference, write_run
 
-TRACKING_FILE = "tracking.json"
+TRACKING_FILE, ROLLBACKS_FILE = "tracking.json", "rollbacks.json"
 _FILES = (  # of a run, at its top
     *("run.json", "inputs.json", "accumulation.json", "precision.json", "metrics.jsonl", "bad_images.jsonl"),
-    TRACKING_FILE,
+    *(TRACKING_FILE, ROLLBACKS_FILE),
 )
 
 
@@ -159,7 +153,8 @@ class Run:
         return step
 
     def save_checkpoint(self, step: int, state: TrainingState) -> None:
-        """Write the checkpoint of `step` whole, then remove all but the newest `config.keep_checkpoints`.
+        """Write the checkpoint of `step` whole, then remove all but the newest `keep_checkpoints` and that of the
+        `turning_point`.
 
         One in shards is written in the background: this returns when they are copied, `wait` when they are written.
 
@@ -217,7 +212,8 @@ class Run:
 
     def _remove_old_checkpoints(self) -> None:
         for old in self.checkpoints()[: -self.config.keep_checkpoints]:
-            remove_whole(old)
+            if old != self._checkpoint(self.config.turning_point):
+                remove_whole(old)
 
     def _checkpoint(self, step: int) -> Path:
         return self.folder / "checkpoints" / f"step-{step:08d}"

@@ -15,7 +15,7 @@ from wvq.pipelines import ClassConditionalPipeline, ImagePipelineOutput, Reconst
 from wvq.pipelines.class_conditional import load_prior
 from wvq.prior import sample_tokens
 from wvq.tokenizer import InputError
-from wvq.tokenizer.data.decoding import square_pixels, to_model, to_uint8
+from wvq.tokenizer.data.decoding import sized_pixels, to_model, to_uint8
 
 
 @pytest.fixture(scope="module")
@@ -223,7 +223,7 @@ def test_pictures_get_the_crop_and_resize_of_training(channels):
     gradient = Image.linear_gradient("L").resize((40, 23))
     pictures = [gradient, gradient.convert("RGB"), gradient.convert("RGBA"), gradient.convert("CMYK"),
                 gradient.convert("P"), gradient.resize((16, 16))]  # fmt: skip
-    pixels = torch.from_numpy(np.stack([square_pixels(picture, 16, channels) for picture in pictures]))
+    pixels = torch.from_numpy(np.stack([sized_pixels(picture, 16, channels) for picture in pictures]))
     assert pixels.shape == (6, channels, 16, 16)
     from_pictures = pipeline(pictures, output_type="uint8").images
     assert torch.equal(from_pictures, pipeline(pixels, output_type="uint8").images)

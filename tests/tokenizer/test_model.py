@@ -32,7 +32,7 @@ def build(seed: int = 0, **changes: Any) -> VQTokenizer:
 
 def images_for(tokenizer: VQTokenizer, batch: int = 2) -> Tensor:
     config = tokenizer.config
-    shape = (batch, config.channels, config.image_size, config.image_size)
+    shape = (batch, *config.image_shape)
     return torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from ..errors import InputError
+from ..image_size import ImageSize, height_and_width, image_size
 from .sources import FASHION_MNIST
 
 IMAGE_SIZE, CHANNELS = 28, 3
@@ -18,8 +19,8 @@ class DataConfig:
     """fashion-mnist, a folder of images, .tar (webdataset) or .parquet shards, or a hub data set owner/name."""
     root: str | None = None
     """Folder with the four idx files of fashion-mnist, gzipped or not; by default it is searched for."""
-    image_size: int | None = None
-    """Height and width after the centre crop and resize; by default that of the tokenizer, or 28 without one."""
+    image_size: ImageSize | None = None
+    """Height and width after the centre crop and resize, or [h, w]; by default the tokenizer's, or 28 without one."""
     channels: int | None = None
     """Colour channels, 1 for grey or 3 for RGB; by default those of the tokenizer, or 3 without one."""
     image_column: str = "image"
@@ -40,8 +41,8 @@ class DataConfig:
     """Processes that decode images, beside the main one."""
 
     def __post_init__(self) -> None:
-        if self.image_size is not None and self.image_size < 4:
-            raise InputError(f"image_size is {self.image_size}; it must be at least 4")
+        if self.image_size is not None:
+            object.__setattr__(self, "image_size", image_size(self.image_size, least=4))
         if self.channels not in (None, 1, 3):
             raise InputError(f"channels is {self.channels}; valid are 1 and 3")
         if not 0 < self.evaluation_fraction < 1:
@@ -66,5 +67,9 @@ class DataConfig:
     @property
     def shape(self) -> tuple[int, int, int]:
         """Of an image, (C, H, W); with the defaults for what is left open."""
-        size = IMAGE_SIZE if self.image_size is None else self.image_size
-        return CHANNELS if self.channels is None else self.channels, size, size
+        return CHANNELS if self.channels is None else self.channels, *height_and_width(self.size)
+
+    @property
+    def size(self) -> ImageSize:
+        """The image_size, or the default."""
+        return IMAGE_SIZE if self.image_size is None else self.image_size

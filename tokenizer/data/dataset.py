@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from ..errors import InputError
+from ..image_size import size_in_json
 from ..progress import progress_bar
 from .bad_images import BadImageReport, refusal, shown
 from .config import DataConfig
-from .decoding import CROP, RESIZE, BadImage, square_pixels
+from .decoding import RESIZE, BadImage, crop_in_words, sized_pixels
 from .records import Records
 from .shards import ShardRecords
 from .sources import find_source, split_off
@@ -64,8 +66,7 @@ class ImageDataset(torch.utils.data.Dataset):
         self.bad_images = dict(records.bad)
         _check_bad(records, config)
         limit = IN_MEMORY_BYTES if in_memory_bytes is None else in_memory_bytes
-        channels, size, _ = config.shape
-        fits = len(records) * channels * size**2 <= limit
+        fits = len(records) * math.prod(config.shape) <= limit
         if isinstance(records, Records) and (fits or config.skip_bad_images):
             pixels, good, bad = _decode_all(records, config, split, keep=fits)
             self.bad_images |= bad
@@ -90,9 +91,9 @@ class ImageDataset(torch.utils.data.Dataset):
             "count": len(records),
             "bad_images": len(self.bad_images),
             "classes": len(class_names),
-            "channels": channels,
-            "image_size": size,
-            "crop": CROP,
+            "channels": config.shape[0],
+            "image_size": size_in_json(config.size),
+            "crop": crop_in_words(config.size),
             "resize": RESIZE,
             "fingerprint": self.fingerprint,
         }
@@ -237,9 +238,8 @@ class _Decoding(torch.utils.data.Dataset):
 
 def _decode(records: Records | ShardRecords, index: int, config: DataConfig) -> tuple[npt.NDArray[np.uint8], int] | str:
     """Pixels (C, H, W) and label, or the reason why the image is bad."""
-    channels, size, _ = config.shape
     try:
-        return square_pixels(records.content(index), size, channels), records.label(index)
+        return sized_pixels(records.content(index), config.size, config.shape[0]), records.label(index)
     except BadImage as error:
         return str(error)
 
@@ -289,8 +289,7 @@ def _check_some(records: Records | ShardRecords, config: DataConfig, split: str,
 
 
 def _fingerprint(records: Records | ShardRecords, class_names: tuple[str, ...], config: DataConfig) -> str:
-    channels, size, _ = config.shape
-    transform = [CROP, RESIZE, size, channels]
+    transform = [crop_in_words(config.size), RESIZE, config.size, config.shape[0]]
     sums = hashlib.sha256(json.dumps([transform, class_names]).encode())
     for part in records.identity():
         sums.update(part)

@@ -1,7 +1,8 @@
-"""From an encoded image to a square uint8 array: the one decoding, crop and resize of training and evaluation."""
+"""From an encoded image to a uint8 array of one size: the one decoding, crop and resize of training and evaluation."""
 
 import io
 import warnings
+from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
@@ -9,7 +10,10 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from ..image_size import ImageSize, height_and_width
+
 CROP = "centre square of the shorter side"
+_CROP_RECTANGLE = "largest centred rectangle of the size's aspect ratio"
 RESIZE = "PIL bicubic, antialiased when reducing"
 SUFFIXES = (".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # of PIL's others, EPS would run Ghostscript
@@ -20,10 +24,16 @@ class BadImage(Exception):
     the reason."""
 
 
-def square_pixels(
-    content: bytes | npt.NDArray[np.uint8] | Image.Image, image_size: int, channels: int
+def crop_in_words(image_size: ImageSize | list[int] | None) -> str:
+    """What is cut out for images of a size, as protocols say it; a JSON file has a list of the two sides."""
+    return _CROP_RECTANGLE if isinstance(image_size, tuple | list) else CROP
+
+
+def sized_pixels(
+    content: bytes | npt.NDArray[np.uint8] | Image.Image, image_size: ImageSize, channels: int
 ) -> npt.NDArray[np.uint8]:
-    """Decode, crop to the centre square of the shorter side, resize; pixels of that size already pass bit-exact.
+    """Decode, cut out the largest centred part of the size's aspect ratio (of a square one the centre square of the
+    shorter side), resize; pixels of that size already pass bit-exact.
 
     Rotated as its EXIF orientation says, transparency over white, 16-bit grey scaled to 8, the first frame of several.
     Embedded colour profiles are not applied. JPEG is decoded in full: PIL's decoding at a reduced scale is quicker, but
@@ -31,25 +41,26 @@ def square_pixels(
 
     Args:
         content: an encoded image, the pixels of a grey one (H, W), or a PIL image of any mode.
-        image_size: height and width wanted.
+        image_size: height and width wanted, one number or both.
         channels: 1 for grey (ITU-R 601 luma), 3 for RGB.
 
     Returns:
-        (channels, image_size, image_size) uint8.
+        (channels, height, width) uint8.
 
     Raises:
         BadImage: for content that cannot be decoded, and, from its header alone, for an image of more than twice
             `PIL.Image.MAX_IMAGE_PIXELS`, 179 million pixels unless that is changed.
     """
-    if isinstance(content, np.ndarray) and content.shape == (image_size, image_size):
-        return np.broadcast_to(content, (channels, image_size, image_size))  # a shortcut: all below changes nothing
+    height, width = height_and_width(image_size)
+    if isinstance(content, np.ndarray) and content.shape == (height, width):
+        return np.broadcast_to(content, (channels, height, width))  # a shortcut: all below changes nothing
     try:
         with warnings.catch_warnings():
             # Big images and damaged metadata: PIL decodes the pixels all the same, and the user cannot act on either.
             warnings.filterwarnings("ignore", module=r"PIL\.")
-            image = _eight_bit(_centre_square(_decode(content)), "L" if channels == 1 else "RGB")
-            if image.width != image_size:
-                image = image.resize((image_size, image_size), Image.Resampling.BICUBIC)
+            image = _eight_bit(_cropped(_decode(content), height, width), "L" if channels == 1 else "RGB")
+            if image.size != (width, height):
+                image = image.resize((width, height), Image.Resampling.BICUBIC)
     except BadImage:
         raise
     except Exception as error:  # PIL's decoders raise a dozen unrelated types on damaged bytes
@@ -72,12 +83,14 @@ def _decode(content: bytes | npt.NDArray[np.uint8] | Image.Image) -> Image.Image
     return image
 
 
-def _centre_square(image: Image.Image) -> Image.Image:
-    side = min(image.size)
-    if side == max(image.size):
+def _cropped(image: Image.Image, height: int, width: int) -> Image.Image:
+    """The largest centred part whose sides are as height to width, to the nearest pixel."""
+    across = min(image.width, max(1, round(Fraction(image.height * width, height))))
+    down = min(image.height, max(1, round(Fraction(image.width * height, width))))
+    if (across, down) == image.size:
         return image
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    return image.crop((left, top, left + side, top + side))
+    left, top = (image.width - across) // 2, (image.height - down) // 2
+    return image.crop((left, top, left + across, top + down))
 
 
 def _eight_bit(image: Image.Image, mode: str) -> Image.Image:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from ..errors import InputError
 from ..storage.untrusted import user_path
-from .decoding import BadImage, square_pixels
+from .decoding import BadImage, sized_pixels
 from .folders import read_regular_file
 from .records import PixelArray, Records, Source
 from .tables import image_table, load_from_hub
@@ -120,5 +120,5 @@ def _from_hub() -> Source:
 
 def _decoded(table: datasets.Dataset) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
     images = image_table(table, "image")
-    pixels = np.stack([square_pixels(row["image"]["bytes"], 28, channels=1)[0] for row in images.to_list()])
+    pixels = np.stack([sized_pixels(row["image"]["bytes"], 28, channels=1)[0] for row in images.to_list()])
     return pixels, np.asarray(table.select_columns("label")[:]["label"], np.uint8)

@@ -23,7 +23,7 @@ UNSAID = {"unsaid": True}
 
 
 def described(config: Any) -> dict[str, Any]:
-    """A configuration, a dataclass, as its config.json holds it, which is what versions before `UNSAID` fields wrote."""
+    """A configuration, a dataclass, as its config.json holds it, and as it was before there were `UNSAID` fields."""
     unsaid = {f.name for f in fields(config) if "unsaid" in f.metadata and getattr(config, f.name) == f.default}
     return {name: value for name, value in asdict(config).items() if name not in unsaid}
 

@@ -18,7 +18,7 @@ def edit_tab(context: Context) -> None:
     """A picture, what of it is kept, and several ways to go on from there."""
 
     def laid(model: Model, image: Tensor) -> dict[str, Any]:
-        return on_grid(image, model.config.grid_size, model.config.grid_size)
+        return on_grid(image, *model.config.grid_shape)
 
     def lay(name: Any, given: Any) -> tuple[Any, ...]:
         model = context.model(name)
@@ -34,9 +34,9 @@ def edit_tab(context: Context) -> None:
         return data_url(image), laid(model, image), of_class or gr.skip()
 
     def mark_below(name: Any, rows: Any) -> dict[str, Any]:
-        size = context.model(name).config.grid_size
-        kept = whole_number("rows", rows, 0, size)
-        return gr.update(value=" ".join(map(str, below(kept, size))))
+        shape = context.model(name).config.grid_shape
+        kept = whole_number("rows", rows, 0, shape[0])
+        return gr.update(value=" ".join(map(str, below(kept, shape))))
 
     def show(
         name: Any, given: Any, marks: Any, class_name: Any, number: Any, *options: Any,
@@ -44,7 +44,7 @@ def edit_tab(context: Context) -> None:
     ) -> str:  # fmt: skip
         model = context.model(name)
         image = context.picture(given, model)
-        marked = marked_cells(marks, model.config.grid_size**2)
+        marked = marked_cells(marks, model.config.num_positions)
         count = whole_number("number of images", number, 1, context.limits.max_images)
         drawn = draw_marked(
             model, image, marked, class_name, count, sampling_options(*options), context.on_step(progress)

@@ -28,9 +28,8 @@ def tokens_tab(context: Context, maps: CodeMaps) -> None:
         part = whole_number("codebook", codebook, 0, model.config.codes_per_position - 1)
         image = decode(model.pipeline.tokenizer, indices[None])[0]
         labels = indices.view(-1, model.config.codes_per_position)[:, part].tolist()
-        size = model.config.grid_size
         chosen = [] if position is None else [position]
-        return as_text(indices), on_grid(image, size, size, chosen, [str(label) for label in labels])
+        return as_text(indices), on_grid(image, *model.config.grid_shape, chosen, [str(label) for label in labels])
 
     def lay_picture(name: Any, given: Any, codebook: Any) -> tuple[Any, ...]:
         model = context.model(name)

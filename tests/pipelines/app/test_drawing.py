@@ -59,7 +59,7 @@ def test_without_classes_there_is_nothing_to_choose():
 
 
 def test_kept_rows_are_completed_as_the_pipeline_does(model, image):
-    drawn = draw_marked(model, image, below(2, 4), "Bag", 3, OPTIONS, no_report)
+    drawn = draw_marked(model, image, below(2, (4, 4)), "Bag", 3, OPTIONS, no_report)
     expected = model.pipeline.complete(
         image.expand(3, -1, -1, -1), 8, ["Bag"] * 3, guidance_scale=2.0, temperature=0.9, top_k=20, top_p=0.95,
         min_p=0.01, generator=generators(3), output_type="uint8",
@@ -68,12 +68,12 @@ def test_kept_rows_are_completed_as_the_pipeline_does(model, image):
 
 
 def test_marked_positions_are_their_pixels():
-    mask = pixels_of([1, 6], 4, 16)
+    mask = pixels_of([1, 6], (4, 4), 4)
     assert mask.sum() == 2 * 16
     assert mask[:4, 4:8].all()
     assert mask[4:8, 8:12].all()
-    assert below(4, 4) == []
-    assert pixels_of(below(0, 4), 4, 16).all()
+    assert below(4, (4, 4)) == []
+    assert pixels_of(below(0, (4, 4)), (4, 4), 4).all()
 
 
 def test_nothing_marked_is_refused(model, image):

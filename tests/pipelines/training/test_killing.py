@@ -5,10 +5,22 @@ from pathlib import Path
 import pytest
 from kill_and_compare import compare
 
+SHORT, LONG = (3, 12), (20, 48)  # kills, steps
 
-@pytest.mark.parametrize(("world", "streaming"), [(1, False), (2, False), (2, True)])
-@pytest.mark.parametrize(("kills", "steps"), [(3, 12), pytest.param(20, 48, marks=pytest.mark.slow)])
-def test_a_killed_run_ends_as_the_undisturbed_one(world: int, streaming: bool, kills: int, steps: int, tmp_path: Path):
-    *killed, outcome = compare(kills, world, seed=world, steps=steps, work=tmp_path, streaming=streaming)
+
+@pytest.mark.parametrize(
+    ("world", "changes", "kills", "steps"),
+    [
+        *((world, {}, *SHORT) for world in (1, 2)),
+        *((2, {name: True}, *SHORT) for name in ("streaming", "adversarial")),
+        *(pytest.param(world, {}, *LONG, marks=pytest.mark.slow) for world in (1, 2)),
+        pytest.param(2, {"streaming": True}, *LONG, marks=pytest.mark.slow),
+        *(pytest.param(world, {"adversarial": True}, *LONG, marks=pytest.mark.slow) for world in (1, 2)),
+    ],
+)
+def test_a_killed_run_ends_as_the_undisturbed_one(
+    world: int, changes: dict[str, bool], kills: int, steps: int, tmp_path: Path
+):
+    *killed, outcome = compare(kills, world, seed=world, steps=steps, work=tmp_path, **changes)
     assert len(killed) >= 2 * kills // 3  # a loaded machine may be too late for the others
     assert outcome.endswith("files equal")

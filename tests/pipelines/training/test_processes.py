@@ -42,6 +42,7 @@ class Features(Dataset):
 @dataclass(frozen=True)
 class Training:
     keep_checkpoints: int = 1
+    turning_point = 0
     checkpoint_every: int = BATCHES
 
 

@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from adversarial_runs import toy_training
 from processes import run
 from safetensors.torch import load_file
 from toy_runs import MODEL, assert_close_runs, changed, toy_stage
 
+from wvq.pipelines.adversarial.command import train_stage_one
 from wvq.pipelines.class_conditional import load_prior
 from wvq.tokenizer import VQTokenizer
 
@@ -34,6 +37,8 @@ def trainings(images: Path, shards: Path, folder: Path) -> Runs:
     train, config = runs["wasserstein"]
     streamed = dataclasses.replace(config.data, source=str(shards), streaming=True, skip_bad_images=True)
     runs["stream"] = train, changed(config, "stream", data=streamed)
+    settings = {"ema_decay": 0.5, "discriminator_start": 0, "gradient_accumulation_steps": 2}
+    runs["adversarial"] = train_stage_one, toy_training(images, folder / "adversarial", **short | settings)
     train, config = toy_stage("prior", images, folder)
     accumulated = {"gradient_accumulation_steps": 2, "optimizer": "adamw", "code_geometry": 8}  # Muon is bfloat16
     runs["prior"] = train, changed(config, sample_every=0, **accumulated, **short)
@@ -56,7 +61,7 @@ def both(fashion_folder: Path, fashion_shards: Path, tmp_path_factory: pytest.Te
     return runs
 
 
-@pytest.mark.parametrize("name", [*QUANTIZERS, "stream", "prior", "prior, parts tried"])
+@pytest.mark.parametrize("name", [*QUANTIZERS, "stream", "adversarial", "prior", "prior, parts tried"])
 def test_two_processes_train_what_one_does(both: list[Runs], name: str):
     one, two = (runs[name][1] for runs in both)
     assert_close_runs(one, two, metrics=1e-3, rtol=1e-3, atol=1e-4)
@@ -71,3 +76,15 @@ def test_every_parameter_had_a_gradient_and_one_update_in_each_step(both: list[R
         trained += 2 * name.startswith("prior")  # the maps of the geometry, which are folded
         optimizer = load_file(folder / "checkpoints" / f"step-{STEPS:08d}" / "optimizers.safetensors")
         assert [int(value) for key, value in optimizer.items() if key.endswith(".step")] == [STEPS] * trained
+
+
+def test_the_discriminator_and_the_means_of_its_logits_are_those_of_all_processes(both: list[Runs]):
+    one, two = (
+        load_file(Path(runs["adversarial"][1].output_dir) / "checkpoints" / f"step-{STEPS:08d}" / "model.safetensors")
+        for runs in both
+    )
+    names = [name for name in one if name.startswith(("discriminator.", "lecam."))]
+    assert {"lecam.mean_real", "lecam.mean_fake"} < set(names)
+    for name in names:
+        torch.testing.assert_close(two[name], one[name], rtol=1e-3, atol=1e-4)
+    assert one["lecam.mean_real"] != 0 != one["lecam.mean_fake"]

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .errors import InputError
+from ..errors import InputError
 
 OWN = "VQTokenizer"
 """What our own tokenizers are called in a `BaseAutoencoder`."""

@@ -15,7 +15,7 @@ from toy_runs import assert_close_runs, assert_equal_runs, changed, rows
 from wvq.eval.transplant import Transplant, transplant_and_report
 from wvq.pipelines.command_line import main
 from wvq.pipelines.training.run import Run
-from wvq.pipelines.transplant import UNTRAINED, TransplantTraining, transplant
+from wvq.pipelines.transplant.training import UNTRAINED, TransplantTraining, transplant
 from wvq.tokenizer import InputError, VQTokenizer
 from wvq.tokenizer.data import DataConfig
 from wvq.tokenizer.quantizers.base import Quantizer
@@ -96,7 +96,9 @@ def _latents(folder: Path) -> list[torch.Tensor]:
 def test_latents_are_encoded_once(fashion_folder: Path, tmp_path: Path, monkeypatch):
     config = toy_transplant(fashion_folder, tmp_path, steps=2, warmup_steps=0)
     transplant(config)
-    monkeypatch.setattr("wvq.pipelines.encode_latents._encode", lambda *_: pytest.fail("latents were encoded again"))
+    monkeypatch.setattr(
+        "wvq.pipelines.transplant.encode_latents._encode", lambda *_: pytest.fail("latents were encoded again")
+    )
     transplant(changed(config, "another", quantizer="vanilla"))
 
 

@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from .storage.untrusted import file_inside, read_json
+from ..storage.untrusted import file_inside, read_json
 
 OPEN_SHARDS = 128  # at a time, each an open file
 INDEX = "latents.json"

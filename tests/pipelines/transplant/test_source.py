@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from toy_autoencoders import OPTIONS, saved_autoencoder
 
+from wvq.pipelines.transplant.source import read_autoencoder, transplanted
 from wvq.tokenizer import InputError, VQTokenizer
-from wvq.tokenizer.base_autoencoder import ADAPTERS
-from wvq.tokenizer.transplanted import read_autoencoder, transplanted
+from wvq.tokenizer.transplant.base_autoencoder import ADAPTERS
 
 FOREIGN = [name for name in OPTIONS if name != "VQTokenizer"]
 

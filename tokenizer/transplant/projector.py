@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from .precision import to_float64
+from ..precision import to_float64
 
 
 class Projector(nn.Module):

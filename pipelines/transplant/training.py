@@ -16,19 +16,19 @@ from wvq.tokenizer.data.batches import evenly_spaced
 from wvq.tokenizer.data.dataset import report_bad_images
 from wvq.tokenizer.distributed import on_first_process
 from wvq.tokenizer.errors import check_range
-from wvq.tokenizer.latents import LatentDataset
-from wvq.tokenizer.projector import Projector, standardize
 from wvq.tokenizer.quantizers.from_data import start_from_data
 from wvq.tokenizer.storage.hub import HubArguments
 from wvq.tokenizer.storage.untrusted import expand_home
-from wvq.tokenizer.transplanted import read_autoencoder, transplanted
+from wvq.tokenizer.transplant.latents import LatentDataset
+from wvq.tokenizer.transplant.projector import Projector, standardize
 
+from ..train_tokenizer import build_optimizer, evaluate
+from ..training.accelerator import build_accelerator
+from ..training.config import TrainingConfig
+from ..training.loop import Loop
+from ..training.run import Run
 from .encode_latents import encode_latents
-from .train_tokenizer import build_optimizer, evaluate
-from .training.accelerator import build_accelerator
-from .training.config import TrainingConfig
-from .training.loop import Loop
-from .training.run import Run
+from .source import read_autoencoder, transplanted
 
 UNTRAINED = "step-0"
 """Folder of a run with the tokenizer before its first step: codes from data, carried to the features' moments."""
@@ -162,7 +162,7 @@ def transplant(config: TransplantTraining) -> Path:
             if loop.due(config.log_every):
                 loop.log("images", config.batch_size)
             if loop.due(config.evaluate_every):
-                evaluate(loop, loop.evaluated.put_into(tokenizer), evaluation_set, config.evaluation_images)
+                evaluate(loop, loop.evaluated.put_into(tokenizer), evaluation_set, config)
 
         return run.save_model(loop.evaluated.put_into(tokenizer))
 

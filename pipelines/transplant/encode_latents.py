@@ -15,14 +15,14 @@ from torch import Tensor
 
 from wvq.tokenizer.data import ImageDataset, to_model
 from wvq.tokenizer.errors import NonFiniteError
-from wvq.tokenizer.latents import INDEX, LatentDataset
 from wvq.tokenizer.model import VQTokenizer
 from wvq.tokenizer.progress import progress_bar
 from wvq.tokenizer.storage.atomic import write_once
 from wvq.tokenizer.storage.leases import work_through
+from wvq.tokenizer.transplant.latents import INDEX, LatentDataset
 
-from .processes import this_process
-from .tokenize_images import IMAGES_AT_ONCE
+from ..processes import this_process
+from ..tokenize_images import IMAGES_AT_ONCE
 
 SHARD_IMAGES = 2_048
 _FORMAT = 1  # in the key: raise it when other latents are made of the same images

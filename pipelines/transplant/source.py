@@ -9,12 +9,12 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor
 
-from .base_autoencoder import ADAPTERS, OWN, BaseAutoencoder, whole_network
-from .errors import InputError
-from .model import TokenizerConfig, VQTokenizer
-from .storage.hub import HubArguments, commit_of, local_folder
-from .storage.pretrained import described
-from .storage.untrusted import file_inside, first_line, load_weights, read_json, weight_files
+from wvq.tokenizer.errors import InputError
+from wvq.tokenizer.model import TokenizerConfig, VQTokenizer
+from wvq.tokenizer.storage.hub import HubArguments, commit_of, local_folder
+from wvq.tokenizer.storage.pretrained import described
+from wvq.tokenizer.storage.untrusted import file_inside, first_line, load_weights, read_json, weight_files
+from wvq.tokenizer.transplant.base_autoencoder import ADAPTERS, OWN, BaseAutoencoder, whole_network
 
 _STEM = "diffusion_pytorch_model"  # of the files of weights in diffusers' folders
 _FORMER_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}  # before diffusers 0.17

@@ -1,0 +1,1 @@
+"""What makes reconstructions sharp: perceptual losses, discriminators, and the losses of adversarial training."""
