@@ -55,6 +55,11 @@ COMMANDS = {
         "wvq.pipelines.adversarial.command:refine_tokenizer",
         "wvq.pipelines.adversarial.command:TokenizerRefinement",
     ),
+    "transplant": Command(
+        "put a quantizer into an autoencoder that exists, of diffusers or our own",
+        "wvq.eval.transplant:transplant_and_report",
+        "wvq.eval.transplant:Transplant",
+    ),
     "tokenize": Command(
         "encode a data set once, into the token cache",
         "wvq.pipelines.tokenize:tokenize",
@@ -105,9 +110,7 @@ COMMANDS = {
         "wvq.eval.studies.atomic:Atomic",
     ),
     "recipes": Command(
-        "list the recipes that come with the package, for --config, or print one",
-        "wvq.pipelines.options.installed:recipes",
-        "wvq.pipelines.options.installed:Recipes",
+        "list or print recipes", "wvq.pipelines.options.installed:recipes", "wvq.pipelines.options.installed:Recipes"
     ),
     "benchmark quantizers": Command(
         "time and memory of a training step of every quantizer, beside other implementations",

@@ -14,6 +14,7 @@ _FEATURES = "rows of feature sets, which are kept on the CPU"
 _CPU_BENCHMARK = "what is measured here runs on the CPU"
 
 FUNCTIONS = {
+    "wvq.tokenizer.transplant.latents.LatentDataset.take": "latents are read on the CPU, by safetensors",
     "wvq.pipelines.class_conditional.ClassConditionalPipeline.labels_of": _LABELS,
     "wvq.pipelines.labels.labels_of": _LABELS,
     "wvq.pipelines.sample._sample": _LABELS,

@@ -14,13 +14,18 @@ from wvq.pipelines.command_line import COMMANDS, _load, parse
 from wvq.pipelines.options.installed import installed_recipes
 
 RECIPES = installed_recipes()
+DISCRIMINATOR = (  # used from step 1 on
+    "--discriminator-start=0", "--discriminator.lead=1", "--discriminator.base-channels=8",
+    "--discriminator.num-layers=1",
+)  # fmt: skip
 TOY_SIZES = {
     "train-tokenizer": (
         "--data.image-size=32", "--model.base-channels=32", "--model.latent-channels=8", "--model.codebook-size=64",
-        "--model.num-blocks=1", "--model.decoder-blocks=2",
+        "--model.num-blocks=1", "--model.decoder-blocks=2", *DISCRIMINATOR,
     ),
+    "refine-tokenizer": ("--data.image-size=32", *DISCRIMINATOR),
     "train-prior": (
-        "--data.image-size=16", "--model.hidden-size=16", "--model.num-layers=1", "--model.num-heads=2",
+        "--data.image-size=32", "--model.hidden-size=16", "--model.num-layers=1", "--model.num-heads=2",
         "--sample-every=2", "--compile=false",
     ),
 }  # fmt: skip
@@ -34,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_fashion_folder(folder / "images")
     for image in (folder / "images").rglob("?[1-9].png"):
         image.unlink()
-    tiny_tokenizer().save_pretrained(folder / "tokenizer")
+    tiny_tokenizer(image_size=32).save_pretrained(folder / "tokenizer")
     return folder
 
 
@@ -42,8 +47,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_steps(name: str, folder: Path, tmp_path: Path) -> None:
     command = RECIPES[name].command
     places = [f"--data.source={folder}/images", "--data.num-workers=0", f"--output-dir={tmp_path}/run"]
+    if command != "train-tokenizer":
+        places.append(f"--tokenizer={folder}/tokenizer")
     if command == "train-prior":
-        places += [f"--tokenizer={folder}/tokenizer", f"--tokens-dir={folder}/tokens"]
+        places.append(f"--tokens-dir={folder}/tokens")
     config = parse(command, [f"--config={name}", *places, *TOY_SIZES[command], *SHORT])
     _load(COMMANDS[command].function)(config)
 
@@ -54,6 +61,8 @@ def test_two_steps(name: str, folder: Path, tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if row["split"] == "train"] == [1, 2]
     assert all(math.isfinite(value) for row in rows for value in row.values() if isinstance(value, float))
+    for weight, term in (("perceptual_weight", "perceptual_loss"), ("adversarial_weight", "adversarial_loss")):
+        assert (term in rows[-2]) == bool(own.get(weight))
 
 
 PLACES = {"output_dir", "data.source", "data.num_workers", "tokenizer", "tokens_dir"}
