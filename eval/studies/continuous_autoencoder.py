@@ -5,6 +5,7 @@
 The run's folder model/ is what diffusers loads: `AutoencoderKL.from_pretrained("runs/continuous/model")`.
 """
 
+import importlib
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -69,7 +70,7 @@ def train_autoencoder(config: ContinuousTraining) -> Path:
     Raises:
         InputError: for images that cannot be read, and a folder with a run of another configuration.
     """
-    from diffusers import AutoencoderKL
+    kind: Any = importlib.import_module("diffusers").AutoencoderKL  # whose types are those of its defaults
 
     accelerator = build_accelerator(config)
     if model := finished_model(config):
@@ -87,7 +88,7 @@ def train_autoencoder(config: ContinuousTraining) -> Path:
         raise InputError(
             f"data.image_size is {height}; with {levels} resolutions it must divide by {2 ** (levels - 1)}"
         )
-    autoencoder = AutoencoderKL(
+    autoencoder = kind(
         in_channels=channels,
         out_channels=channels,
         down_block_types=("DownEncoderBlock2D",) * levels,
@@ -96,7 +97,7 @@ def train_autoencoder(config: ContinuousTraining) -> Path:
         layers_per_block=config.layers_per_block,
         latent_channels=config.latent_channels,
         norm_num_groups=8,
-        sample_size=config.data.size,
+        sample_size=height,
     )
     parameters = [*autoencoder.parameters()]
     groups = [{"params": parameters, "peak": config.learning_rate, "weight_decay": config.weight_decay}]

@@ -1,6 +1,6 @@
 """A tokenizer and the discriminator of its reconstructions, as one module with one forward pass."""
 
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from wvq.tokenizer.adversarial.config import DiscriminatorConfig
 from wvq.tokenizer.adversarial.discriminators import FeatureDiscriminator, PatchDiscriminator
 from wvq.tokenizer.adversarial.losses import LeCam, hinge_discriminator_loss, hinge_generator_loss, r1_penalty
 from wvq.tokenizer.model import TokenizerOutput
+from wvq.tokenizer.transplant.base_autoencoder import LatentDecoder
 
 LECAM_DECAY = 0.999  # of the means of logits, for a step
 TERMS = ("adversarial_loss", "discriminator_loss", "real_logits", "fake_logits", "lecam", "r1")
@@ -80,7 +81,7 @@ class Players(nn.Module):
         if (discriminator := self.discriminator) is None:
             return output, None
         zero = torch.zeros((), device=images.device)
-        terms = dict.fromkeys(TERMS, zero)
+        terms: dict[str, Tensor] = dict.fromkeys(TERMS, zero)
         if not plays:  # several processes wait for a gradient of every weight
             idle = sum((parameter.sum() for parameter in discriminator.parameters()), start=zero)
             return output, Game(zero, 0 * idle, terms)
@@ -105,9 +106,9 @@ class Players(nn.Module):
     @property
     def last_layer(self) -> Tensor:
         """The weights that give the reconstructions, whose gradients `adaptive_weight` compares."""
-        weight = self.tokenizer.decoder.layers[-1].weight
-        assert isinstance(weight, Tensor)
-        return weight
+        decoder: Any = self.tokenizer.decoder
+        network = decoder.network.decoder if isinstance(decoder, LatentDecoder) else decoder
+        return [weight for weight in network.parameters() if weight.ndim == 4][-1]
 
 
 def build_discriminator(shape: tuple[int, int, int], config: DiscriminatorConfig) -> nn.Module:

@@ -29,7 +29,7 @@ class EditingPipeline(Pipeline, ABC):
     tokenizer: VQTokenizer
 
     @abstractmethod
-    def __call__(self, class_labels: ClassLabels | None = None, **options: Any) -> ImagePipelineOutput | Any:
+    def __call__(self, *arguments: Any, **options: Any) -> ImagePipelineOutput | Any:
         """Generate images of classes; among the options are known_tokens (N, h, w), -1 where one is to be drawn."""
 
     @abstractmethod

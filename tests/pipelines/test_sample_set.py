@@ -179,7 +179,7 @@ def test_matrices_are_rounded_if_asked(saved, monkeypatch):
 
 def test_a_batch_without_enough_memory_is_halved_and_said(saved, capsys):
     small = Small.__new__(Small)
-    small.__dict__.update(ClassConditionalPipeline.from_pretrained(saved).__dict__)
+    vars(small).update(ClassConditionalPipeline.from_pretrained(saved).__dict__)
     images, labels = expected_images(saved)
     batches = list(sample_images(small, labels, SamplingOptions(guidance_scale=2.0, batch_size=10)))
     assert max(map(len, batches)) == 3

@@ -34,8 +34,8 @@ def train(config: Any, launch: dict[str, str], stop_at: int = 0, break_at: int =
     os.environ.update(launch)
     forward, parts = TokenLoss.forward, itertools.count(1)
 
-    def forward_and_break(self: TokenLoss, *inputs: Any) -> Tensor:
-        loss = forward(self, *inputs)
+    def forward_and_break(self: TokenLoss, *inputs: Any, **named: Any) -> Tensor:
+        loss = forward(self, *inputs, **named)
         last = int(os.environ.get("RANK", "0")) == int(os.environ.get("WORLD_SIZE", "1")) - 1
         return loss * torch.nan if self.training and next(parts) == break_at and last else loss
 

@@ -61,7 +61,7 @@ def trained(configs: list[TransplantTraining]) -> None:
 
 @pytest.mark.slow
 def test_two_processes_transplant_what_one_does(fashion_folder: Path, tmp_path: Path):
-    short = {"steps": 30, "batch_size": 8, "evaluate_every": 30, "checkpoint_every": 30}
+    short: dict[str, Any] = {"steps": 30, "batch_size": 8, "evaluate_every": 30, "checkpoint_every": 30}
     quantizers: list[dict[str, Any]] = [{}, {"quantizer": "product"}, {"quantizer": "wasserstein"}]
     runs = []
     for world in (1, 2):
