@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 install: $(VENV)/.installed
 
-$(VENV)/.installed: pyproject.toml setup.py prior/decoder/attention.c constraints.txt
+$(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --constraint constraints.txt --editable ".[app,offline,wandb,trackio,dev]"
 	touch $@
@@ -21,7 +21,7 @@ data:
 	@sh tokenizer/data/fetch_fashion_mnist.sh
 
 # What the demo and the application need; `make install` adds what developers do.
-$(VENV)/.demo: pyproject.toml setup.py prior/decoder/attention.c constraints.txt
+$(VENV)/.demo: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --constraint constraints.txt --editable ".[app,offline]"
 	touch $@

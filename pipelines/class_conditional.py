@@ -88,9 +88,7 @@ class ClassConditionalPipeline(EditingPipeline):
         before = self.tokenizer.dtype
         super().to(*targets, **keywords)
         if self.tokenizer.dtype != before and getattr(self.prior.config, "tokenizer_fingerprint", None) is not None:
-            self.prior.config.tokenizer_fingerprint = (
-                self.tokenizer.fingerprint
-            )  # the rounded one belongs to it as well
+            self.prior.config.tokenizer_fingerprint = self.tokenizer.fingerprint  # the rounded one belongs to it too
         return self
 
     def index(self) -> dict[str, Any]:
@@ -138,6 +136,7 @@ class ClassConditionalPipeline(EditingPipeline):
         known_tokens: Tensor | None = None,
         best_of: int = 1,
         dtype: torch.dtype | None = None,
+        block_size: int | None = None,
         num_passes: int | None = None,
     ) -> ImagePipelineOutput | Any:
         """Generate num_images_per_label images for each of class_labels, in that order.
@@ -146,14 +145,16 @@ class ClassConditionalPipeline(EditingPipeline):
             class_labels: numbers or names of classes, one or several; None for a prior without classes.
             guidance_scale, temperature, top_k, top_p, min_p, guidance_schedule, guidance_interval, dtype, num_passes:
                 see `wvq.prior.sample_tokens`.
-            generator: one, or one per image, which makes its pixels independent of the others in the batch.
+            generator: one, or one per image, which makes its pixels independent of the others in the batch, to the last
+                bits if a `block_size` is given as well.
             output_type: "pil", "np", "pt", "uint8" or "latent" (the tokenizer's indices).
             return_dict: whether to return `ImagePipelineOutput` instead of a tuple.
-            callback_on_step_end: called after each token as (pipeline, position, number of tokens, {"tokens": so far});
-                with a prior of free order after each pass, see `wvq.prior.sample_tokens`.
+            callback_on_step_end: called after each token, or pass, as (pipeline, position, number of tokens,
+                {"tokens": so far}).
             known_tokens: indices of the N images as the tokenizer gives them, (N, h, w) or (N, h, w, M), -1 where one
                 is to be drawn.
             best_of: candidates drawn for each image, of which the one that the prior finds most probable is kept.
+            block_size: images that both models compute together, see there.
 
         Raises:
             InputError: for a class that does not exist or an argument out of its range.
@@ -199,18 +200,19 @@ class ClassConditionalPipeline(EditingPipeline):
                 known_tokens=known_tokens,
                 dtype=dtype,
                 codes_per_position=self.tokenizer.config.codes_per_position,
+                block_size=block_size,
                 num_passes=num_passes,
             )
         if best_of > 1:
             scores = self._log_likelihood(tokens, labels).view(-1, best_of)
-            chosen = scores.argmax(dim=1) + best_of * torch.arange(len(scores), device=scores.device)
-            tokens = tokens[chosen]
+            tokens = tokens[scores.argmax(dim=1) + best_of * torch.arange(len(scores), device=scores.device)]
         indices = self.tokenizer.from_sequence(tokens)
         if output_type == "latent":
             images: Any = indices
         else:
             decode = self.tokenizer.decode
-            decoded = in_blocks(decode, indices) if isinstance(generator, Sequence) else decode(indices)
+            alone = block_size or isinstance(generator, Sequence)
+            decoded = in_blocks(decode, indices, block_size) if alone else decode(indices)
             images = format_images(to_pixels(decoded), output_type)
         return ImagePipelineOutput(images) if return_dict else (images,)
 

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from wvq.prior.guidance import GuidanceSchedule
 from wvq.prior.sampling import check_sampling
 from wvq.tokenizer import InputError
+from wvq.tokenizer.blocks import full_block_size
 from wvq.tokenizer.errors import check_range
 from wvq.tokenizer.progress import progress_bar
 from wvq.tokenizer.storage.untrusted import expand_home
@@ -40,7 +41,7 @@ class SamplingOptions:
     min_p: float = 0.0
     """Codes below this share of the highest probability are dropped."""
     seed: int = 0
-    """Image i is the same for the same seed, whatever the batch size."""
+    """Image i is the same for the same seed and block size, whatever the batch size."""
     batch_size: int | Literal["auto"] = 250
     """Images drawn at once, halved where memory does not suffice; "auto" starts from many."""
     guidance_schedule: GuidanceSchedule = "constant"
@@ -49,6 +50,9 @@ class SamplingOptions:
     """First position with guidance and the one after the last; none for all."""
     dtype: Literal["auto", "bfloat16"] = "auto"
     """Type of the prior's matrices and cache: its own, or rounded for speed."""
+    block_size: int | Literal["auto"] = "auto"
+    """Images computed together, the last block filled up, since sums are rounded by their number; "auto": 16 on a CPU,
+    64 elsewhere."""
     num_passes: int = 0
     """Passes in which an image is drawn, with a prior of free order; 0 for as many as it has tokens."""
 
@@ -57,6 +61,8 @@ class SamplingOptions:
         check_range(self, "seed", "num_passes", least=0)
         if self.batch_size != "auto":
             check_range(self, "batch_size", least=1)
+        if self.block_size != "auto":
+            check_range(self, "block_size", least=1)
         if self.guidance_interval is not None:
             object.__setattr__(self, "guidance_interval", tuple(self.guidance_interval))
             first, end = self.guidance_interval
@@ -111,6 +117,7 @@ def sample_images(
     size = options.batch_size
     if size == "auto":
         size = _MANY_ON_CPU if pipeline.device.type == "cpu" else _MANY
+    block_size = full_block_size(pipeline.device) if options.block_size == "auto" else options.block_size
     start = 0
     with (
         nullcontext(progress)
@@ -133,6 +140,7 @@ def sample_images(
                     guidance_schedule=options.guidance_schedule,
                     guidance_interval=options.guidance_interval,
                     dtype=torch.bfloat16 if options.dtype == "bfloat16" else None,
+                    block_size=block_size,
                     num_passes=options.num_passes or None,
                 )
             except RuntimeError as error:

@@ -122,7 +122,7 @@ def _claim(folder: Path, about: dict[str, Any]) -> None:
         raise InputError(f"{folder} holds '{min(there)}'; give a new or empty output_dir")
     (folder / _WORK).mkdir(parents=True, exist_ok=True)
     write_once(note, (json.dumps(about, indent=2) + "\n").encode(), folder / _WORK)
-    before = read_json(note)
+    before = {"block_size": "auto"} | read_json(note)  # which older versions did not note
     # Where the pipeline lies is compared only where an older version did not note what is in it.
     if difference := first_difference(before, about, {"pipeline"} if "prior" in before else {"prior", "class_names"}):
         raise InputError(f"{folder} holds samples of another {difference[0]}; give another output_dir")

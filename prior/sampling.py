@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from wvq.tokenizer.blocks import default_block_size, padded_blocks
+from wvq.tokenizer.blocks import full_block_size, padded_blocks
 from wvq.tokenizer.decided_there import may_ask
 from wvq.tokenizer.errors import InputError, NonFiniteError
 from wvq.tokenizer.precision import float64_device, has_float64
 
-from .decoder import build_decoder
+from .decoder import build_decoder, kept_decoder
 from .guidance import GuidanceSchedule, guidance_scales
 from .order.parallel_decoding import Drawing, draw_in_passes
 from .order.sequences import has_free_order, num_positions
@@ -19,8 +19,6 @@ from .truncation import check_truncation, draw_codes
 from .turns import check_codes_per_position, check_turns, turns
 
 OnToken = Callable[[int, Tensor], None]
-
-_ASKED_EVERY = 16  # positions after which a GPU is asked whether all scores were finite
 
 
 def sample_tokens(
@@ -49,8 +47,12 @@ def sample_tokens(
     null + guidance_scale * (class - null), as in transformers, before temperature and truncation; only codes can be
     drawn. Each draw inverts the cumulative distribution at one uniform number per image and position.
 
-    With a generator per image an image depends on its own numbers alone. As the last bits of a product depend on how
-    many rows it has, such images are computed in blocks of one size, the last filled up.
+    With a generator per image an image depends on its own numbers alone, but for the last bits of a product, which
+    depend on how many rows it has. With a `block_size` images are computed in blocks of that size, the last filled up:
+    then an image is the same in any batch.
+
+    What a decoder prepares is kept for the next call, unless the model is in training mode:
+    see `wvq.prior.decoder.kept_decoder`.
 
     A prior of free order (`wvq.prior.order.sequences`) draws its tokens in an order in which neighbours lie far apart,
     several of them in a pass if there are fewer passes than tokens: each then knows all that was drawn in the passes
@@ -73,7 +75,8 @@ def sample_tokens(
         guidance_schedule, guidance_interval: see `wvq.prior.guidance.guidance_scales`.
         known_tokens: (B, n), n <= T: codes that are given, -1 where one is to be drawn, as it is from n on.
         dtype: of the matrices, torch.bfloat16 or torch.int8 for speed; the model's own by default.
-        block_size: images computed together where there is a generator each; 16 on a CPU and 64 elsewhere by default.
+        block_size: images computed together. By default as many as there are; with a generator each at most 16 on a
+            CPU and 64 elsewhere.
         codes_per_position: M codes at each position of the tokenizer's grid, one after another: token t is drawn from
             the K / M codes whose turn it is, those from (t mod M) * K / M on.
         num_passes: passes in which a prior of free order draws an image, in [1, T]; few are fast, and tokens of one
@@ -85,7 +88,7 @@ def sample_tokens(
     Raises:
         InputError: for an argument out of its range, and for fewer passes than tokens with a prior of raster order.
         NonFiniteError: for scores that are NaN or infinite, as one bad weight makes them; it says at which position. A
-            GPU is asked for them after every 16th position and at the end.
+            GPU is asked for them at the end.
     """
     check_truncation(temperature, top_k, top_p, min_p)
     check_codes_per_position(codes_per_position, num_codes, num_tokens)
@@ -96,7 +99,7 @@ def sample_tokens(
     batch, null_class = len(class_labels), model.config.vocab_size - 1
     draws = _uniform(batch, num_tokens, generator).to(float64_device(model.device))
     sequences = torch.full((batch, num_tokens + 1), -1, device=model.device)  # the prompt, then the tokens
-    sequences[:, 0] = class_labels.to(model.device) + num_codes
+    sequences[:, 0] = class_labels.to(model.device) + num_codes + num_positions(model.config)
     if known_tokens is not None:
         _check_known(known_tokens, batch, num_tokens, num_codes)
         check_turns("known_tokens", known_tokens, num_codes, codes_per_position)
@@ -106,22 +109,23 @@ def sample_tokens(
 
     if block_size is not None and block_size < 1:
         raise InputError(f"block_size is {block_size}; it must be at least 1")
-    own = isinstance(generator, Sequence)
-    block_size = (block_size or default_block_size(model.device)) if own else batch
-    blocks = padded_blocks(batch, block_size, model.device)
+    at_once = full_block_size(model.device) if isinstance(generator, Sequence) else batch
+    blocks = padded_blocks(batch, block_size or min(at_once, batch), model.device)
     rows = (2 if guided else 1) * len(blocks[0])
     ids = [of_turn for _, of_turn in turns(num_codes, codes_per_position)]
 
     was_training = model.training
     model.eval()
     try:
+        with torch.inference_mode():
+            prepare = build_decoder if was_training else kept_decoder  # what is being trained will change
+            decoder = prepare(model, num_codes, rows, dtype)
         if has_free_order(model.config):
-            drawing = Drawing(num_codes, codes_per_position, scales, temperature, top_k, top_p, min_p)
-            tokens, labels, passes = sequences[:, 1:].clone(), class_labels.to(model.device), num_passes or num_tokens
-            draw_in_passes(model, labels, tokens, draws, drawing, passes, block_size, dtype, on_token)
+            how = Drawing(num_codes, codes_per_position, scales, temperature, top_k, top_p, min_p)
+            ids, tokens, passes = sequences[:, 0], sequences[:, 1:].clone(), num_passes or num_tokens
+            draw_in_passes(decoder, ids, null_class, tokens, draws, how, passes, block_size, at_once, on_token)
             return tokens
         with torch.inference_mode():
-            decoder = build_decoder(model, num_codes, rows, dtype)
             caches = [decoder.new_cache(rows, num_tokens) for _ in blocks]
         finite = _FiniteScores(batch, scales, model.device)
         seen = 0
@@ -147,6 +151,7 @@ def sample_tokens(
             if on_token:
                 on_token(position, sequences[:, 1 : position + 2].clone())
         finite.check()
+        decoder.give_back(caches)
     finally:
         model.train(was_training)
     return sequences[:, 1:].clone()
@@ -163,19 +168,20 @@ def check_sampling(guidance_scale: float, temperature: float, top_k: int, top_p:
 
 
 class _FiniteScores:
-    """Whether the scores of all images so far were finite, asked rarely where the host would wait for the answer."""
+    """Whether the scores of all images so far were finite, asked at the end if the host had to wait for the answer."""
 
     def __init__(self, batch: int, scales: Sequence[float], device: torch.device):
-        self.scales, self.every = scales, 1 if may_ask(device) else _ASKED_EVERY
+        self.scales, self.at_once = scales, may_ask(device)
         self.broken = torch.full((batch,), len(scales), device=device)  # the first position of each that was not
 
     def checked(self, scores: Tensor, position: int) -> Tensor:
         """The scores (B, K) of a position, zeros for images without finite ones, whose draw would be no code."""
-        broken = ~scores.isfinite().all(dim=1)
+        broken = ~(scores.amax(dim=1).isfinite() & scores.amin(dim=1).isfinite())  # NaN is both
         self.broken = torch.where(broken, self.broken.clamp(max=position), self.broken)
-        if (position + 1) % self.every == 0:
+        if self.at_once:
             self.check()
-        return scores if self.every == 1 else scores.masked_fill(broken[:, None], 0.0)
+            return scores
+        return scores.masked_fill(broken[:, None], 0.0)
 
     def check(self) -> None:
         """Raises: NonFiniteError: naming the first position and image."""

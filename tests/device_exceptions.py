@@ -11,12 +11,9 @@ ROOMS = {
 _WHICH = "which images are taken, and in which order"
 _LABELS = "classes, which the prior moves to where it is"
 _FEATURES = "rows of feature sets, which are kept on the CPU"
-_ATTENTION = "attention.c, which runs on the CPU alone"
 _CPU_BENCHMARK = "what is measured here runs on the CPU"
 
 FUNCTIONS = {
-    "wvq.prior.decoder.cache.FixedPointCache.__init__": _ATTENTION,
-    "wvq.prior.decoder.cache.FixedPointCache.reserve": _ATTENTION,
     "wvq.pipelines.class_conditional.ClassConditionalPipeline.labels_of": _LABELS,
     "wvq.pipelines.labels.labels_of": _LABELS,
     "wvq.pipelines.sample._sample": _LABELS,

@@ -64,6 +64,15 @@ def test_torch_hooks_of_a_module() -> None:
     )
 
 
+def test_torch_counts_how_often_a_tensor_was_written() -> None:
+    """prior/decoder/kept.py: by it, beside the sum of its bits, a decoder is found to be out of date."""
+    weight = nn.Parameter(torch.zeros(2, device="cpu"))
+    before = weight._version
+    with torch.no_grad():
+        weight.add_(1)
+    assert weight._version > before, "find the counter's new name, or compare whole weights in kept_decoder"
+
+
 def test_onednn_operators_of_packed_matrices() -> None:
     """prior/decoder/packed_linear.py multiplies by matrices that are reordered once, as the inductor does."""
     if not torch.backends.mkldnn.is_available():

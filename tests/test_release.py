@@ -55,9 +55,7 @@ def test_the_workflow_publishes_by_its_identity_alone() -> None:
     assert publish["steps"][-1]["with"] == {"attestations": True}
 
 
-def test_every_supported_python_is_built_and_named() -> None:
+def test_every_supported_python_is_named() -> None:
     named = {line.rpartition(" ")[2] for line in PROJECT["classifiers"] if re.search(r":: 3\.\d+$", line)}
-    text = (ROOT / ".github" / "workflows" / "release.yml").read_text()
-    built = {f"3.{minor}" for minor in re.findall(r"cp3(\d+)-", text)}
-    assert named == built == {"3.11", "3.12", "3.13", "3.14"}
+    assert named == {"3.11", "3.12", "3.13", "3.14"}
     assert PROJECT["requires-python"] == ">=3.11"

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 
-def default_block_size(device: torch.device) -> int:
-    """Enough rows for nearly full speed, few enough that a single image does not wait for many."""
+def full_block_size(device: torch.device) -> int:
+    """Enough rows for nearly full speed, few enough that the last block does not wait for many that fill it up."""
     return 16 if device.type == "cpu" else 64
 
 
@@ -25,7 +25,8 @@ def in_blocks(function: Callable[[Tensor], Tensor], rows: Tensor, block_size: in
     """function (block_size, ...) -> (block_size, ...) of rows (N, ...), N >= 1, block by block; (N, ...).
 
     Args:
-        block_size: by default that of the rows' device.
+        block_size: by default all rows, as many as fill a block of the device.
     """
-    blocks = padded_blocks(len(rows), block_size or default_block_size(rows.device), rows.device)
+    block_size = block_size or min(len(rows), full_block_size(rows.device))
+    blocks = padded_blocks(len(rows), block_size, rows.device)
     return torch.cat([function(rows[block]) for block in blocks])[: len(rows)]

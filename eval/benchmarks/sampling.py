@@ -1,5 +1,6 @@
 """`wvq benchmark sampling`: tokens a second against transformers' generate, and against what the machine allows."""
 
+import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from transformers import PreTrainedModel
 
 from wvq.pipelines.processes import this_device
 from wvq.prior import PriorConfig, PriorSize, build_prior, sample_tokens
+from wvq.prior.decoder import forget_decoder
 from wvq.prior.decoder.packed_linear import PackedLinear
 from wvq.tokenizer import InputError
 from wvq.tokenizer.errors import LARGEST_SEED, check_range
@@ -25,7 +27,10 @@ from .memory import peak_memory
 
 @dataclass(frozen=True)
 class SamplingBenchmark:
-    """A randomly initialised prior is sampled by this package and by transformers, in turn; medians are reported."""
+    """A randomly initialised prior is sampled by this package and by transformers, in turn; medians are reported.
+
+    What this package prepares of the weights at the first call is made anew in each, and part of its time.
+    """
 
     output: str = "runs/benchmark-sampling.json"
     """File of the measurements."""
@@ -41,6 +46,9 @@ class SamplingBenchmark:
     """Images at once."""
     guidance_scales: tuple[float, ...] = (1.0, 2.0)
     """1 is without guidance."""
+    num_passes: tuple[int, ...] = (24,)
+    """Passes in which a prior of free order and the same size draws an image, beside those of raster order; those that
+    are more than the tokens are left out."""
     repeats: int = 5
     """Runs of each, after a short one that does not count."""
     seed: int = 0
@@ -51,6 +59,9 @@ class SamplingBenchmark:
         check_range(self, "num_codes", least=2)
         check_range(self, "num_classes", "guidance_scales", least=0)
         check_range(self, "seed", least=0, most=LARGEST_SEED)
+        object.__setattr__(self, "num_passes", tuple(self.num_passes))
+        if min(self.num_passes, default=1) < 1:
+            raise InputError(f"num_passes is {self.num_passes}; none can be below 1")
         for name in ("lengths", "batch_sizes", "guidance_scales"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
             if not getattr(self, name) or min(getattr(self, name)) < (name != "guidance_scales"):
@@ -72,19 +83,21 @@ def benchmark_sampling(config: SamplingBenchmark) -> str:
         torch.manual_seed(config.seed)
         sizes: dict[str, Any] = {"num_codes": config.num_codes, "num_tokens": length, "num_classes": config.num_classes}
         model: PreTrainedModel = build_prior(PriorConfig(**asdict(config.model), **sizes)).eval()
-        model.to(torch.device(device))  # pyright: ignore[reportArgumentType]  # its decorator hides its self
+        free: PreTrainedModel = build_prior(PriorConfig(**asdict(config.model), **sizes, token_order="random")).eval()
+        for each in (model, free):
+            each.to(torch.device(device))  # pyright: ignore[reportArgumentType]  # its decorator hides its self
         for batch in config.batch_sizes:
             for scale in config.guidance_scales:
-                rows += _compare(model, config, length, batch, scale, bandwidth)
+                rows += _compare(model, free, config, length, batch, scale, bandwidth)
     about = {
-        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+        "device": torch.cuda.get_device_name() if device == "cuda" else processor(),
         "threads": torch.get_num_threads(),
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
         "read_bytes_per_second": bandwidth,
         "time": f"wall-clock seconds, median of {config.repeats} runs, samplers in turn",
     }
     write_json(Path(config.output), {"config": asdict(config), "protocol": about, "rows": rows})
-    return _table(rows)
+    return f"{_table(rows)}\n{about['device']}, {about['threads']} threads"
 
 
 def generate_with_transformers(model: PreTrainedModel, labels: Tensor, length: int, codes: int, scale: float) -> Tensor:
@@ -104,16 +117,27 @@ def generate_with_transformers(model: PreTrainedModel, labels: Tensor, length: i
 
 
 def _compare(
-    model: PreTrainedModel, config: SamplingBenchmark, length: int, batch: int, scale: float, bandwidth: float
+    model: PreTrainedModel,
+    free: PreTrainedModel,
+    config: SamplingBenchmark,
+    length: int,
+    batch: int,
+    scale: float,
+    bandwidth: float,
 ) -> list[dict[str, Any]]:
-    """A row for each sampler."""
+    """A row for each sampler; `free` is the prior of free order."""
     codes = config.num_codes
     labels = torch.arange(batch, device=model.device) % (config.num_classes or 1)
     ticks: list[float] = []
 
     def ours(tokens: int, dtype: torch.dtype | None = None) -> None:
         ticks.clear()
+        forget_decoder(model)
         sample_tokens(model, labels, tokens, codes, scale, on_token=lambda *_: ticks.append(_now(model)), dtype=dtype)
+
+    def in_passes(number: int) -> None:
+        forget_decoder(free)
+        sample_tokens(free, labels, length, codes, scale, num_passes=number)
 
     samplers: dict[str, Callable[[int], Any]] = {
         "wvq": ours,
@@ -121,6 +145,8 @@ def _compare(
         "wvq, int8": lambda tokens: ours(tokens, torch.int8),
         "transformers": lambda tokens: generate_with_transformers(model, labels, tokens, codes, scale),
     }
+    fewer = [number for number in config.num_passes if number <= length]
+    samplers |= {f"wvq, {number} passes": lambda _, number=number: in_passes(number) for number in fewer}
     passes = 1 if scale == 1 else 2
     seconds: dict[str, list[float]] = {name: [] for name in samplers}
     growth: dict[str, list[float]] = {name: [] for name in samplers}
@@ -151,6 +177,7 @@ def _compare(
             "guidance": scale,
             "tokens_per_second": batch * length / statistics.median(seconds[name]),
             "times_transformers": statistics.median(seconds["transformers"]) / statistics.median(seconds[name]),
+            "times_raster": statistics.median(seconds["wvq"]) / statistics.median(seconds[name]),
             "last_over_first": statistics.median(growth[name]) if growth[name] else None,
             "peak_mebibytes": memory[name] / 2**20,
             "arithmetic_limit": arithmetic,
@@ -183,6 +210,16 @@ def _matrices(model: PreTrainedModel, num_codes: int) -> list[Tensor]:
     return [matrix.detach() for matrix in [*inner, head.weight[:num_codes]]]
 
 
+def processor() -> str:
+    """The CPU's name, as Linux has it, and the vector instructions that torch uses on it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.processor() or 'CPU'} ({torch.backends.cpu.get_cpu_capability()})"
+
+
 def read_bandwidth(device: torch.device) -> float:
     """Bytes a second at which a tensor larger than any cache is read."""
     big = torch.ones(2**27, dtype=torch.float32, device=device)
@@ -203,7 +240,8 @@ def _now(model: PreTrainedModel) -> float:
 def _table(rows: list[dict[str, Any]]) -> str:
     heads = {
         "sampler": "sampler", "tokens": "tokens", "batch": "batch", "guidance": "guidance",
-        "tokens_per_second": "tokens/s", "times_transformers": "x transformers", "last_over_first": "last/first",
+        "tokens_per_second": "tokens/s", "times_transformers": "x transformers", "times_raster": "x raster",
+        "last_over_first": "last/first",
         "peak_mebibytes": "peak MiB", "arithmetic_limit": "arithmetic limit", "bandwidth_limit": "bandwidth limit",
     }  # fmt: skip
     cells = [list(heads.values())]

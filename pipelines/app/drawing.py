@@ -21,7 +21,7 @@ def draw(
 ) -> tuple[Tensor, list[str]]:
     """Images of a class, or of all classes in turn: uint8 (number, C, H, W), and the name of each one's class.
 
-    Image i depends on the seed and on i, not on how many there are.
+    Image i depends on the seed and on i, not, but for rounding, on how many there are.
 
     Raises:
         InputError: for a class that does not exist; what on_step raises.

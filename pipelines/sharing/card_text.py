@@ -55,6 +55,7 @@ def _sampling_words(options: SamplingOptions, num_classes: int) -> str:
         "min-p": (options.min_p, 0.0),
         "guidance schedule": (options.guidance_schedule, "constant"),
         "guidance interval": (options.guidance_interval, None),
+        "passes": (options.num_passes, 0),
     }
     words += [f"{name} {value}" for name, (value, plain) in shown.items() if value != plain]
     return ", ".join(words) + ("" if len(words) > 1 else ", without guidance or truncation")

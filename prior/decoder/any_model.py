@@ -1,7 +1,9 @@
 """Any other causal model, through its own forward."""
 
+from collections.abc import Iterable
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache
@@ -11,12 +13,43 @@ class Decoder(Protocol):
     """What the sampler needs of a model."""
 
     def new_cache(self, rows: int, length: int) -> Any:
-        """An empty cache for that many sequences of up to that many positions."""
+        """An empty cache for that many sequences of up to that many positions; `crop(n)` keeps its first n."""
         ...
 
-    def __call__(self, tokens: Tensor, cache: Any, last: int = 1) -> Tensor:
-        """Logits (R * last, K), float32, of what follows the last of tokens (R, n), which follow what the cache has."""
+    def give_back(self, caches: Iterable[Any]) -> None:
+        """Caches that are not used any more, all those of a call; the next call may get them again."""
         ...
+
+    def __call__(
+        self,
+        tokens: Tensor,
+        cache: Any,
+        positions: Tensor | None = None,
+        visible: Tensor | None = None,
+        num_logits: int = 1,
+    ) -> Tensor:
+        """Logits of what follows the last of the new tokens, which themselves follow what the cache has seen.
+
+        Args:
+            tokens: ids (R, n).
+            cache: by `new_cache` for R sequences; longer by n afterwards.
+            positions: that the model is told of the tokens, (n,) or (R, n); by default their places in the cache.
+            visible: bool (n, E) or (R, n, E), whether each token attends to each of the E places of the cache, its own
+                and those of the other new tokens included; by default to all up to its own.
+            num_logits: m, of how many of the last tokens.
+
+        Returns:
+            (R, m, K), float32; the next call may overwrite them.
+        """
+        ...
+
+
+class _GrowingCache(DynamicCache):
+    """transformers' own, with `crop` as the other caches here have it: theirs is told how many to remove, as -n."""
+
+    def crop(self, length: int) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        if (surplus := self.get_seq_length() - length) > 0:
+            super().crop(-surplus)
 
 
 class ModelDecoder:
@@ -26,8 +59,25 @@ class ModelDecoder:
         self.model, self.num_codes = model, num_codes
 
     def new_cache(self, rows: int, length: int) -> DynamicCache:
-        return DynamicCache(config=self.model.config)
+        return _GrowingCache(config=self.model.config)
 
-    def __call__(self, tokens: Tensor, cache: DynamicCache, last: int = 1) -> Tensor:
-        output = self.model(input_ids=tokens, past_key_values=cache, use_cache=True)
-        return output.logits[:, -last:, : self.num_codes].flatten(0, 1).float()
+    def give_back(self, caches: Iterable[DynamicCache]) -> None:
+        pass
+
+    def __call__(
+        self,
+        tokens: Tensor,
+        cache: DynamicCache,
+        positions: Tensor | None = None,
+        visible: Tensor | None = None,
+        num_logits: int = 1,
+    ) -> Tensor:
+        options: dict[str, Any] = {}
+        if positions is not None:
+            options["position_ids"] = positions.expand(tokens.shape)
+        if visible is not None:
+            visible = visible.expand(len(tokens), *visible.shape[-2:])[:, None]
+            hidden = torch.zeros_like(visible, dtype=self.model.dtype).masked_fill_(~visible, float("-inf"))
+            options["attention_mask"] = hidden
+        output = self.model(input_ids=tokens, past_key_values=cache, use_cache=True, **options)
+        return output.logits[:, -num_logits:, : self.num_codes].float()

@@ -1,5 +1,8 @@
 """One step of decoding: the next code's logits from the newest tokens and a cache of all before them."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from transformers import GPT2LMHeadModel, LlamaForCausalLM, PreTrainedModel
 
@@ -8,6 +11,7 @@ from wvq.tokenizer.errors import InputError
 from .any_model import Decoder, ModelDecoder
 from .gpt2 import GPT2_MODULES, GPT2Decoder
 from .llama import LLAMA_MODULES, LlamaDecoder
+from .static import StaticDecoder
 
 
 def build_decoder(model: PreTrainedModel, num_codes: int, rows: int, dtype: torch.dtype | None = None) -> Decoder:
@@ -24,14 +28,22 @@ def build_decoder(model: PreTrainedModel, num_codes: int, rows: int, dtype: torc
     Raises:
         InputError: for a dtype where the model has to be called.
     """
-    kinds = {type(module) for module in model.modules()}
-    hooked = any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
-    if not hooked and isinstance(model, LlamaForCausalLM) and kinds <= LLAMA_MODULES:
-        grouped = model.config.num_key_value_heads != model.config.num_attention_heads
-        if not grouped and not model.config.attention_bias and not model.config.mlp_bias:
-            return LlamaDecoder(model, num_codes, rows, dtype or model.dtype)
-    if not hooked and isinstance(model, GPT2LMHeadModel) and kinds <= GPT2_MODULES:
-        return GPT2Decoder(model, num_codes, rows, dtype or model.dtype)
+    if kind := readable_as(model):
+        return kind(model, num_codes, rows, dtype or model.dtype)
     if dtype not in (None, model.dtype):
         raise InputError(f"dtype is {dtype}; only a plain Llama or GPT-2 can be sampled in another than its own")
     return ModelDecoder(model, num_codes)
+
+
+def readable_as(model: PreTrainedModel) -> Callable[[Any, int, int, torch.dtype], StaticDecoder] | None:
+    """The decoder that reads the matrices of such a model; None if it has to be called."""
+    kinds = {type(module) for module in model.modules()}
+    if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
+        return None
+    if isinstance(model, GPT2LMHeadModel) and kinds <= GPT2_MODULES:
+        return GPT2Decoder
+    if isinstance(model, LlamaForCausalLM) and kinds <= LLAMA_MODULES:
+        grouped = model.config.num_key_value_heads != model.config.num_attention_heads
+        if not grouped and not model.config.attention_bias and not model.config.mlp_bias:
+            return LlamaDecoder
+    return None

@@ -10,8 +10,9 @@ from transformers.activations import NewGELUActivation
 from transformers.models.gpt2 import modeling_gpt2 as gpt2
 from transformers.pytorch_utils import Conv1D
 
-from .cache import FixedPointCache, KeyValueCache, empty_cache
+from .cache import StaticCache
 from .packed_linear import PackedLinear, packed_linear
+from .static import StaticDecoder
 
 GPT2_MODULES = {
     GPT2LMHeadModel, gpt2.GPT2Model, gpt2.GPT2Block, gpt2.GPT2Attention, gpt2.GPT2MLP, Conv1D, nn.LayerNorm, nn.Dropout,
@@ -20,13 +21,14 @@ GPT2_MODULES = {
 """What a plain GPT-2 is made of; a model with anything else in it is called, not read."""
 
 
-class GPT2Decoder:
+class GPT2Decoder(StaticDecoder):
     """A plain `GPT2LMHeadModel`, whose matrices are stored input first."""
 
     def __init__(self, model: GPT2LMHeadModel, num_codes: int, rows: int, dtype: torch.dtype):
         body: Any = model.transformer
-        self.config, self.dtype = model.config, torch.bfloat16 if dtype == torch.int8 else dtype
+        self.dtype = torch.bfloat16 if dtype == torch.int8 else dtype
         self.embedding, self.positions, self.norm = body.wte.weight, body.wpe.weight, body.ln_f
+        super().__init__(model.config, self.embedding.new_empty(0, dtype=self.dtype))
 
         def product(layer: Conv1D) -> PackedLinear:
             return packed_linear(layer.weight.mT, layer.bias, rows, dtype)
@@ -45,18 +47,24 @@ class GPT2Decoder:
             for block in body.h
         ]
 
-    def new_cache(self, rows: int, length: int) -> FixedPointCache | KeyValueCache:
-        return empty_cache(self.config, rows, length, self.embedding.new_empty(0, dtype=self.dtype))
-
-    def __call__(self, tokens: Tensor, cache: Any, last: int = 1) -> Tensor:
+    def step(
+        self,
+        tokens: Tensor,
+        places: Tensor,
+        cache: StaticCache,
+        positions: Tensor | None = None,
+        visible: Tensor | None = None,
+        num_logits: int = 1,
+    ) -> Tensor:
         rows, n = tokens.shape
-        places = cache.reserve(n)
-        x = (F.embedding(tokens, self.embedding) + self.positions[places]).float().flatten(0, 1)  # (R * n, C)
+        mask = cache.mask(places, visible)
+        x = F.embedding(tokens, self.embedding) + self.positions[places if positions is None else positions]
+        x = x.float().flatten(0, 1)  # (R * n, C)
         for index, (norm1, qkv, scale, project, norm2, up, down) in enumerate(self.layers):
             heads = qkv(self._normed(x, norm1)).view(rows, n, 3, cache.heads, -1)
-            x = project.plus(cache.attend(index, heads, scale), x)
+            x = project.plus(cache.attend(index, heads, places, mask, scale), x)
             x = down.plus(up.activated(self._normed(x, norm2), "gelu_tanh"), x)
-        return self.output(self._normed(x.view(rows, n, -1)[:, -last:].flatten(0, 1), self.norm)).float()
+        return self.output(self._normed(x.view(rows, n, -1)[:, -num_logits:], self.norm)).float()
 
     def _normed(self, x: Tensor, norm: nn.LayerNorm) -> Tensor:
         return F.layer_norm(x, norm.normalized_shape, norm.weight.float(), norm.bias.float(), norm.eps).to(self.dtype)

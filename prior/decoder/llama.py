@@ -10,8 +10,9 @@ from transformers import LlamaForCausalLM
 from transformers.activations import SiLUActivation
 from transformers.models.llama import modeling_llama as llama
 
-from .cache import FixedPointCache, KeyValueCache, empty_cache
+from .cache import StaticCache
 from .packed_linear import PackedLinear, packed_linear
+from .static import StaticDecoder
 
 LLAMA_MODULES = {
     LlamaForCausalLM, llama.LlamaModel, llama.LlamaDecoderLayer, llama.LlamaAttention, llama.LlamaMLP,
@@ -20,7 +21,7 @@ LLAMA_MODULES = {
 """What a plain Llama is made of; a model with anything else in it is called, not read."""
 
 
-class LlamaDecoder:
+class LlamaDecoder(StaticDecoder):
     """A plain `LlamaForCausalLM`.
 
     Its norm, x / sqrt(mean(x^2) + eps) * weight, is x / hypot(|x|, sqrt(C * eps)) here, and weight * sqrt(C) is part of
@@ -28,12 +29,13 @@ class LlamaDecoder:
     """
 
     def __init__(self, model: LlamaForCausalLM, num_codes: int, rows: int, dtype: torch.dtype):
-        self.config, self.rotary = model.config, model.model.rotary_emb
         self.dtype = torch.bfloat16 if dtype == torch.int8 else dtype
         self.embedding = model.model.embed_tokens.weight
-        self.rotations = self.embedding.new_empty(0, dtype=torch.complex64)  # of the first positions, (T, 1, 1, d / 2)
-        channels, heads = self.config.hidden_size, self.config.num_attention_heads
-        self.floor = torch.tensor(math.sqrt(channels * self.config.rms_norm_eps), device=self.embedding.device)
+        super().__init__(model.config, self.embedding.new_empty(0, dtype=self.dtype))
+        self.rotary: Any = model.model.rotary_emb
+        self.rotations = self._rotations(model.config.max_position_embeddings)
+        channels, heads = model.config.hidden_size, model.config.num_attention_heads
+        self.floor = torch.tensor(math.sqrt(channels * model.config.rms_norm_eps), device=self.embedding.device)
 
         def product(*weights: Tensor, norm: Any = None) -> PackedLinear:
             weight = torch.cat(weights).float()  # a copy, also of one
@@ -61,29 +63,41 @@ class LlamaDecoder:
                 )
             )
 
-    def new_cache(self, rows: int, length: int) -> FixedPointCache | KeyValueCache:
-        return empty_cache(self.config, rows, length, self.embedding.new_empty(0, dtype=self.dtype))
+    def new_cache(self, rows: int, length: int) -> StaticCache:
+        if length > len(self.rotations):
+            self.rotations = self._rotations(length)
+            self.spare.clear()  # whose graphs read those of before
+        return super().new_cache(rows, length)
 
-    def __call__(self, tokens: Tensor, cache: Any, last: int = 1) -> Tensor:
+    def step(
+        self,
+        tokens: Tensor,
+        places: Tensor,
+        cache: StaticCache,
+        positions: Tensor | None = None,
+        visible: Tensor | None = None,
+        num_logits: int = 1,
+    ) -> Tensor:
         rows, n = tokens.shape
-        places = cache.reserve(n)
+        mask = cache.mask(places, visible)
+        rotations = self.rotations[places if positions is None else positions].view(
+            -1, n, 1, 1, self.rotations.shape[-1]
+        )
         x = F.embedding(tokens.flatten(), self.embedding).float()  # (R * n, C)
-        if len(self.rotations) < cache.end:
-            self.rotations = self._rotations(x, cache.capacity)
-        rotations = self.rotations[places]
         for index, (qkv, scale, project, gate, up, down) in enumerate(self.layers):
             heads = qkv(self._normed(x)).float().view(rows, n, 3, cache.heads, -1)
             pairs = torch.view_as_complex(heads[:, :, :2].unflatten(-1, (-1, 2)))
             pairs *= rotations  # in place: queries and keys are rotated, values are not
-            x = project.plus(cache.attend(index, heads, scale), x)
+            x = project.plus(cache.attend(index, heads, places, mask, scale), x)
             normed = self._normed(x)
             x = down.plus(up.times(normed, gate.activated(normed, "silu")), x)
-        return self.output(self._normed(x.view(rows, n, -1)[:, -last:].flatten(0, 1))).float()
+        return self.output(self._normed(x.view(rows, n, -1)[:, -num_logits:])).float()
 
     def _normed(self, x: Tensor) -> Tensor:
         return (x / torch.linalg.vector_norm(x, dim=-1, keepdim=True).hypot(self.floor)).to(self.dtype)
 
-    def _rotations(self, x: Tensor, count: int) -> Tensor:
-        """Complex numbers (count, 1, 1, d / 2) by which queries and keys of the first positions are multiplied."""
-        cos, sin = self.rotary(x, torch.arange(count, device=x.device)[None])
-        return torch.complex(cos, sin)[0, :, None, None, : cos.shape[-1] // 2]
+    def _rotations(self, count: int) -> Tensor:
+        """Complex numbers (count, d / 2) by which queries and keys of the first positions are multiplied."""
+        positions = torch.arange(count, device=self.embedding.device)[None]
+        cos, sin = self.rotary(self.embedding.new_empty(0, dtype=torch.float32), positions)
+        return torch.complex(cos, sin)[0, :, : cos.shape[-1] // 2]

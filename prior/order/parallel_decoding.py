@@ -5,18 +5,15 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from wvq.tokenizer.blocks import padded_blocks
 from wvq.tokenizer.decided_there import may_ask
-from wvq.tokenizer.errors import InputError, NonFiniteError
+from wvq.tokenizer.errors import NonFiniteError
 
-from ..decoder import build_decoder
-from ..decoder.any_model import Decoder, ModelDecoder
-from ..decoder.pass_cache import PassCache
+from ..decoder.any_model import Decoder
 from ..truncation import draw_codes
 from .passes import pass_sizes, spread_order
-from .sequences import num_positions, pairs
+from .sequences import pairs
 
 
 @dataclass(frozen=True)
@@ -43,86 +40,87 @@ class Drawing:
 
 
 def draw_in_passes(
-    model: PreTrainedModel,
-    labels: Tensor,
+    decoder: Decoder,
+    class_ids: Tensor,
+    null_class: int,
     tokens: Tensor,
     draws: Tensor,
     drawing: Drawing,
     num_passes: int,
     block_size: int | None = None,
-    dtype: torch.dtype | None = None,
+    at_once: int = 16,
     on_token: Callable[[int, Tensor], None] | None = None,
 ) -> None:
     """Draw what is unknown of tokens, in place; all that is known, wherever it stands, is what the model sees first.
 
     Args:
-        model: in eval mode.
-        labels: (B,) int64, of the classes.
+        decoder: of a prior of free order.
+        class_ids: (B,) int64 ids of the classes, and that of the null class.
         tokens: (B, T) int64, -1 for those to be drawn.
         draws: (B, T) uniform numbers, one for each token.
-        num_passes: passes at most; none draws nothing.
-        block_size: images computed together, the last block filled up; all by default.
-        dtype, on_token: as for `wvq.prior.sample_tokens`.
+        num_passes: passes at most; there are none where nothing is to be drawn.
+        block_size: images computed together, the last block filled up; by default up to at_once, as many as there are.
+        on_token: as for `wvq.prior.sample_tokens`.
 
     Raises:
-        InputError: for a model that has to be called instead of read.
         NonFiniteError: for scores that are NaN or infinite; a GPU is asked for them at the end.
     """
-    guided = drawing.guided
-    decoder = build_decoder(model, drawing.num_codes, (2 if guided else 1) * (block_size or len(tokens)), dtype)
-    if isinstance(decoder, ModelDecoder):
-        raise InputError("a prior of free order that is wrapped, hooked or quantized cannot be drawn from in passes")
     order = spread_order(tokens.shape[1], drawing.codes_per_position, tokens.device)
     known = (tokens >= 0).sum(dim=1)
     blocks: list[_Block] = []
     for count in known.unique().tolist():  # images of which as much is known go through their passes together
         alike = (known == count).nonzero().flatten()
-        for rows in padded_blocks(len(alike), block_size or len(alike), tokens.device):
-            blocks.append(_Block(alike[rows], count, order, labels, tokens, model, decoder, drawing, num_passes, dtype))
+        for rows in padded_blocks(len(alike), block_size or min(at_once, len(alike)), tokens.device):
+            images, sizes = alike[rows], pass_sizes(len(order) - count, num_passes)
+            blocks.append(_Block(images, sizes, order, class_ids[images], null_class, tokens[images], decoder, drawing))
     broken = torch.full((len(tokens),), tokens.shape[1], device=tokens.device)  # the first pass of each that was not
     for number in range(max(len(block.sizes) for block in blocks)):
         with torch.inference_mode():  # not around the callback, whose tokens are ordinary tensors
             for block in blocks:
                 block.draw(number, tokens, draws, broken)
         if may_ask(tokens.device):
-            _check(broken, tokens.shape[1], guided)
+            _check(broken, tokens.shape[1], drawing.guided)
         if on_token:
             on_token(min(block.known for block in blocks) - 1, tokens.clone())
-    _check(broken, tokens.shape[1], guided)
+    _check(broken, tokens.shape[1], drawing.guided)
+    decoder.give_back(block.cache for block in blocks)
 
 
 class _Block:
-    """Images that are computed together, of each of which as many tokens are known."""
+    """Images that are computed together, of each of which as many tokens are known.
+
+    A pass feeds the pairs of the pass before, which stay in the cache, and then its queries: ids of the positions whose
+    codes are wanted. Each query is computed as if it were the next token, all of them at the same place of the
+    sequence: it attends to what stays and to itself, not to the other queries, whose codes are not known either. Then
+    it is forgotten, since its code may come after others, and fed again in its pair.
+    """
 
     def __init__(
-        self, images: Tensor, known: int, order: Tensor, labels: Tensor, tokens: Tensor, model: PreTrainedModel,
-        decoder: Decoder, drawing: Drawing, num_passes: int, dtype: torch.dtype | None,
+        self, images: Tensor, sizes: list[int], order: Tensor, class_ids: Tensor, null_class: int, tokens: Tensor,
+        decoder: Decoder, drawing: Drawing,
     ):  # fmt: skip
-        self.images, self.known, self.decoder, self.drawing = images, known, decoder, drawing
-        self.sizes = pass_sizes(len(order) - known, num_passes)
+        self.images, self.sizes, self.decoder, self.drawing = images, sizes, decoder, drawing
+        self.known = len(order) - sum(sizes)
         places = order.expand(len(images), -1)
-        unknown = (tokens[images].gather(1, places) < 0).int()
+        unknown = (tokens.gather(1, places) < 0).int()
         self.places = places.gather(1, unknown.argsort(dim=1, stable=True))  # first what is known, each in the order
-        given = pairs(tokens[images], self.places[:, :known], drawing.num_codes)
-        first_class = drawing.num_codes + num_positions(model.config)
-        self.fed = torch.cat([(labels[images] + first_class)[:, None], given], dim=1)
+        given = pairs(tokens, self.places[:, : self.known], drawing.num_codes)
+        self.fed = torch.cat([class_ids[:, None], given], dim=1)
         if drawing.guided:
             self.fed = self.fed.repeat(2, 1)
-            self.fed[len(images) :, 0] = model.config.vocab_size - 1
-        like = torch.empty(0, dtype=dtype or model.dtype, device=model.device)
-        like = like.bfloat16() if dtype == torch.int8 else like
-        self.cache = PassCache(model.config, len(self.fed), 2 * len(order) + 1, like)
+            self.fed[len(images) :, 0] = null_class
+        with torch.inference_mode():
+            self.cache = decoder.new_cache(len(self.fed), 2 * len(order) + 1)
+        self.kept = 0  # tokens in the cache
 
     def draw(self, number: int, tokens: Tensor, draws: Tensor, broken: Tensor) -> None:
         """Draw the codes of a pass into tokens (B, T); broken (B,) takes note of scores that are not finite."""
         if number >= len(self.sizes):
             return
-        rows, count, K = len(self.images), self.sizes[number], self.drawing.num_codes
+        rows, count = len(self.images), self.sizes[number]
         places = self.places[:, self.known : self.known + count]
-        queries = (places + K).repeat(len(self.fed) // rows, 1)
-        self.cache.queries = count
-        logits = self.decoder(torch.cat([self.fed, queries], dim=1), self.cache, last=count)
-        scores = self._guided(logits.view(-1, rows, count, K))
+        queries = (places + self.drawing.num_codes).repeat(len(self.fed) // rows, 1)
+        scores = self._guided(self._logits(queries).view(-1, rows, count, self.drawing.num_codes))
         bad = ~scores.isfinite().flatten(1).all(dim=1)
         broken[self.images] = torch.where(bad, broken[self.images].clamp(max=number), broken[self.images])
         scores = scores.masked_fill(bad[:, None, None], 0.0)  # else the draw would be no code
@@ -130,6 +128,18 @@ class _Block:
         tokens[self.images[:, None], places] = drawn
         self.fed = torch.stack([queries, drawn.repeat(len(self.fed) // rows, 1)], dim=2).flatten(1)
         self.known += count
+
+    def _logits(self, queries: Tensor) -> Tensor:
+        """Logits (R, n, K) of the codes at queries (R, n), ids of positions."""
+        start, self.kept = self.kept, self.kept + self.fed.shape[1]
+        seen = torch.arange(self.kept + queries.shape[1], device=queries.device)
+        new = seen[start:, None]
+        visible = (seen <= new) & ((seen < self.kept) | (seen == new))
+        positions = seen[start:].clamp(max=self.kept)
+        new_tokens = torch.cat([self.fed, queries], dim=1)
+        logits = self.decoder(new_tokens, self.cache, positions, visible, num_logits=queries.shape[1])
+        self.cache.crop(self.kept)
+        return logits
 
     def _guided(self, logits: Tensor) -> Tensor:
         """Scores (R, n, K) from logits of the class and, with guidance, of the null class, (1 or 2, R, n, K)."""

@@ -51,6 +51,23 @@ def test_an_image_of_a_generator_per_image_is_independent_of_the_others(pipeline
     assert torch.equal(together[2:3], alone)
 
 
+def test_in_blocks_of_one_size_it_is_so_to_the_last_bit(pipeline, monkeypatch):
+    rows: list[int] = []
+    decode = type(pipeline.tokenizer).decode
+
+    def counted(tokenizer: Any, indices: torch.Tensor) -> torch.Tensor:
+        rows.append(len(indices))
+        return decode(tokenizer, indices)
+
+    monkeypatch.setattr(type(pipeline.tokenizer), "decode", counted)
+    together = pipeline([0, 1], 9, output_type="pt", generator=[seeded(i) for i in range(18)], block_size=8).images
+    assert rows == [8, 8, 8]
+    alone = pipeline(1, output_type="pt", generator=[seeded(17)], block_size=8).images
+    assert torch.equal(together[17:], alone)
+    pipeline(1, generator=[seeded(17)])
+    assert rows == [8, 8, 8, 8, 1]  # one image is computed as one
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_every_output_type_shows_the_same_images(channels):
     pipeline = tiny_pipeline(channels=channels)

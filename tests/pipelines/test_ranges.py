@@ -21,6 +21,7 @@ NAN, INF = math.nan, math.inf
     [
         (SamplingOptions, {"seed": -1}, "seed is -1; it must be at least 0"),
         (SamplingOptions, {"batch_size": 0}, "batch_size is 0; it must be at least 1"),
+        (SamplingOptions, {"block_size": 0}, "block_size is 0; it must be at least 1"),
         (SamplingOptions, {"guidance_interval": (3, 3)}, r"guidance_interval is \(3, 3\); valid are 0 <= first < end"),
         (SamplingOptions, {"guidance_interval": (-1, 3)}, r"guidance_interval is \(-1, 3\)"),
         (Sampling, {"num_images": -1}, "num_images is -1; it must be at least 0"),

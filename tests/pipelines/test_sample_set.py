@@ -1,6 +1,7 @@
 """`wvq sample --num-images`: parts, processes, resuming, formats, and batches that memory does not hold."""
 
 import dataclasses
+import json
 import os
 import signal
 import subprocess
@@ -141,6 +142,13 @@ def test_a_folder_of_other_samples_is_refused(saved, tmp_path):
     sample(options(saved, tmp_path / "set", num_images=3))
     with pytest.raises(InputError, match="holds samples of another seed; give another output_dir"):
         sample(options(saved, tmp_path / "set", num_images=3, seed=1))
+    with pytest.raises(InputError, match="holds samples of another block_size"):
+        sample(options(saved, tmp_path / "set", num_images=3, block_size=3))
+    note = tmp_path / "set" / "samples.json"
+    about = json.loads(note.read_text())
+    del about["block_size"]  # as a folder of before
+    note.write_text(json.dumps(about))
+    sample(options(saved, tmp_path / "set", num_images=3))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("")
     with pytest.raises(InputError, match=r"holds 'thesis.txt'; give a new or empty output_dir"):
@@ -160,8 +168,8 @@ class Small(ClassConditionalPipeline):
 
 def test_matrices_are_rounded_if_asked(saved, monkeypatch):
     asked = []
-    build = sampling.build_decoder
-    monkeypatch.setattr(sampling, "build_decoder", lambda *a: (asked.append(a[-1]), build(*a))[1])
+    build = sampling.kept_decoder
+    monkeypatch.setattr(sampling, "kept_decoder", lambda *a: (asked.append(a[-1]), build(*a))[1])
     pipeline = ClassConditionalPipeline.from_pretrained(saved)
     for dtype in ("auto", "bfloat16"):
         next(sample_images(pipeline, expected_images(saved)[1], SamplingOptions(dtype=dtype)))

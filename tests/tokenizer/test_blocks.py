@@ -25,7 +25,7 @@ def test_a_convolution_of_an_image_is_the_same_to_the_last_bit_in_any_batch():
     images, weight = torch.randn(64, 32, 14, 14), torch.randn(48, 32, 3, 3)
 
     def convolve(rows: torch.Tensor) -> torch.Tensor:
-        return in_blocks(lambda block: F.conv2d(block, weight, padding=1), rows)
+        return in_blocks(lambda block: F.conv2d(block, weight, padding=1), rows, 16)
 
     together = convolve(images)
     torch.testing.assert_close(together, F.conv2d(images, weight, padding=1))

@@ -26,14 +26,18 @@ def test_every_sampler_is_measured_at_every_setting(tmp_path, architecture):
     rows = written["rows"]
     settings = [(r["tokens"], r["batch"], r["guidance"], r["sampler"]) for r in rows]
     names = ("wvq", "wvq, bfloat16", "wvq, int8", "transformers")
-    assert settings == [(t, b, g, n) for t in (6, 40) for b in (1, 3) for g in (1.0, 2.0) for n in names]
+    few = {6: (), 40: ("wvq, 24 passes",)}  # not more passes than tokens
+    assert settings == [(t, b, g, n) for t in (6, 40) for b in (1, 3) for g in (1.0, 2.0) for n in (*names, *few[t])]
     for row in rows:
         assert row["tokens_per_second"] == pytest.approx(row["batch"] * row["tokens"] / (sum(row["seconds"]) / 2))
         assert min(row["arithmetic_limit"], row["bandwidth_limit"]) > 0
-        assert (row["last_over_first"] is not None) == (row["tokens"] == 40 and row["sampler"] != "transformers")
+        assert (row["last_over_first"] is not None) == (row["tokens"] == 40 and row["sampler"] in names[:3])
         assert row["times_transformers"] == 1 or row["sampler"] != "transformers"
-    assert len(table.splitlines()) == 1 + len(rows)
-    assert written["protocol"]["threads"] == torch.get_num_threads()
+    assert len(table.splitlines()) == 1 + len(rows) + 1
+    about = written["protocol"]
+    assert about["threads"] == torch.get_num_threads()
+    assert torch.backends.cpu.get_cpu_capability() in about["device"]
+    assert table.splitlines()[-1] == f"{about['device']}, {about['threads']} threads"
 
 
 def test_the_command_has_two_words(tmp_path, capsys):
@@ -45,7 +49,8 @@ def test_the_command_has_two_words(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"repeats": 0}, {"batch_sizes": ()}, {"lengths": (0,)}, {"guidance_scales": (-1,)}]
+    "changes",
+    [{"repeats": 0}, {"batch_sizes": ()}, {"lengths": (0,)}, {"guidance_scales": (-1,)}, {"num_passes": (0,)}],
 )
 def test_bad_settings_are_named(changes):
     with pytest.raises(InputError, match=f"{next(iter(changes))} is "):

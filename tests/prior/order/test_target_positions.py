@@ -21,7 +21,7 @@ GPT2 = PriorSize(architecture="gpt2")
 def annealed_loss(learnt: bool = True) -> TokenLoss:
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    counts = {"num_codes": CODES, "num_tokens": TOKENS, "num_classes": CLASSES}
+    counts: dict[str, Any] = {"num_codes": CODES, "num_tokens": TOKENS, "num_classes": CLASSES}
     prior = build_prior(PriorConfig(architecture="gpt2", hidden_size=32, num_layers=2, num_heads=2, **counts))
     targets = TargetPositions(prior)
     if learnt:

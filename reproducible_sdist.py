@@ -1,16 +1,19 @@
-"""The one part that is compiled, and builds that depend on nothing but their files; the rest is in pyproject.toml."""
+"""A source distribution that depends on nothing but its files: setuptools' own has the time at which it was made."""
 
 import gzip
 import os
 import tarfile
 import time
+from pathlib import Path
 
-from setuptools import Extension, setup
 from setuptools.command.sdist import sdist
 
 
 class ReproducibleSdist(sdist):
     """A .tar.gz of one time, SOURCE_DATE_EPOCH, and of no user; what is in it is sorted by name."""
+
+    def make_release_tree(self, base_dir, files):
+        super().make_release_tree(base_dir, [*files, Path(__file__).name])  # the wheel is built from what is in there
 
     def make_archive(self, base_name, format, root_dir=None, base_dir=None, owner=None, group=None):
         if format != "gztar":
@@ -30,18 +33,3 @@ class ReproducibleSdist(sdist):
         ):
             archive.add(base_dir, filter=plain)
         return path
-
-
-setup(
-    cmdclass={"sdist": ReproducibleSdist},
-    ext_modules=[
-        Extension(
-            "wvq.prior.decoder._attention",
-            ["prior/decoder/attention.c"],
-            # -g0: what is compiled names no folder that it was compiled in
-            extra_compile_args=["-O3", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi", "-g0"],
-            extra_link_args=["-fopenmp"],
-            optional=True,  # without a C compiler torch does the same, more slowly
-        )
-    ],
-)

@@ -1,0 +1,59 @@
+"""A model that is read as a list of matrices: its steps have static shapes, and are graphs where that is faster."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor
+
+from .cache import StaticCache
+from .graphs import PageGraphs, captures
+
+
+class StaticDecoder:
+    """What decoders share whose subclass defines the step.
+
+    Where steps are graphs, caches that are given back are kept with their graphs, for the next call.
+    """
+
+    def __init__(self, config: Any, like: Tensor):
+        self.config, self.like = config, like
+        self.spare: list[StaticCache] = []
+
+    def step(
+        self,
+        tokens: Tensor,
+        places: Tensor,
+        cache: StaticCache,
+        positions: Tensor | None = None,
+        visible: Tensor | None = None,
+        num_logits: int = 1,
+    ) -> Tensor:
+        """As a call, of tokens whose places (n,) in the cache are reserved."""
+        raise NotImplementedError
+
+    def __call__(
+        self,
+        tokens: Tensor,
+        cache: StaticCache,
+        positions: Tensor | None = None,
+        visible: Tensor | None = None,
+        num_logits: int = 1,
+    ) -> Tensor:
+        places = cache.reserve(tokens.shape[1])
+        if cache.graphs and tokens.shape[1] == 1 and positions is None and visible is None:
+            return cache.graphs(tokens, places, cache.capacity)
+        return self.step(tokens, places, cache, positions, visible, num_logits)
+
+    def new_cache(self, rows: int, length: int) -> StaticCache:
+        if self.spare and self.spare[-1].fits(rows, length):
+            cache = self.spare.pop()
+            cache.clear()
+            return cache
+        self.spare.clear()
+        cache = StaticCache(self.config, rows, length, self.like, captures(self.like.device))
+        if cache.captured:
+            cache.graphs = PageGraphs(self.step, cache)
+        return cache
+
+    def give_back(self, caches: Iterable[StaticCache]) -> None:
+        self.spare = [cache for cache in caches if cache.captured]
