@@ -15,6 +15,9 @@ from wvq.tokenizer import VQTokenizer
 def looking(rows_up: int) -> VQTokenizer:
     """A tokenizer of 4 x 4 positions, each of which sees what lies `rows_up` positions above it, and nothing else."""
     tokenizer = tiny_tokenizer()
+    for name, module in [*tokenizer.encoder.named_modules()]:
+        if isinstance(module, nn.GroupNorm):  # which sees all of the image
+            tokenizer.encoder.set_submodule(name, nn.Identity())
     convolutions = [layer for layer in tokenizer.encoder.modules() if isinstance(layer, nn.Conv2d)]
     with torch.no_grad():
         for layer in convolutions:
