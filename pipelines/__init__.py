@@ -6,13 +6,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .base import ImagePipelineOutput
     from .class_conditional import ClassConditionalPipeline
+    from .editing.pipeline import EditingPipeline
     from .reconstruction import ReconstructionPipeline
     from .tokenize_images import TokenizeImages
 
-__all__ = ["ClassConditionalPipeline", "ImagePipelineOutput", "ReconstructionPipeline", "TokenizeImages"]
+__all__ = [
+    "ClassConditionalPipeline",
+    "EditingPipeline",
+    "ImagePipelineOutput",
+    "ReconstructionPipeline",
+    "TokenizeImages",
+]
 
 _MODULES = {
     "ClassConditionalPipeline": ".class_conditional",
+    "EditingPipeline": ".editing.pipeline",
     "ImagePipelineOutput": ".base",
     "ReconstructionPipeline": ".reconstruction",
     "TokenizeImages": ".tokenize_images",

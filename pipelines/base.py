@@ -1,6 +1,6 @@
 """What the pipelines share with each other and with diffusers' interface: components, folders, outputs."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self, Unpack
@@ -12,8 +12,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from wvq.tokenizer import InputError
-from wvq.tokenizer.data.decoding import to_uint8
+from wvq.tokenizer.data.decoding import BadImage, sized_pixels, to_uint8
 from wvq.tokenizer.errors import NonFiniteError
+from wvq.tokenizer.image_size import ImageSize
 from wvq.tokenizer.storage.atomic import write_file, write_json, written_whole
 from wvq.tokenizer.storage.hub import AUTHORS_OWN, HubArguments, Pushed, local_folder
 from wvq.tokenizer.storage.pretrained import check_dtype
@@ -21,6 +22,9 @@ from wvq.tokenizer.storage.untrusted import check_inside, file_inside, first_lin
 
 ORIGIN_FILE = "training.json"
 OUTPUT_TYPES = ("pil", "np", "pt", "uint8", "latent")
+
+Images = Tensor | Image.Image | Sequence[Image.Image]
+"""Images that are given: uint8 (N, C, H, W) of the tokenizer's size, or a PIL image or several, of any size."""
 
 
 @dataclass
@@ -154,6 +158,18 @@ class Pipeline(Pushed):
     def extra_arguments(cls, index: dict[str, Any]) -> dict[str, Any]:
         """Arguments of the constructor, components apart, from model_index.json."""
         return {}
+
+
+def sized_picture(picture: Image.Image, image_size: ImageSize, channels: int) -> Tensor:
+    """A PIL image of any size and mode with the crop and resize of training: uint8 (C, H, W).
+
+    Raises:
+        InputError: for one without a faithful 8-bit form.
+    """
+    try:
+        return torch.from_numpy(sized_pixels(picture, image_size, channels).copy())
+    except BadImage as error:
+        raise InputError(f"an image cannot be used: {error}") from error
 
 
 def check_output_type(output_type: str) -> None:

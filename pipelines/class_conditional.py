@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Self
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 from transformers import GPT2LMHeadModel, LlamaForCausalLM
 
@@ -18,7 +17,8 @@ from wvq.tokenizer.blocks import in_blocks
 from wvq.tokenizer.data.decoding import to_model
 from wvq.tokenizer.progress import progress_bar
 
-from .base import ImagePipelineOutput, Pipeline, check_output_type, format_images, to_pixels
+from .base import ImagePipelineOutput, check_output_type, format_images, to_pixels
+from .editing.pipeline import EditingPipeline
 from .labels import ClassLabels, labels_of, names_in_index
 
 _FOR_DIFFUSERS = '"""How diffusers finds the code of this folder: in the package wvq, which has to be installed."""\n\n'
@@ -29,7 +29,7 @@ SHIMS = {
 }
 
 
-class ClassConditionalPipeline(Pipeline):
+class ClassConditionalPipeline(EditingPipeline):
     """Generates images of given classes, or without any for a prior trained without classes.
 
     Args:
@@ -52,7 +52,6 @@ class ClassConditionalPipeline(Pipeline):
     component_loaders: ClassVar = {"tokenizer": VQTokenizer.from_pretrained, "prior": load_prior}
     shims: ClassVar = SHIMS
 
-    tokenizer: VQTokenizer
     prior: LlamaForCausalLM | GPT2LMHeadModel
 
     def __init__(self, tokenizer: VQTokenizer, prior: nn.Module, class_names: Sequence[str] = ()):
@@ -139,17 +138,19 @@ class ClassConditionalPipeline(Pipeline):
         known_tokens: Tensor | None = None,
         best_of: int = 1,
         dtype: torch.dtype | None = None,
+        num_passes: int | None = None,
     ) -> ImagePipelineOutput | Any:
         """Generate num_images_per_label images for each of class_labels, in that order.
 
         Args:
             class_labels: numbers or names of classes, one or several; None for a prior without classes.
-            guidance_scale, temperature, top_k, top_p, min_p, guidance_schedule, guidance_interval, dtype:
+            guidance_scale, temperature, top_k, top_p, min_p, guidance_schedule, guidance_interval, dtype, num_passes:
                 see `wvq.prior.sample_tokens`.
             generator: one, or one per image, which makes its pixels independent of the others in the batch.
             output_type: "pil", "np", "pt", "uint8" or "latent" (the tokenizer's indices).
             return_dict: whether to return `ImagePipelineOutput` instead of a tuple.
-            callback_on_step_end: called after each token as (pipeline, position, number of tokens, {"tokens": so far}).
+            callback_on_step_end: called after each token as (pipeline, position, number of tokens, {"tokens": so far});
+                with a prior of free order after each pass, see `wvq.prior.sample_tokens`.
             known_tokens: indices of the N images as the tokenizer gives them, (N, h, w) or (N, h, w, M), -1 where one
                 is to be drawn.
             best_of: candidates drawn for each image, of which the one that the prior finds most probable is kept.
@@ -198,6 +199,7 @@ class ClassConditionalPipeline(Pipeline):
                 known_tokens=known_tokens,
                 dtype=dtype,
                 codes_per_position=self.tokenizer.config.codes_per_position,
+                num_passes=num_passes,
             )
         if best_of > 1:
             scores = self._log_likelihood(tokens, labels).view(-1, best_of)
@@ -211,58 +213,6 @@ class ClassConditionalPipeline(Pipeline):
             decoded = in_blocks(decode, indices) if isinstance(generator, Sequence) else decode(indices)
             images = format_images(to_pixels(decoded), output_type)
         return ImagePipelineOutput(images) if return_dict else (images,)
-
-    def inpaint(
-        self,
-        images: Tensor,
-        mask: Tensor,
-        class_labels: ClassLabels | None = None,
-        **options: Any,
-    ) -> ImagePipelineOutput | Any:
-        """Draw the masked part of images anew, token by token in raster order; each image's other tokens are kept.
-
-        A token only knows those before it: what is to the right of and below a hole does not guide what is drawn.
-
-        Args:
-            images: uint8 (N, C, H, W) of the tokenizer's size.
-            mask: bool (H, W) or (N, H, W), true where to draw; a position is drawn if any of its pixels is.
-            class_labels: one per image; None for a prior without classes.
-            options: of `__call__`.
-
-        Raises:
-            InputError: for images or a mask of another shape or type, and as `__call__`.
-        """
-        size, (h, w) = self.tokenizer.config.image_shape[1:], self.tokenizer.config.grid_shape
-        if mask.dtype != torch.bool or tuple(mask.shape) not in (size, (len(images), *size)):
-            raise InputError(
-                f"mask has shape {tuple(mask.shape)} and dtype {mask.dtype}; "
-                f"it must be bool {size} or {(len(images), *size)}"
-            )
-        indices = self._indices_of(images)
-        drawn = rearrange(mask, "... (h p) (w q) -> ... h w (p q)", h=h, w=w).any(dim=-1)
-        drawn = drawn if indices.ndim == 3 else drawn[..., None]  # all codes of a position together
-        known = indices.masked_fill(drawn.to(indices.device), -1)
-        if class_labels is None:  # without classes there is one label, the null class, for all images
-            return self(None, num_images_per_label=len(images), known_tokens=known, **options)
-        labels = self.labels_of(class_labels)
-        if len(labels) != len(images):
-            raise InputError(f"class_labels is {class_labels!r}; give one for each of {len(images)} images")
-        return self(labels, known_tokens=known, **options)
-
-    def complete(
-        self, images: Tensor, rows: int, class_labels: ClassLabels | None = None, **options: Any
-    ) -> ImagePipelineOutput | Any:
-        """Keep the uppermost rows of pixels of images (N, C, H, W) and draw the rest; arguments as for `inpaint`.
-
-        Raises:
-            InputError: for a number of rows that no grid row ends at, and as `inpaint`.
-        """
-        (height, width), patch = self.tokenizer.config.image_shape[1:], self.tokenizer.config.downsampling
-        if not 0 <= rows <= height or rows % patch:
-            raise InputError(f"rows is {rows}; it must be a multiple of {patch}, from 0 to {height}")
-        mask = torch.zeros(height, width, dtype=torch.bool, device=self.device)
-        mask[rows:] = True
-        return self.inpaint(images, mask, class_labels, **options)
 
     def likelihood(self, images: Tensor, class_labels: ClassLabels | None = None) -> dict[str, Tensor]:
         """How well the prior predicts the tokens of images: {"bits_per_token": (N,), "bits_per_pixel": (N,)}, float64.

@@ -56,9 +56,7 @@ COMMANDS = {
         "wvq.pipelines.adversarial.command:TokenizerRefinement",
     ),
     "tokenize": Command(
-        "encode a data set once, into the token cache",
-        "wvq.pipelines.tokenize:tokenize",
-        "wvq.pipelines.tokenize:Tokenization",
+        "encode images into the token cache", "wvq.pipelines.tokenize:tokenize", "wvq.pipelines.tokenize:Tokenization"
     ),
     "train-prior": Command(
         "stage two: train a prior on tokens",
@@ -66,13 +64,12 @@ COMMANDS = {
         "wvq.pipelines.train_prior:PriorTraining",
     ),
     "sample": Command("generate images", "wvq.pipelines.sample:sample", "wvq.pipelines.generation:Sampling"),
+    "edit": Command("draw a part of a picture anew", "wvq.pipelines.edit:edit", "wvq.pipelines.edit:Edit"),
     "reconstruct": Command(
         "encode and decode images", "wvq.pipelines.reconstruct:reconstruct", "wvq.pipelines.reconstruct:Reconstruction"
     ),
     "app": Command(
-        "look at a pipeline, or two, in a browser",
-        "wvq.pipelines.app.command:show",
-        "wvq.pipelines.app.command:Application",
+        "look at pipelines in a browser", "wvq.pipelines.app.command:show", "wvq.pipelines.app.command:Application"
     ),
     "evaluate": Command(
         "score reconstructions and samples", "wvq.eval.evaluate:evaluate", "wvq.eval.evaluate:Evaluation"
@@ -99,9 +96,7 @@ COMMANDS = {
         _COMPARISON,
     ),
     "atomic": Command(
-        "the paper's controlled studies of quantizers",
-        "wvq.eval.studies.atomic:atomic",
-        "wvq.eval.studies.atomic:Atomic",
+        "the paper's studies of quantizers", "wvq.eval.studies.atomic:atomic", "wvq.eval.studies.atomic:Atomic"
     ),
     "recipes": Command(
         "list or print recipes", "wvq.pipelines.options.installed:recipes", "wvq.pipelines.options.installed:Recipes"
@@ -137,6 +132,11 @@ COMMANDS = {
         "wvq.eval.benchmarks.training:TrainingBenchmark",
         (("data.image_size", "tokenizer.image_size"), ("data.channels", "tokenizer.channels")),
     ),
+    "benchmark inpainting": Command(
+        "how far what fills a hole is from what was there, beside a prior that was shown it",
+        "wvq.eval.benchmarks.inpainting:benchmark_inpainting",
+        "wvq.eval.benchmarks.inpainting:InpaintingBenchmark",
+    ),
     "benchmark prior": Command(
         "training tokens a second of the prior, beside a plain GPT in a plain loop",
         "wvq.eval.benchmarks.prior:benchmark_prior",
@@ -144,7 +144,7 @@ COMMANDS = {
     ),
 }
 
-GROUPS = {"benchmark": "what quantizers, data, sampling, evaluation and training cost, beside named peers"}
+GROUPS = {"benchmark": "what things cost, beside named peers, and how well holes are filled"}
 """Commands of two words, by their first."""
 
 

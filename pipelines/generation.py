@@ -1,8 +1,9 @@
 """What is drawn from a pipeline and how: the options, and the images one after the other."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -18,6 +19,7 @@ from wvq.tokenizer.errors import check_range
 from wvq.tokenizer.progress import progress_bar
 from wvq.tokenizer.storage.untrusted import expand_home
 
+from .base import ImagePipelineOutput
 from .class_conditional import ClassConditionalPipeline
 
 _MANY, _MANY_ON_CPU = 1024, 64
@@ -47,10 +49,12 @@ class SamplingOptions:
     """First position with guidance and the one after the last; none for all."""
     dtype: Literal["auto", "bfloat16"] = "auto"
     """Type of the prior's matrices and cache: its own, or rounded for speed."""
+    num_passes: int = 0
+    """Passes in which an image is drawn, with a prior of free order; 0 for as many as it has tokens."""
 
     def __post_init__(self) -> None:
         check_sampling(self.guidance_scale, self.temperature, self.top_k, self.top_p, self.min_p)
-        check_range(self, "seed", least=0)
+        check_range(self, "seed", "num_passes", least=0)
         if self.batch_size != "auto":
             check_range(self, "batch_size", least=1)
         if self.guidance_interval is not None:
@@ -92,12 +96,14 @@ def sample_images(
     options: SamplingOptions,
     numbers: Sequence[int] | None = None,
     progress: tqdm | None = None,
+    draw: Callable[..., ImagePipelineOutput] | None = None,
 ) -> Iterator[Tensor]:
     """Images of labels (N,), in order, as uint8 batches (B, C, H, W).
 
     Args:
         numbers: of the images, 0 to N - 1 by default; image i draws from generator (seed, i).
         progress: a bar that is updated instead of an own one.
+        draw: what draws images, called with their numbers and then as the pipeline, which does so by default.
     """
     numbers = range(len(labels)) if numbers is None else numbers
     num_classes = pipeline.prior.config.num_classes
@@ -112,9 +118,9 @@ def sample_images(
         else progress_bar(total=len(labels), desc="sampling", unit="image") as bar
     ):
         while start < len(labels):
-            batch = labels[start : start + size]
+            batch, own = labels[start : start + size], numbers[start : start + size]
             try:
-                made = pipeline(
+                made = (partial(draw, own) if draw else pipeline)(
                     batch.tolist() if num_classes else None,
                     num_images_per_label=1 if num_classes else len(batch),
                     guidance_scale=options.guidance_scale,
@@ -122,11 +128,12 @@ def sample_images(
                     top_k=options.top_k,
                     top_p=options.top_p,
                     min_p=options.min_p,
-                    generator=[image_generator(options.seed, i) for i in numbers[start : start + size]],
+                    generator=[image_generator(options.seed, i) for i in own],
                     output_type="uint8",
                     guidance_schedule=options.guidance_schedule,
                     guidance_interval=options.guidance_interval,
                     dtype=torch.bfloat16 if options.dtype == "bfloat16" else None,
+                    num_passes=options.num_passes or None,
                 )
             except RuntimeError as error:
                 if len(batch) == 1 or not should_reduce_batch_size(error):

@@ -1,19 +1,15 @@
 """Images to tokens and back: what a tokenizer keeps of a picture, and edits of its tokens."""
 
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from wvq.tokenizer import InputError, VQTokenizer
-from wvq.tokenizer.data.decoding import BadImage, sized_pixels, to_model
+from wvq.tokenizer.data.decoding import to_model
 
-from .base import ImagePipelineOutput, Pipeline, check_output_type, format_images, to_pixels
-
-Images = Tensor | Image.Image | Sequence[Image.Image]
+from .base import ImagePipelineOutput, Images, Pipeline, check_output_type, format_images, sized_picture, to_pixels
 
 
 class ReconstructionPipeline(Pipeline):
@@ -119,11 +115,7 @@ class ReconstructionPipeline(Pipeline):
             if not pictures:
                 raise InputError("images is empty; give at least one")
             config = self.tokenizer.config
-            try:
-                pixels = [sized_pixels(p, config.image_size, config.channels) for p in pictures]
-            except BadImage as error:
-                raise InputError(f"an image cannot be used: {error}") from error
-            images = torch.from_numpy(np.stack(pixels))
+            images = torch.stack([sized_picture(p, config.image_size, config.channels) for p in pictures])
         if images.dtype != torch.uint8:
             raise InputError(f"images have dtype {images.dtype}; tensors must be uint8, 0 to 255")
         return self.tokenizer.encode(to_model(images.to(self.device)))

@@ -18,6 +18,8 @@ from wvq.prior.loss import TokenLoss
 from wvq.prior.model import SIZES, PriorConfig, PriorSize, build_prior, transformer_layers
 from wvq.prior.muon import Muon
 from wvq.prior.ngram_baselines import baseline_bits
+from wvq.prior.order.sequences import training_orders, validation_orders
+from wvq.prior.order.target_positions import TargetPositions
 from wvq.prior.sampling import sample_tokens
 from wvq.tokenizer import InputError, VQTokenizer
 from wvq.tokenizer.data import DataConfig, to_uint8
@@ -75,6 +77,11 @@ class PriorTraining(TrainingConfig):
     that is saved is a plain one all the same."""
     class_dropout: float = 0.1
     """Share of the training images whose class is replaced by the null class, for guidance."""
+    order: Literal["raster", "random", "annealed"] = "raster"
+    """Order of the tokens of an image. random: a prior that draws in any order, several tokens at once; its sequences
+    are twice as long. annealed: random orders that become raster, with architecture gpt2 (RAR)."""
+    annealing: tuple[float, float] = (0.5, 0.75)
+    """Shares of the training between which random orders become raster, one image after another, if annealed."""
     label_smoothing: float = 0.0
     """Share of the target probability spread over all ids."""
     gradient_checkpointing: bool = False
@@ -94,10 +101,25 @@ class PriorTraining(TrainingConfig):
             raise InputError(
                 f"gradient_accumulation_steps is {self.gradient_accumulation_steps}; it must be at least 1, or 0 to try"
             )
+        object.__setattr__(self, "annealing", tuple(self.annealing))
+        if not 0 <= self.annealing[0] <= self.annealing[1] <= 1:
+            raise InputError(f"annealing is {self.annealing}; valid are 0 <= first <= last <= 1")
+        if self.order == "annealed" and self.model.architecture != "gpt2":
+            raise InputError(
+                f"order is 'annealed' with model.architecture '{self.model.architecture}'; only gpt2 has learnt "
+                "positions, into which those of the targets fold; valid are raster, random"
+            )
         if not 0 <= self.class_dropout <= 1:
             raise InputError(f"class_dropout is {self.class_dropout}; it must be in [0, 1]")
         if not 0 <= self.label_smoothing < 1:
             raise InputError(f"label_smoothing is {self.label_smoothing}; it must be in [0, 1)")
+
+    def random_share(self, step: int) -> float:
+        """Share of the images of a step whose tokens are in a random order."""
+        if self.order != "annealed":
+            return float(self.order == "random")
+        first, last = (share * self.steps for share in self.annealing)
+        return float(step < last) * min(1.0, (last - step) / max(last - first, 1.0))
 
 
 def train_pipeline(config: PriorTraining) -> Path:
@@ -141,6 +163,7 @@ def train_prior(config: PriorTraining) -> Path:
         num_tokens=train_set.num_tokens,
         num_classes=len(train_set.class_names),
         codes_per_position=train_set.codes_per_position,
+        token_order="random" if config.order == "random" else "raster",
     )
     prior = build_prior(description)
     prior.config.tokenizer_fingerprint = train_set.tokenizer_fingerprint
@@ -149,7 +172,8 @@ def train_prior(config: PriorTraining) -> Path:
     if config.code_geometry:
         codebooks = VQTokenizer.from_pretrained(config.tokenizer).codebooks
         geometry = CodeGeometry(code_features(*codebooks, count=config.code_geometry, seed=config.seed), prior)
-    model = TokenLoss(prior, description.num_codes, config.label_smoothing, geometry)
+    targets = TargetPositions(prior) if config.order == "annealed" else None
+    model = TokenLoss(prior, description.num_codes, config.label_smoothing, geometry, targets)
     optimizers = build_optimizers(model, config, fused=accelerator.device.type != "cpu")
     run = Run(config.output_dir, config, accelerator, train_set.inputs)  # not before it is known that it can begin
     if run.finished:
@@ -172,8 +196,11 @@ def train_prior(config: PriorTraining) -> Path:
             dropped = loop.drawn(len(labels), config.class_dropout)
             labels = torch.where(dropped, description.num_classes, labels)  # without classes 0 is the null class
 
+            share = config.random_share(loop.step_number)
+            orders = training_orders(config.seed, loop.number, len(codes), description.num_tokens, share)
+
             with loop.step():
-                loss = loop.model(codes, labels)
+                loss = loop.model(codes, labels, orders)
                 loop.backward(loss)
                 loop.update(*loop.optimizers, model=loop.model.parameters())
 
@@ -181,7 +208,7 @@ def train_prior(config: PriorTraining) -> Path:
                 loop.log("tokens", config.batch_size * description.num_tokens)
             if loop.due(config.evaluate_every):
                 with evaluated_model(loop.evaluated) as evaluated:
-                    held_out = validate(evaluated, evaluation_set, accelerator)
+                    held_out = validate(evaluated, evaluation_set, accelerator, config.order == "random")
                 bits = held_out / math.log(2)
                 others = ", ".join(f"{name.split('_')[0]} {value:.3f}" for name, value in baselines.items())
                 loop.log_evaluation(
@@ -231,9 +258,10 @@ def build_optimizers(model: nn.Module, config: PriorTraining, fused: bool = Fals
 
 
 @torch.no_grad()
-def validate(model: TokenLoss, dataset: TokenDataset, accelerator: Accelerator) -> float:
+def validate(model: TokenLoss, dataset: TokenDataset, accelerator: Accelerator, any_order: bool = False) -> float:
     """Mean loss in nats per token over the held-out images, shared out over the processes, with their own classes.
 
+    In raster order or, if it is to be any, in one for each image that is always the same.
     All processes make as many forward passes, since the model may be sharded; one without an image left counts none.
     """
     model.eval()
@@ -242,8 +270,9 @@ def validate(model: TokenLoss, dataset: TokenDataset, accelerator: Accelerator) 
         own = range(first + accelerator.process_index, len(dataset), accelerator.num_processes)[:256]
         batch = dataset.take(torch.tensor(own or [0]))
         codes, labels = batch["tokens"].to(accelerator.device), batch["labels"].to(accelerator.device)
+        orders = validation_orders(own or [0], codes.shape[1]) if any_order else None
         with accelerator.autocast():
-            loss = model(codes, labels)
+            loss = model(codes, labels, orders)
         total += torch.stack([to_float64(loss) * len(own), total.new_tensor(len(own))])
     total = accelerator.reduce(total, "sum")
     assert isinstance(total, Tensor)

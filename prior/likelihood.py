@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 from wvq.tokenizer.errors import InputError, NonFiniteError
 from wvq.tokenizer.precision import float64_device
 
+from .order.sequences import input_sequence, num_positions, raster_orders
 from .turns import check_codes_per_position, check_turns, turns
 
 
@@ -21,6 +22,8 @@ def log_likelihood(
     codes_per_position: int = 1,
 ) -> Tensor:
     """Log-probability (B,), float64, in nats, of drawing these tokens of these classes at temperature 1, unfiltered.
+
+    Of drawing them in raster order: a prior of free order gives every order a probability, which need not be the same.
 
     Args:
         model: as for `wvq.prior.sample_tokens`.
@@ -40,7 +43,7 @@ def log_likelihood(
         raise InputError(
             f"tokens reach from {int(tokens.min())} to {int(tokens.max())}; valid are 0 to {num_codes - 1}"
         )
-    null_class = model.config.vocab_size - 1 - num_codes
+    null_class = model.config.vocab_size - 1 - num_codes - num_positions(model.config)
     if not 0 <= int(class_labels.min()) <= int(class_labels.max()) <= null_class:
         raise InputError(
             f"class_labels reach from {int(class_labels.min())} to {int(class_labels.max())}; "
@@ -55,8 +58,9 @@ def log_likelihood(
         with torch.inference_mode():
             for codes, labels in zip(tokens.split(batch_size), class_labels.split(batch_size), strict=True):
                 codes = codes.to(model.device)
-                inputs = torch.cat([labels.to(model.device)[:, None] + num_codes, codes[:, :-1]], dim=1)
-                logits = model(input_ids=inputs, use_cache=False).logits[:, :, :num_codes].float()
+                orders = raster_orders(codes)
+                inputs, predicted = input_sequence(model.config, num_codes, codes, labels.to(model.device), orders)
+                logits = model(input_ids=inputs, use_cache=False).logits[:, predicted, :num_codes].float()
                 _check_finite(logits)
                 total = torch.zeros(len(codes), dtype=torch.float64, device=float64_device(model.device))
                 for places, ids in turns(num_codes, codes_per_position):

@@ -1,7 +1,7 @@
 """A prior from a folder: its configuration field by field and its weights, and nothing else that lies there."""
 
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, Unpack, get_args
 
 import torch
 from transformers import GPT2LMHeadModel, LlamaForCausalLM, PreTrainedConfig
@@ -13,6 +13,7 @@ from wvq.tokenizer.storage.untrusted import file_inside, first_line, load_weight
 
 from .generate import generation_config
 from .model import PRIOR_CLASSES
+from .order.sequences import TokenOrder, num_positions
 
 _GENERAL = PreTrainedConfig().to_dict().keys() - {"dtype"}  # of every transformers model; none of it shapes a prior
 
@@ -81,6 +82,8 @@ def _configuration(description: dict[str, Any], config_class: Any, path: Path) -
             f"{path} has codes_per_position = {per_position!r:.60}; it must be an integer that divides num_codes and "
             "num_tokens"
         )
+    if (order := description.get("token_order", "raster")) not in get_args(TokenOrder):
+        raise InputError(f"{path} has token_order = {order!r:.60}; valid are {', '.join(get_args(TokenOrder))}")
     names, fingerprint = description.get("class_names", []), description.get("tokenizer_fingerprint")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise InputError(f"{path} has class_names = {names!r:.60}; it must be a list of strings")
@@ -88,7 +91,7 @@ def _configuration(description: dict[str, Any], config_class: Any, path: Path) -
         raise InputError(f"{path} has tokenizer_fingerprint = {fingerprint!r:.60}; it must be a string")
     if description.get("dtype") not in (None, "float32", "bfloat16", "float16"):
         raise InputError(f"{path} has dtype = {description['dtype']!r:.60}; valid are float32, bfloat16, float16")
-    own = counts.keys() | {"codes_per_position", "class_names", "tokenizer_fingerprint"}
+    own = counts.keys() | {"codes_per_position", "class_names", "tokenizer_fingerprint", "token_order"}
     known = config_class().to_dict().keys() | own
     if unknown := sorted(description.keys() - known):
         raise InputError(f"{path} has the unknown key '{unknown[0]}'; valid are {sorted(known - _GENERAL)}")
@@ -96,6 +99,9 @@ def _configuration(description: dict[str, Any], config_class: Any, path: Path) -
     for name in own & description.keys():
         setattr(config, name, description[name])
     config.codes_per_position = per_position  # 1 in folders from before there were others
-    if config.vocab_size != config.num_codes + config.num_classes + 1:
-        raise InputError(f"{path} has vocab_size = {config.vocab_size}; it must be num_codes + num_classes + 1")
+    if config.vocab_size != config.num_codes + num_positions(config) + config.num_classes + 1:
+        positions = " + num_tokens" if num_positions(config) else ""
+        raise InputError(
+            f"{path} has vocab_size = {config.vocab_size}; it must be num_codes{positions} + num_classes + 1"
+        )
     return config

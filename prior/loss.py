@@ -10,6 +10,8 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache
 
 from .code_geometry import CodeGeometry
+from .order.sequences import input_sequence, raster_orders
+from .order.target_positions import TargetPositions
 
 _BLOCK_ENTRIES = 2**24  # logits held at once: 64 MiB of float32
 _CPU_BLOCK_ENTRIES = 2**22  # there a pass over what leaves the cache takes longer than the products: 1.5 times as fast
@@ -95,9 +97,10 @@ class TokenLoss(nn.Module):
 
     Args:
         prior: a causal language model of transformers with an output layer without bias.
-        num_codes: K, the id of the first class.
+        num_codes: K.
         label_smoothing: share of the target probability spread over all ids.
         geometry: what is added to the prior's two tables while it is trained, if anything.
+        target_positions: what tells a raster prior the next position while it is trained in other orders, if it is.
     """
 
     def __init__(
@@ -106,22 +109,33 @@ class TokenLoss(nn.Module):
         num_codes: int,
         label_smoothing: float = 0.0,
         geometry: CodeGeometry | None = None,
+        target_positions: TargetPositions | None = None,
     ):
         super().__init__()
         self.prior, self.num_codes, self.label_smoothing, self.geometry = prior, num_codes, label_smoothing, geometry
+        self.target_positions = target_positions
         self._no_split_modules = prior._no_split_modules  # the layers, each a unit of FSDP
         self._ddp_params_and_buffers_to_ignore = ["geometry.features"]  # DDP would send them around in every step
 
-    def forward(self, codes: Tensor, labels: Tensor) -> Tensor:
-        """Loss in nats per token of codes (B, T) int64 under labels (B,) in [0, classes], the last the null class."""
-        inputs = torch.cat([(labels + self.num_codes)[:, None], codes[:, :-1]], dim=1)
+    def forward(self, codes: Tensor, labels: Tensor, orders: Tensor | None = None) -> Tensor:
+        """Loss in nats per token of codes (B, T) int64 under labels (B,) in [0, classes], the last the null class.
+
+        With orders (B, T), permutations of the positions, each code is predicted after those before it in its order.
+        They are for a prior of free order, and for one with target positions; without them it is raster order.
+        """
+        orders = raster_orders(codes) if orders is None else orders.to(codes.device, non_blocking=True)
+        inputs, predicted = input_sequence(self.prior.config, self.num_codes, codes, labels, orders)
         embedding, head = self.prior.get_input_embeddings(), self.prior.get_output_embeddings()
         assert isinstance(head, nn.Linear)
         embedded, output_table = embedding(inputs), head.weight
         if self.geometry is not None:
             embedded = embedded + self.geometry.input_part(inputs)
             output_table = output_table + self.geometry.output_part()
-        body = self.prior.base_model(inputs_embeds=embedded, past_key_values=_NothingKept(), use_cache=False)
-        hidden = body.last_hidden_state
+        places = {}
+        if self.target_positions is not None:
+            embedded = embedded + self.target_positions.input_part(orders)
+            places = {"position_ids": self.target_positions.own_positions(orders)}
+        body = self.prior.base_model(inputs_embeds=embedded, past_key_values=_NothingKept(), use_cache=False, **places)
+        hidden, targets = body.last_hidden_state[:, predicted], codes.gather(1, orders)
         smoothing = self.label_smoothing if self.training else 0.0
-        return linear_cross_entropy(hidden.flatten(0, 1), output_table, codes.flatten(), smoothing)
+        return linear_cross_entropy(hidden.flatten(0, 1), output_table, targets.flatten(), smoothing)

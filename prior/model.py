@@ -1,7 +1,7 @@
 """The prior: a plain transformers Llama or GPT-2 over codes, class ids and one null class."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
@@ -9,6 +9,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 from wvq.tokenizer.errors import InputError
 
 from .generate import generation_config
+from .order.sequences import TokenOrder, num_positions
 from .turns import check_codes_per_position
 
 PRIOR_CLASSES = {"llama": LlamaForCausalLM, "gpt2": GPT2LMHeadModel}
@@ -72,8 +73,10 @@ class PriorSize:
 class PriorConfig(PriorSize):
     """A prior's size and what it speaks about. Vocabulary: codes 0..K-1, then one id per class, then the null class.
 
+    With free order one id per position stands between the codes and the classes.
+
     Raises:
-        InputError: as `PriorSize`, and for fewer than 2 codes or 1 token, or numbers that M does not divide.
+        InputError: as `PriorSize`, for fewer than 2 codes or 1 token, numbers that M does not divide, or another order.
     """
 
     num_codes: int
@@ -84,6 +87,8 @@ class PriorConfig(PriorSize):
     """Classes; 0 for an unconditional prior, which always sees the null class."""
     codes_per_position: int = 1
     """M: token t of an image is one of the K codes from (t mod M) * K on."""
+    token_order: TokenOrder = "raster"
+    """Whether it draws in raster order, or in any ("random"), see `wvq.prior.order.sequences`."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -91,6 +96,8 @@ class PriorConfig(PriorSize):
             if getattr(self, name) < least:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be at least {least}")
         check_codes_per_position(self.codes_per_position, self.num_codes, self.num_tokens)
+        if self.token_order not in get_args(TokenOrder):
+            raise InputError(f"token_order is '{self.token_order}'; valid are {', '.join(get_args(TokenOrder))}")
 
 
 def feed_forward_width(hidden_size: int) -> int:
@@ -102,13 +109,15 @@ def feed_forward_width(hidden_size: int) -> int:
 def build_prior(config: PriorConfig) -> LlamaForCausalLM | GPT2LMHeadModel:
     """A randomly initialised transformers model whose first token is a class id and whose other tokens are codes.
 
-    A GPT-2's feed-forward width is 4 times hidden_size, a Llama's that of `feed_forward_width`. num_codes,
-    num_tokens, num_classes and codes_per_position are kept in the model's own config.json; transformers' `generate`
-    draws codes alone.
+    With free order they are pairs of a position and a code. A GPT-2's feed-forward width is 4 times hidden_size, a
+    Llama's that of `feed_forward_width`. num_codes, num_tokens, num_classes and codes_per_position are kept in the
+    model's own config.json, and token_order where it is not raster, so that earlier versions read what they can;
+    transformers' `generate` draws codes alone.
     """
     width, layers, heads = config.shape
+    length = config.num_tokens * (1 if config.token_order == "raster" else 2) + 1
     shared: dict[str, Any] = {
-        "vocab_size": config.num_codes + config.num_classes + 1,
+        "vocab_size": config.num_codes + num_positions(config) + config.num_classes + 1,
         "tie_word_embeddings": config.tie_embeddings,
         "bos_token_id": None,
         "eos_token_id": None,
@@ -120,7 +129,7 @@ def build_prior(config: PriorConfig) -> LlamaForCausalLM | GPT2LMHeadModel:
             intermediate_size=feed_forward_width(width),
             num_hidden_layers=layers,
             num_attention_heads=heads,
-            max_position_embeddings=config.num_tokens + 1,
+            max_position_embeddings=length,
             attention_dropout=config.attention_dropout,
             **shared,
         )
@@ -129,7 +138,7 @@ def build_prior(config: PriorConfig) -> LlamaForCausalLM | GPT2LMHeadModel:
             n_embd=width,
             n_layer=layers,
             n_head=heads,
-            n_positions=config.num_tokens + 1,
+            n_positions=length,
             attn_pdrop=config.attention_dropout,
             embd_pdrop=0.0,
             resid_pdrop=0.0,
@@ -139,6 +148,8 @@ def build_prior(config: PriorConfig) -> LlamaForCausalLM | GPT2LMHeadModel:
     description.num_tokens = config.num_tokens
     description.num_classes = config.num_classes
     description.codes_per_position = config.codes_per_position
+    if config.token_order != "raster":
+        description.token_order = config.token_order
     prior = PRIOR_CLASSES[config.architecture](description)
     prior.generation_config = generation_config(description)
     return prior

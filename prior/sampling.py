@@ -13,6 +13,8 @@ from wvq.tokenizer.precision import float64_device, has_float64
 
 from .decoder import build_decoder
 from .guidance import GuidanceSchedule, guidance_scales
+from .order.parallel_decoding import Drawing, draw_in_passes
+from .order.sequences import has_free_order, num_positions
 from .truncation import check_truncation, draw_codes
 from .turns import check_codes_per_position, check_turns, turns
 
@@ -39,6 +41,7 @@ def sample_tokens(
     dtype: torch.dtype | None = None,
     block_size: int | None = None,
     codes_per_position: int = 1,
+    num_passes: int | None = None,
 ) -> Tensor:
     """Sample images as token sequences, conditioned on their class.
 
@@ -48,6 +51,10 @@ def sample_tokens(
 
     With a generator per image an image depends on its own numbers alone. As the last bits of a product depend on how
     many rows it has, such images are computed in blocks of one size, the last filled up.
+
+    A prior of free order (`wvq.prior.order.sequences`) draws its tokens in an order in which neighbours lie far apart,
+    several of them in a pass if there are fewer passes than tokens: each then knows all that was drawn in the passes
+    before, and none of its own. It sees all known tokens first, wherever they stand.
 
     Args:
         model: a causal language model of transformers; put into eval mode and left as it came.
@@ -61,19 +68,22 @@ def sample_tokens(
         min_p: codes below this share of the highest probability are dropped; in [0, 1].
         generator: source of the uniform numbers, or one per image, on any device.
         on_token: called after each drawn position with the position and a copy of the tokens so far,
-            (B, position + 1).
+            (B, position + 1); with free order after each pass, with how many tokens of each image are known, less one,
+            and a copy of all, (B, T), -1 where one is still to be drawn.
         guidance_schedule, guidance_interval: see `wvq.prior.guidance.guidance_scales`.
         known_tokens: (B, n), n <= T: codes that are given, -1 where one is to be drawn, as it is from n on.
         dtype: of the matrices, torch.bfloat16 or torch.int8 for speed; the model's own by default.
         block_size: images computed together where there is a generator each; 16 on a CPU and 64 elsewhere by default.
         codes_per_position: M codes at each position of the tokenizer's grid, one after another: token t is drawn from
             the K / M codes whose turn it is, those from (t mod M) * K / M on.
+        num_passes: passes in which a prior of free order draws an image, in [1, T]; few are fast, and tokens of one
+            pass do not know each other. T by default, or one for each token that is not known.
 
     Returns:
         (B, T) int64 in [0, K), on the model's device.
 
     Raises:
-        InputError: for an argument out of its range.
+        InputError: for an argument out of its range, and for fewer passes than tokens with a prior of raster order.
         NonFiniteError: for scores that are NaN or infinite, as one bad weight makes them; it says at which position. A
             GPU is asked for them after every 16th position and at the end.
     """
@@ -82,6 +92,7 @@ def sample_tokens(
     scales = guidance_scales(guidance_scale, num_tokens, guidance_schedule, guidance_interval)
     guided = any(scale != 1 for scale in scales)
     _check_vocabulary(model, class_labels, num_codes, guided)
+    _check_passes(model, num_tokens, num_passes)
     batch, null_class = len(class_labels), model.config.vocab_size - 1
     draws = _uniform(batch, num_tokens, generator).to(float64_device(model.device))
     sequences = torch.full((batch, num_tokens + 1), -1, device=model.device)  # the prompt, then the tokens
@@ -96,13 +107,19 @@ def sample_tokens(
     if block_size is not None and block_size < 1:
         raise InputError(f"block_size is {block_size}; it must be at least 1")
     own = isinstance(generator, Sequence)
-    blocks = padded_blocks(batch, (block_size or default_block_size(model.device)) if own else batch, model.device)
+    block_size = (block_size or default_block_size(model.device)) if own else batch
+    blocks = padded_blocks(batch, block_size, model.device)
     rows = (2 if guided else 1) * len(blocks[0])
     ids = [of_turn for _, of_turn in turns(num_codes, codes_per_position)]
 
     was_training = model.training
     model.eval()
     try:
+        if has_free_order(model.config):
+            drawing = Drawing(num_codes, codes_per_position, scales, temperature, top_k, top_p, min_p)
+            tokens, labels, passes = sequences[:, 1:].clone(), class_labels.to(model.device), num_passes or num_tokens
+            draw_in_passes(model, labels, tokens, draws, drawing, passes, block_size, dtype, on_token)
+            return tokens
         with torch.inference_mode():
             decoder = build_decoder(model, num_codes, rows, dtype)
             caches = [decoder.new_cache(rows, num_tokens) for _ in blocks]
@@ -173,7 +190,7 @@ class _FiniteScores:
 
 
 def _check_vocabulary(model: PreTrainedModel, class_labels: Tensor, num_codes: int, guided: bool) -> None:
-    num_classes = model.config.vocab_size - 1 - num_codes
+    num_classes = model.config.vocab_size - 1 - num_codes - num_positions(model.config)
     if num_codes < 1 or num_classes < 0:
         raise InputError(
             f"num_codes is {num_codes}; the model's vocabulary of {model.config.vocab_size} leaves room for "
@@ -187,6 +204,19 @@ def _check_vocabulary(model: PreTrainedModel, class_labels: Tensor, num_codes: i
         raise InputError(
             f"class_labels reach from {int(class_labels.min())} to {int(class_labels.max())}; "
             f"valid are 0 to {num_classes}, the last being the null class"
+        )
+
+
+def _check_passes(model: PreTrainedModel, num_tokens: int, num_passes: int | None) -> None:
+    if has_free_order(model.config):
+        if num_tokens != model.config.num_tokens:
+            raise InputError(f"num_tokens is {num_tokens}; this prior of free order has {model.config.num_tokens}")
+        if num_passes is not None and not 1 <= num_passes <= num_tokens:
+            raise InputError(f"num_passes is {num_passes}; it must be from 1 to num_tokens, {num_tokens}")
+    elif num_passes not in (None, num_tokens):
+        raise InputError(
+            f"num_passes is {num_passes}; a prior of raster order draws a token in each pass, {num_tokens} in all "
+            "(one that draws several is trained with --order random)"
         )
 
 

@@ -53,6 +53,11 @@ FORBIDDEN = {
         "from ...base import Pipeline",
         "wvq.pipelines.training is not allowed to import wvq.pipelines.base",
     ),
+    "editing": (
+        "pipelines/editing/masks.py",
+        "from .pipeline import EditingPipeline",
+        "wvq.pipelines.editing.masks is not allowed to import wvq.pipelines.editing.pipeline",
+    ),
     "app": (
         "pipelines/app/drawing.py",
         "from .command import Application",

@@ -31,6 +31,8 @@ class Grid:
     """Codes below this share of the highest probability are dropped."""
     guidance_schedule: tuple[GuidanceSchedule, ...] = ()
     """How guidance grows over the positions of an image."""
+    num_passes: tuple[int, ...] = ()
+    """Passes in which an image is drawn, with a prior of free order; 0 for as many as it has tokens."""
 
     def __post_init__(self) -> None:
         for name, values in vars(self).items():

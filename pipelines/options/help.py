@@ -23,6 +23,8 @@ SHOWN_FIRST = {
     "sample_every log_with seed",
     "sample": "pipeline output_dir classes num_images_per_class num_images format guidance_scale temperature top_k "
     "top_p min_p seed batch_size",
+    "edit": "pipeline image mask rows box class_label num_images output_dir guidance_scale temperature top_k top_p "
+    "min_p seed",
     "reconstruct": "tokenizer data.source output_dir num_images",
     "evaluate": "tokenizer pipeline images reference data.source scores codebook num_images sampling.guidance_scale "
     "extractor extractor_weights resamples output",

@@ -14,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from wvq.prior.code_geometry import CodeGeometry
 from wvq.prior.loss import TokenLoss
 from wvq.prior.model import PRIOR_CLASSES
+from wvq.prior.order.target_positions import TargetPositions
 from wvq.tokenizer.distributed import process_index, whole_tensor
 
 
@@ -77,14 +78,14 @@ def evaluated_model(model: TokenLoss) -> Iterator[TokenLoss]:
 
 
 def whole_model(model: TokenLoss) -> TokenLoss:
-    """The model itself or, if it is sharded or knows the geometry of the codes, a plain one around a plain prior.
+    """The model itself or, if it is sharded or holds what is folded into the prior, a plain one around a plain prior.
 
     The plain model can be sampled from and saved by one process alone, as shards cannot, and its tables are folded. One
     that was sharded is on the first process alone, in main memory, 4 bytes a parameter; the others have it without its
     weights. A collective call then, which puts one tensor after the other together, so that they never have all.
     """
     sharded = is_sharded(model)
-    if model.geometry is None and not sharded:
+    if model.geometry is None and model.target_positions is None and not sharded:
         return model
     state = model.state_dict()
     device = torch.device("cpu") if sharded else next(iter(state.values())).device
@@ -104,6 +105,10 @@ def whole_model(model: TokenLoss) -> TokenLoss:
         geometry = CodeGeometry(model.geometry.features.to(device), prior)
         geometry.load_state_dict(_part(weights, "geometry."), assign=True)
         geometry.fold_into(prior)
+    if model.target_positions is not None:
+        target_positions = TargetPositions(prior)
+        target_positions.load_state_dict(_part(weights, "target_positions."), assign=True)
+        target_positions.fold_into(prior)
     return TokenLoss(prior, model.num_codes, model.label_smoothing).to(device)
 
 

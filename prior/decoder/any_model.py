@@ -14,8 +14,8 @@ class Decoder(Protocol):
         """An empty cache for that many sequences of up to that many positions."""
         ...
 
-    def __call__(self, tokens: Tensor, cache: Any) -> Tensor:
-        """Logits (R, K), float32, of what follows tokens (R, n), which themselves follow what the cache has seen."""
+    def __call__(self, tokens: Tensor, cache: Any, last: int = 1) -> Tensor:
+        """Logits (R * last, K), float32, of what follows the last of tokens (R, n), which follow what the cache has."""
         ...
 
 
@@ -28,6 +28,6 @@ class ModelDecoder:
     def new_cache(self, rows: int, length: int) -> DynamicCache:
         return DynamicCache(config=self.model.config)
 
-    def __call__(self, tokens: Tensor, cache: DynamicCache) -> Tensor:
+    def __call__(self, tokens: Tensor, cache: DynamicCache, last: int = 1) -> Tensor:
         output = self.model(input_ids=tokens, past_key_values=cache, use_cache=True)
-        return output.logits[:, -1, : self.num_codes].float()
+        return output.logits[:, -last:, : self.num_codes].flatten(0, 1).float()

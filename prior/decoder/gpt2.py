@@ -48,7 +48,7 @@ class GPT2Decoder:
     def new_cache(self, rows: int, length: int) -> FixedPointCache | KeyValueCache:
         return empty_cache(self.config, rows, length, self.embedding.new_empty(0, dtype=self.dtype))
 
-    def __call__(self, tokens: Tensor, cache: FixedPointCache | KeyValueCache) -> Tensor:
+    def __call__(self, tokens: Tensor, cache: Any, last: int = 1) -> Tensor:
         rows, n = tokens.shape
         places = cache.reserve(n)
         x = (F.embedding(tokens, self.embedding) + self.positions[places]).float().flatten(0, 1)  # (R * n, C)
@@ -56,7 +56,7 @@ class GPT2Decoder:
             heads = qkv(self._normed(x, norm1)).view(rows, n, 3, cache.heads, -1)
             x = project.plus(cache.attend(index, heads, scale), x)
             x = down.plus(up.activated(self._normed(x, norm2), "gelu_tanh"), x)
-        return self.output(self._normed(x.view(rows, n, -1)[:, -1], self.norm)).float()
+        return self.output(self._normed(x.view(rows, n, -1)[:, -last:].flatten(0, 1), self.norm)).float()
 
     def _normed(self, x: Tensor, norm: nn.LayerNorm) -> Tensor:
         return F.layer_norm(x, norm.normalized_shape, norm.weight.float(), norm.bias.float(), norm.eps).to(self.dtype)

@@ -64,7 +64,7 @@ class LlamaDecoder:
     def new_cache(self, rows: int, length: int) -> FixedPointCache | KeyValueCache:
         return empty_cache(self.config, rows, length, self.embedding.new_empty(0, dtype=self.dtype))
 
-    def __call__(self, tokens: Tensor, cache: FixedPointCache | KeyValueCache) -> Tensor:
+    def __call__(self, tokens: Tensor, cache: Any, last: int = 1) -> Tensor:
         rows, n = tokens.shape
         places = cache.reserve(n)
         x = F.embedding(tokens.flatten(), self.embedding).float()  # (R * n, C)
@@ -78,7 +78,7 @@ class LlamaDecoder:
             x = project.plus(cache.attend(index, heads, scale), x)
             normed = self._normed(x)
             x = down.plus(up.times(normed, gate.activated(normed, "silu")), x)
-        return self.output(self._normed(x.view(rows, n, -1)[:, -1])).float()
+        return self.output(self._normed(x.view(rows, n, -1)[:, -last:].flatten(0, 1))).float()
 
     def _normed(self, x: Tensor) -> Tensor:
         return (x / torch.linalg.vector_norm(x, dim=-1, keepdim=True).hypot(self.floor)).to(self.dtype)

@@ -15,6 +15,7 @@ from wvq.eval.comparison.config import Comparison
 from wvq.eval.evaluate import Evaluation
 from wvq.eval.studies.atomic import Atomic
 from wvq.pipelines import ClassConditionalPipeline
+from wvq.pipelines.edit import Edit, edit
 from wvq.pipelines.generation import Sampling
 from wvq.pipelines.reconstruct import Reconstruction, reconstruct
 from wvq.pipelines.sample import sample
@@ -35,6 +36,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ("config_class", "names"),
     [
         (Sampling, ["pipeline", "output_dir"]),
+        (Edit, ["pipeline", "image", "mask", "output_dir"]),
         (Reconstruction, ["tokenizer", "output_dir"]),
         (Tokenization, ["tokenizer", "output_dir"]),
         (Comparison, ["output_dir", "extractor_weights"]),
@@ -82,14 +84,16 @@ def test_samples_go_into_the_folder_that_there_is(tmp_path: Path):
     assert (about["labels"], about["class_names"]) == ([0, 1, 2], ["Sneaker", "Sandal", "Bag"])
 
 
-@pytest.mark.parametrize("command", [sample, reconstruct])
+@pytest.mark.parametrize("command", [sample, edit, reconstruct])
 def test_a_folder_with_something_else_is_refused_before_anything_is_loaded(tmp_path: Path, command: Any):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").touch()
     absent: dict[str, Any] = {"output_dir": str(tmp_path / "out")}
-    config = (
-        Sampling(pipeline="absent", **absent) if command is sample else Reconstruction(tokenizer="absent", **absent)
-    )
+    config = {
+        sample: Sampling(pipeline="absent", **absent),
+        edit: Edit(pipeline="absent", **absent),
+        reconstruct: Reconstruction(tokenizer="absent", **absent),
+    }[command]
     with pytest.raises(InputError, match=r"out would be replaced, but holds 'thesis.tex' as well"):
         command(config)
 

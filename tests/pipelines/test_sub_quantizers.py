@@ -11,6 +11,7 @@ from toy_runs import MODEL, changed, rows, toy_stage
 
 from wvq.eval.codebook import examine_tokenizer
 from wvq.pipelines import ClassConditionalPipeline, ReconstructionPipeline
+from wvq.pipelines.editing.masked_images import masked_images
 from wvq.pipelines.train_prior import train_pipeline
 from wvq.prior import PriorConfig, build_prior
 from wvq.tokenizer import InputError, VQTokenizer
@@ -80,9 +81,10 @@ def test_images_are_drawn_of_valid_codes(pipeline):
 
 
 def test_all_codes_of_a_position_are_edited_together(pipeline, images: torch.Tensor):
-    indices = pipeline.tokenizer.encode(to_model(images))
     mask = torch.zeros(28, 28, dtype=torch.bool)
     mask[9, 17] = True
+    images = masked_images(images, mask, pipeline.tokenizer.config).pixels
+    indices = pipeline.tokenizer.encode(to_model(images))
     made = pipeline.inpaint(images, mask, [0] * 6, output_type="latent", temperature=3.0).images
     drawn = torch.zeros(GRID, GRID, dtype=torch.bool)
     drawn[2, 4] = True

@@ -2,6 +2,8 @@
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 
 import numpy as np
@@ -54,21 +56,38 @@ def sized_pixels(
     height, width = height_and_width(image_size)
     if isinstance(content, np.ndarray) and content.shape == (height, width):
         return np.broadcast_to(content, (channels, height, width))  # a shortcut: all below changes nothing
+    with _reasons(content):
+        image = _eight_bit(_cropped(_decode(content), image_size), "L" if channels == 1 else "RGB")
+        if image.size != (width, height):
+            image = image.resize((width, height), Image.Resampling.BICUBIC)
+    pixels = np.asarray(image)
+    return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def open_picture(content: bytes) -> Image.Image:
+    """The upright picture in a file of one of `FORMATS`, of its own size and mode.
+
+    Raises:
+        BadImage: as `sized_pixels`.
+    """
+    with _reasons(content):
+        return _decode(content)
+
+
+@contextmanager
+def _reasons(content: bytes | npt.NDArray[np.uint8] | Image.Image) -> Iterator[None]:
+    """What PIL raises inside, as BadImage."""
     try:
         with warnings.catch_warnings():
             # Big images and damaged metadata: PIL decodes the pixels all the same, and the user cannot act on either.
             warnings.filterwarnings("ignore", module=r"PIL\.")
-            image = _eight_bit(_cropped(_decode(content), height, width), "L" if channels == 1 else "RGB")
-            if image.size != (width, height):
-                image = image.resize((width, height), Image.Resampling.BICUBIC)
+            yield
     except BadImage:
         raise
     except Exception as error:  # PIL's decoders raise a dozen unrelated types on damaged bytes
         unknown = f"not an image in {', '.join(FORMATS)}"
         reason = unknown if isinstance(error, UnidentifiedImageError) else str(error) or type(error).__name__
         raise BadImage(reason if not isinstance(content, bytes) or content else "empty") from error
-    pixels = np.asarray(image)
-    return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
 def _decode(content: bytes | npt.NDArray[np.uint8] | Image.Image) -> Image.Image:
@@ -83,10 +102,14 @@ def _decode(content: bytes | npt.NDArray[np.uint8] | Image.Image) -> Image.Image
     return image
 
 
-def _cropped(image: Image.Image, height: int, width: int) -> Image.Image:
-    """The largest centred part whose sides are as height to width, to the nearest pixel."""
-    across = min(image.width, max(1, round(Fraction(image.height * width, height))))
-    down = min(image.height, max(1, round(Fraction(image.width * height, width))))
+def crop_shape(width: int, height: int, image_size: ImageSize) -> tuple[int, int]:
+    """Height and width, to the nearest pixel, of what is cut out of an image: all of one axis, as much of the other."""
+    h, w = height_and_width(image_size)
+    return min(height, max(1, round(Fraction(width * h, w)))), min(width, max(1, round(Fraction(height * w, h))))
+
+
+def _cropped(image: Image.Image, image_size: ImageSize) -> Image.Image:
+    down, across = crop_shape(image.width, image.height, image_size)
     if (across, down) == image.size:
         return image
     left, top = (image.width - across) // 2, (image.height - down) // 2

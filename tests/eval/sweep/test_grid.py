@@ -20,6 +20,7 @@ sampling_options = some.builds(
     guidance_scale=some.floats(0, 20), temperature=floats, top_k=some.integers(0, 99), top_p=floats, min_p=floats,
     seed=some.integers(0, 9), guidance_schedule=some.sampled_from(["constant", "cosine"]),
     guidance_interval=some.sampled_from([None, (0, 4), (3, 7)]), dtype=some.sampled_from(["auto", "bfloat16"]),
+    num_passes=some.integers(0, 99),
 )  # fmt: skip
 
 

@@ -34,8 +34,8 @@ def train(config: Any, launch: dict[str, str], stop_at: int = 0, break_at: int =
     os.environ.update(launch)
     forward, parts = TokenLoss.forward, itertools.count(1)
 
-    def forward_and_break(self: TokenLoss, codes: Tensor, labels: Tensor) -> Tensor:
-        loss = forward(self, codes, labels)
+    def forward_and_break(self: TokenLoss, *inputs: Any) -> Tensor:
+        loss = forward(self, *inputs)
         last = int(os.environ.get("RANK", "0")) == int(os.environ.get("WORLD_SIZE", "1")) - 1
         return loss * torch.nan if self.training and next(parts) == break_at and last else loss
 
@@ -68,6 +68,7 @@ def toy_prior(images: Path, folder: Path, **changes: Any) -> Any:
             {"optimizer": "muon", "code_geometry": 8, "model": {"architecture": "gpt2", "tie_embeddings": True}},
             2e-3,
         ),
+        ({"optimizer": "adamw", "order": "annealed", "model": {"architecture": "gpt2"}}, 1e-6),
     ],
 )
 def test_two_sharded_processes_train_what_one_whole_one_does(

@@ -24,8 +24,8 @@ def train(config: Any, launch: dict[str, str], decided_there: bool) -> None:
     os.environ.update(launch)
     forward, parts = TokenLoss.forward, itertools.count(1)
 
-    def forward_and_break(self: TokenLoss, codes: Tensor, labels: Tensor) -> Tensor:
-        loss = forward(self, codes, labels)
+    def forward_and_break(self: TokenLoss, *inputs: Any) -> Tensor:
+        loss = forward(self, *inputs)
         last = int(os.environ.get("RANK", "0")) == int(os.environ.get("WORLD_SIZE", "1")) - 1
         return loss * torch.nan if self.training and next(parts) == 3 and last else loss
 

@@ -24,9 +24,11 @@ QUANTIZERS: dict[str, dict[str, Any]] = {
     "transport": {}, "product": {"quantizer": "ema"}, "residual": {"quantizers": 3},
 }  # fmt: skip
 
+NAMES = [*QUANTIZERS, "stream", "prior", "prior, parts tried", "prior, random", "prior, annealed"]
+
 
 def trainings(images: Path, shards: Path, folder: Path) -> Runs:
-    """(train function, configuration) of 30 steps: a tokenizer of each quantizer, one from a stream, and a prior."""
+    """(train function, configuration) of 30 steps: a tokenizer of each quantizer, one from a stream, and priors."""
     short: dict[str, Any] = {"steps": STEPS, "batch_size": 8, "evaluate_every": STEPS, "checkpoint_every": STEPS}
     runs: Runs = {}
     for name, options in QUANTIZERS.items():
@@ -44,6 +46,10 @@ def trainings(images: Path, shards: Path, folder: Path) -> Runs:
     runs["prior"] = train, changed(config, sample_every=0, **accumulated, **short)
     tried = {**accumulated, "gradient_accumulation_steps": 0}
     runs["prior, parts tried"] = train, changed(config, "tried", sample_every=0, **tried, **short)
+    in_order = {**accumulated, "sample_every": 0, **short}
+    runs["prior, random"] = train, changed(config, "random", order="random", **in_order)
+    gpt2 = dataclasses.replace(config.model, architecture="gpt2")
+    runs["prior, annealed"] = train, changed(config, "annealed", order="annealed", model=gpt2, **in_order)
     return runs
 
 
@@ -61,19 +67,20 @@ def both(fashion_folder: Path, fashion_shards: Path, tmp_path_factory: pytest.Te
     return runs
 
 
-@pytest.mark.parametrize("name", [*QUANTIZERS, "stream", "adversarial", "prior", "prior, parts tried"])
+@pytest.mark.parametrize("name", [*NAMES, "adversarial"])
 def test_two_processes_train_what_one_does(both: list[Runs], name: str):
     one, two = (runs[name][1] for runs in both)
     assert_close_runs(one, two, metrics=1e-3, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", [*QUANTIZERS, "stream", "prior", "prior, parts tried"])
+@pytest.mark.parametrize("name", NAMES)
 def test_every_parameter_had_a_gradient_and_one_update_in_each_step(both: list[Runs], name: str):
     for runs in both:
         folder = Path(runs[name][1].output_dir)
         model = (load_prior if name.startswith("prior") else VQTokenizer.from_pretrained)(folder / "model")
         trained = sum(parameter.requires_grad for parameter in model.parameters())
         trained += 2 * name.startswith("prior")  # the maps of the geometry, which are folded
+        trained += name == "prior, annealed"  # and so are the positions of the targets
         optimizer = load_file(folder / "checkpoints" / f"step-{STEPS:08d}" / "optimizers.safetensors")
         assert [int(value) for key, value in optimizer.items() if key.endswith(".step")] == [STEPS] * trained
 
