@@ -55,6 +55,9 @@ COMMANDS = {
         "wvq.pipelines.adversarial.command:refine_tokenizer",
         "wvq.pipelines.adversarial.command:TokenizerRefinement",
     ),
+    "transplant": Command(
+        "give an autoencoder a quantizer", "wvq.eval.transplant:transplant_and_report", "wvq.eval.transplant:Transplant"
+    ),
     "tokenize": Command(
         "encode images into the token cache", "wvq.pipelines.tokenize:tokenize", "wvq.pipelines.tokenize:Tokenization"
     ),
@@ -80,9 +83,7 @@ COMMANDS = {
         "wvq.pipelines.sharing.card:Card",
     ),
     "push": Command(
-        "upload a pipeline to the Hugging Face hub: wvq push FOLDER OWNER/NAME",
-        "wvq.pipelines.sharing.push:push",
-        "wvq.pipelines.sharing.push:Push",
+        "upload a pipeline to Hugging Face's hub", "wvq.pipelines.sharing.push:push", "wvq.pipelines.sharing.push:Push"
     ),
     "sweep": Command(
         "find the guidance, temperature and truncation that suit a pipeline, on training images",

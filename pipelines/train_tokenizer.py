@@ -3,13 +3,13 @@
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from torch import Tensor
+from torch import Tensor, nn
 
 from wvq.tokenizer import InputError, TokenizerConfig, VQTokenizer
 from wvq.tokenizer.adversarial.config import DiscriminatorConfig, PerceptualConfig
@@ -177,7 +177,7 @@ def smaller_sizes(model: TokenizerConfig) -> str:
     return f"{' or '.join(options)} (a quarter of the work each)" if options else ""
 
 
-def build_optimizer(model: VQTokenizer, config: ReconstructionTraining, fused: bool = False) -> torch.optim.AdamW:
+def build_optimizer(model: nn.Module, config: Any, fused: bool = False) -> torch.optim.AdamW:
     """AdamW with two groups of parameters, the network's and the quantizer's, without those that are frozen.
 
     Args:
@@ -193,7 +193,7 @@ def build_optimizer(model: VQTokenizer, config: ReconstructionTraining, fused: b
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95), fused=fused)
 
 
-def evaluate(loop: Loop, model: VQTokenizer, dataset: ImageDataset, config: ReconstructionTraining) -> dict[str, float]:
+def evaluate(loop: Loop, model: VQTokenizer, dataset: ImageDataset, config: Any) -> dict[str, float]:
     """Log how well a step's model reconstructs the evaluation images, draw some; returns the scores by their names."""
     scores, code_usage = validate(model, dataset, config, loop.accelerator)
     loop.log_evaluation(
@@ -212,7 +212,7 @@ def evaluate(loop: Loop, model: VQTokenizer, dataset: ImageDataset, config: Reco
 
 @torch.no_grad()
 def validate(
-    model: VQTokenizer, dataset: ImageDataset, config: ReconstructionTraining, accelerator: Accelerator
+    model: VQTokenizer, dataset: ImageDataset, config: Any, accelerator: Accelerator
 ) -> tuple[dict[str, float], Tensor]:
     """`ReconstructionQuality` of the evaluation images, which are shared out over the processes; uses of each code."""
     model.eval()

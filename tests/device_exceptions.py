@@ -15,6 +15,7 @@ _ATTENTION = "attention.c, which runs on the CPU alone"
 _CPU_BENCHMARK = "what is measured here runs on the CPU"
 
 FUNCTIONS = {
+    "wvq.tokenizer.transplant.latents.LatentDataset.take": "latents are read on the CPU, by safetensors",
     "wvq.prior.decoder.cache.FixedPointCache.__init__": _ATTENTION,
     "wvq.prior.decoder.cache.FixedPointCache.reserve": _ATTENTION,
     "wvq.pipelines.class_conditional.ClassConditionalPipeline.labels_of": _LABELS,

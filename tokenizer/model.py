@@ -1,10 +1,8 @@
 """The image tokenizer: encoder, quantizer, decoder, and how it is saved."""
 
-import json
 import math
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Self, Unpack
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,8 +14,9 @@ from .image_size import ImageSize, height_and_width, image_size
 from .quantizers.base import QuantizerOutput
 from .quantizers.composite import CompositeQuantizer
 from .quantizers.registry import build_quantizer, codes_per_vector
-from .storage.hub import HubArguments
-from .storage.pretrained import UNSAID, SavedModule, check_dtype, described, state_sha256
+from .storage.pretrained import UNSAID, SavedModule
+from .transplant.base_autoencoder import OWN, BaseAutoencoder, LatentDecoder, LatentEncoder
+from .transplant.projector import projection
 
 
 @dataclass(frozen=True)
@@ -62,9 +61,18 @@ class TokenizerConfig:
     quantizer_options: dict[str, Any] = field(default_factory=dict)
     """Options of that quantizer, such as commitment_weight; of product and residual also quantizers, how many
     sub-quantizers there are, and quantizer, the name of each."""
+    projector_channels: int = field(default=0, metadata=UNSAID)
+    """Width of the convolutions that are added to the projections to and from the codebook; 0 for none."""
+    autoencoder: dict[str, Any] | None = field(default=None, metadata=UNSAID)
+    """A `BaseAutoencoder`, whose encoder and decoder stand in place of our own, which the fields above describe but for
+    latent_channels; `wvq transplant` fills it in."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "image_size", image_size(self.image_size))
+        if base := self.base:
+            base.check_fits(self)
+        if self.projector_channels < 0:
+            raise InputError(f"projector_channels is {self.projector_channels}; it must be at least 0")
         for name in ("patch_size", "base_channels", "num_blocks", "latent_channels"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
@@ -82,15 +90,22 @@ class TokenizerConfig:
         if any(side % self.downsampling for side in height_and_width(self.image_size)):
             raise InputError(
                 f"image_size is {self.image_size}; with patch_size {self.patch_size} and "
-                f"{len(self.channel_multipliers) - 1} down-samplings it must divide by {self.downsampling}"
+                f"{(self.downsampling // self.patch_size).bit_length() - 1} down-samplings it must divide by "
+                f"{self.downsampling}"
             )
         with torch.device("meta"):  # checks name, sizes and options without drawing a codebook
             build_quantizer(self.quantizer, self.codebook_size, self.codebook_dim, **self.quantizer_options)
 
     @property
+    def base(self) -> BaseAutoencoder | None:
+        """The autoencoder that encoder and decoder are of, or None where they are of our own design."""
+        return None if self.autoencoder is None else BaseAutoencoder(**self.autoencoder)
+
+    @property
     def downsampling(self) -> int:
         """Pixels per token along each axis."""
-        return self.patch_size * 2 ** (len(self.channel_multipliers) - 1)
+        own = self.patch_size * 2 ** (len(self.channel_multipliers) - 1)
+        return self.base.downsampling if self.base else own
 
     @property
     def grid_shape(self) -> tuple[int, int]:
@@ -159,38 +174,19 @@ class VQTokenizer(SavedModule):
     def __init__(self, config: TokenizerConfig):
         super().__init__()
         self.config = config
-        design = NetworkDesign.of(config, config.channels * config.patch_size**2)
-        self.encoder = Encoder(design)
-        self.to_codebook = nn.Conv2d(config.latent_channels, config.codebook_dim, 1)
+        base, design = config.base, NetworkDesign.of(config, config.channels * config.patch_size**2)
+        width = config.projector_channels if config.projector_channels or base else None
+        network = _network(base) if base else None
+        self.encoder = LatentEncoder(base, network) if base and network else Encoder(design)
+        self.to_codebook = projection(config.latent_channels, config.codebook_dim, width)
         self.quantizer = build_quantizer(
             config.quantizer, config.codebook_size, config.codebook_dim, **config.quantizer_options
         )
-        self.from_codebook = nn.Conv2d(config.codebook_dim, config.latent_channels, 1)
-        self.decoder = Decoder(design)
+        self.from_codebook = projection(config.codebook_dim, config.latent_channels, width)
+        self.decoder = LatentDecoder(base, network) if base and network else Decoder(design)
 
         self.rounded_from: dict[str, str] = {}
         """The fingerprint of the saved weights by that of their rounding, of a tokenizer loaded in half precision."""
-
-    @classmethod
-    def from_pretrained(
-        cls, name_or_path: str | Path, torch_dtype: torch.dtype | None = None, **hub: Unpack[HubArguments]
-    ) -> Self:
-        """Load from a folder or a hub repository, in eval mode.
-
-        Args:
-            name_or_path, hub: see `SavedModule.from_pretrained`.
-            torch_dtype: what encoder and decoder are cast to, float32 (the default), bfloat16 or float16.
-
-        Raises:
-            InputError: for another dtype, and as `SavedModule.from_pretrained`.
-        """
-        check_dtype("torch_dtype", torch_dtype)
-        tokenizer = super().from_pretrained(name_or_path, **hub)
-        if torch_dtype not in (None, torch.float32):
-            saved = tokenizer.fingerprint
-            tokenizer.to(torch_dtype)
-            tokenizer.rounded_from[tokenizer.fingerprint] = saved
-        return tokenizer
 
     def forward(self, images: Tensor) -> TokenizerOutput:
         """Reconstruct images (B, C, H, W) in [-1, 1]; the reconstructions are not clamped."""
@@ -282,15 +278,13 @@ class VQTokenizer(SavedModule):
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.to_codebook.weight.device
+        return next(self.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
         """What encoder and decoder compute in; the quantizer always computes in float32."""
-        return self.to_codebook.weight.dtype
+        return next(self.parameters()).dtype
 
-    @property
-    def fingerprint(self) -> str:
-        """sha256 of the configuration and of every weight; in one dtype, tokenizers of one fingerprint give equal
-        tokens."""
-        return state_sha256(self, json.dumps(described(self.config), sort_keys=True).encode())
+
+def _network(base: BaseAutoencoder) -> nn.Module:
+    return VQTokenizer(TokenizerConfig(**base.network)) if base.class_name == OWN else base.build()

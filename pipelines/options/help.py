@@ -17,6 +17,9 @@ SHOWN_FIRST = {
     "perceptual_weight adversarial_weight discriminator_start evaluate_every checkpoint_every log_with seed",
     "refine-tokenizer": "tokenizer refine data.source output_dir steps batch_size learning_rate perceptual_weight "
     "adversarial_weight discriminator_start rollback_psnr mixed_precision evaluate_every checkpoint_every seed",
+    "transplant": "autoencoder data.source data.image_size output_dir steps batch_size quantizer codebook_size "
+    "codebook_dim projector_channels learning_rate sha256 revision subfolder extractor evaluate_every checkpoint_every "
+    "seed",
     "tokenize": "tokenizer data.source data.horizontal_flip output_dir crops batch_size",
     "train-prior": "tokenizer data.source data.horizontal_flip output_dir steps batch_size learning_rate model.size "
     "model.architecture code_geometry mixed_precision gradient_accumulation_steps evaluate_every checkpoint_every "

@@ -8,6 +8,7 @@ from huggingface_hub import ModelCardData
 
 from wvq.pipelines.class_conditional import ClassConditionalPipeline
 from wvq.pipelines.generation import SamplingOptions
+from wvq.tokenizer import TokenizerConfig
 from wvq.tokenizer.image_size import size_in_words
 
 from .scores import how_measured, value_text
@@ -90,13 +91,20 @@ def _configuration_rows(pipeline: ClassConditionalPipeline) -> Rows:
         "codebook": f"{config.codebook_size:,} codes of dimension {config.codebook_dim}"
         + (f", {config.codes_per_position} at each position" if config.codes_per_position > 1 else ""),
         "tokens": f"{size_in_words(config.grid_size)} positions, {config.num_tokens} tokens an image",
-        "tokenizer": f"{_parameters(pipeline.tokenizer)} parameters, {config.base_channels} base channels, "
-        f"multipliers {', '.join(map(str, config.channel_multipliers))}, patches of {config.patch_size}",
+        "tokenizer": f"{_parameters(pipeline.tokenizer)} parameters, {_network_words(config)}",
         "prior": f"{type(prior).__name__}, {_parameters(prior)} parameters, width {prior.config.hidden_size}, "
         f"{prior.config.num_hidden_layers} layers, {prior.config.num_attention_heads} heads",
         "tokenizer's fingerprint": _code(pipeline.tokenizer.fingerprint),
     }
     return [(name, _cell(value)) for name, value in parts.items()]
+
+
+def _network_words(config: TokenizerConfig) -> str:
+    if base := config.base:
+        revision = f" at {base.revision}" if base.revision else ""
+        return f"around the {base.class_name} {base.source}{revision}, sha256 of its weights {_code(base.sha256)}"
+    multipliers = ", ".join(map(str, config.channel_multipliers))
+    return f"{config.base_channels} base channels, multipliers {multipliers}, patches of {config.patch_size}"
 
 
 def _reference_words(reference: Mapping[str, Any]) -> str:

@@ -20,6 +20,7 @@ from wvq.tokenizer.distributed import on_first_process
 from wvq.tokenizer.precision import layers_in_tf32
 from wvq.tokenizer.progress import duration_in_words, progress_bar
 from wvq.tokenizer.tokens import TokenDataset
+from wvq.tokenizer.transplant.latents import LatentDataset
 
 from .accelerator import note_precision
 from .checkpoints.state import TrainingState
@@ -77,7 +78,7 @@ class Loop:
         tracker: str,
         model: nn.Module,
         optimizers: Sequence[torch.optim.Optimizer],
-        train_set: ImageDataset | TokenDataset,
+        train_set: ImageDataset | LatentDataset | TokenDataset,
         num_workers: int = 0,
         smaller: str = "",
     ):

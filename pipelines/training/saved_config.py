@@ -19,7 +19,7 @@ MAY_CHANGE = frozenset({
 })  # fmt: skip
 """Fields of a training, by dotted names, that do not change what comes out of it: they may change when it resumes."""
 
-PLACES = frozenset({"data.source", "data.root", "tokenizer", "tokens_dir", "pipeline"})
+PLACES = frozenset({"data.source", "data.root", "tokenizer", "tokens_dir", "pipeline", "autoencoder", "latents_dir"})
 """Fields that say where something lies, by the ends of their dotted names: two names of one place are the same."""
 
 Config = TypeVar("Config")

@@ -129,6 +129,11 @@ def test_tokens_of_the_demo(code):
     exec(code, {})
 
 
+@snippet("a BaseAutoencoder")
+def test_a_tokenizer_of_our_own_design_has_no_base(code):
+    exec(code, {})
+
+
 @snippet("train.take")
 def test_images_are_taken_by_index(code, folder, fashion_folder):
     (folder / "photos").symlink_to(fashion_folder)

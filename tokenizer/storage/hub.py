@@ -81,6 +81,14 @@ def local_folder(
     return folder / subfolder
 
 
+def commit_of(folder: Path) -> str | None:
+    """The commit that a folder of the hub's cache is of; None for any other folder."""
+    for place in (folder, *folder.parents):
+        if place.parent.name == "snapshots" and place.parent.parent.name.startswith("models--"):
+            return place.name
+    return None
+
+
 def push_folder(
     folder: str | Path,
     repo_id: str,

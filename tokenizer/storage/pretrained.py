@@ -1,6 +1,7 @@
 """How a network is saved for its users: config.json and model.safetensors in a folder or on the hub."""
 
 import hashlib
+import json
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, ClassVar, Self, Unpack
@@ -52,6 +53,8 @@ class SavedModule(nn.Module, Pushed):
 
     config_class: ClassVar[type]
     config: Any
+    rounded_from: dict[str, str]
+    """The fingerprint of the saved weights by that of their rounding, of a module loaded in half precision."""
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config.json and model.safetensors into folder, in place of an older pair.
@@ -69,18 +72,29 @@ class SavedModule(nn.Module, Pushed):
         """What is saved of the state: all of it, unless a module has some that only its training needs."""
         return self.state_dict()
 
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of the configuration and of every weight; in one dtype, tokenizers of one fingerprint give equal
+        tokens."""
+        return state_sha256(self, json.dumps(described(self.config), sort_keys=True).encode())
+
     @classmethod
-    def from_pretrained(cls, name_or_path: str | Path, **hub: Unpack[HubArguments]) -> Self:
-        """Load from a folder or a hub repository, in eval mode and in float32.
+    def from_pretrained(
+        cls, name_or_path: str | Path, torch_dtype: torch.dtype | None = None, **hub: Unpack[HubArguments]
+    ) -> Self:
+        """Load from a folder or a hub repository, in eval mode.
 
         Args:
             name_or_path: the folder, or the repository as "owner/name".
+            torch_dtype: what the module is cast to, float32 (the default), bfloat16 or float16; a quantizer in it stays
+                in float32.
             hub: revision, subfolder, token, cache_dir, local_files_only: see `HubArguments`.
 
         Raises:
-            InputError: for a missing folder or file, another class's folder, an unknown or missing key, or weights that
-                do not fit the configuration.
+            InputError: for another dtype, a missing folder or file, another class's folder, an unknown or missing key,
+                or weights that do not fit the configuration.
         """
+        check_dtype("torch_dtype", torch_dtype)
         folder = local_folder(name_or_path, **hub)
         description = read_json(file_inside(folder, "config.json"))
         if not isinstance(description, dict) or description.pop("_class_name", cls.__name__) != cls.__name__:
@@ -99,4 +113,8 @@ class SavedModule(nn.Module, Pushed):
         weights = load_weights(folder, lambda: cls(config))
         module = cls(config)
         module.load_state_dict(weights)
+        if torch_dtype not in (None, torch.float32):
+            saved = module.fingerprint
+            module.to(torch_dtype)
+            module.rounded_from[module.fingerprint] = saved
         return module.eval()

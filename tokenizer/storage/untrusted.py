@@ -141,36 +141,44 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def load_weights(folder: Path, build: Callable[[], nn.Module]) -> dict[str, Tensor]:
+def load_weights(
+    folder: Path, build: Callable[[], nn.Module], stem: str = "model", rename: Callable[[str], str] = str
+) -> dict[str, Tensor]:
     """The weights of a folder, after what `build` makes has been compared with the headers of their files.
 
     A configuration may ask for widths and layers without end: it is built without memory first, and building stops when
     it has more parameters than the files.
 
+    Args:
+        folder: theirs.
+        build: makes the module.
+        stem: what the files are called without .safetensors.
+        rename: from the name of a weight in the files to its name in the module.
+
     Raises:
         InputError: for files that are missing, lie elsewhere, are no safetensors, or hold other weights.
     """
-    files = _weight_files(folder)
+    files = weight_files(folder, stem)
     try:
-        headers = _headers(files)
+        headers = {rename(name): header for name, header in _headers(files).items()}
         with torch.device("meta"), _at_most(len(headers)):
             _check_fit(build(), headers)
-        return {name: tensor for path in files for name, tensor in load_file(path).items()}
+        return {rename(name): tensor for path in files for name, tensor in load_file(path).items()}
     except _UNFIT as error:
         raise InputError(
             f"{files[0]} does not hold the weights its config.json describes: {first_line(error)}"
         ) from error
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    """model.safetensors of a folder, or the files that model.safetensors.index.json names.
+def weight_files(folder: Path, stem: str = "model") -> list[Path]:
+    """STEM.safetensors of a folder, or the files that STEM.safetensors.index.json names.
 
     Raises:
         InputError: for files that are missing or lie elsewhere.
     """
-    index_name = "model.safetensors.index.json"
-    if (folder / "model.safetensors").exists() or not (folder / index_name).exists():
-        return [file_inside(folder, "model.safetensors")]
+    index_name = f"{stem}.safetensors.index.json"
+    if (folder / f"{stem}.safetensors").exists() or not (folder / index_name).exists():
+        return [file_inside(folder, f"{stem}.safetensors")]
     index = read_json(file_inside(folder, index_name))
     named = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(named, dict) or not named:
