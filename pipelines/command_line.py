@@ -56,14 +56,10 @@ COMMANDS = {
         "wvq.pipelines.adversarial.command:TokenizerRefinement",
     ),
     "transplant": Command(
-        "put a quantizer into an autoencoder that exists, of diffusers or our own",
-        "wvq.eval.transplant:transplant_and_report",
-        "wvq.eval.transplant:Transplant",
+        "give an autoencoder a quantizer", "wvq.eval.transplant:transplant_and_report", "wvq.eval.transplant:Transplant"
     ),
     "tokenize": Command(
-        "encode a data set once, into the token cache",
-        "wvq.pipelines.tokenize:tokenize",
-        "wvq.pipelines.tokenize:Tokenization",
+        "encode images into the token cache", "wvq.pipelines.tokenize:tokenize", "wvq.pipelines.tokenize:Tokenization"
     ),
     "train-prior": Command(
         "stage two: train a prior on tokens",
@@ -76,9 +72,7 @@ COMMANDS = {
         "encode and decode images", "wvq.pipelines.reconstruct:reconstruct", "wvq.pipelines.reconstruct:Reconstruction"
     ),
     "app": Command(
-        "look at a pipeline, or two, in a browser",
-        "wvq.pipelines.app.command:show",
-        "wvq.pipelines.app.command:Application",
+        "look at pipelines in a browser", "wvq.pipelines.app.command:show", "wvq.pipelines.app.command:Application"
     ),
     "evaluate": Command(
         "score reconstructions and samples", "wvq.eval.evaluate:evaluate", "wvq.eval.evaluate:Evaluation"
@@ -89,9 +83,7 @@ COMMANDS = {
         "wvq.pipelines.sharing.card:Card",
     ),
     "push": Command(
-        "upload a pipeline to the Hugging Face hub: wvq push FOLDER OWNER/NAME",
-        "wvq.pipelines.sharing.push:push",
-        "wvq.pipelines.sharing.push:Push",
+        "upload a pipeline to Hugging Face's hub", "wvq.pipelines.sharing.push:push", "wvq.pipelines.sharing.push:Push"
     ),
     "sweep": Command(
         "find the guidance, temperature and truncation that suit a pipeline, on training images",
@@ -105,9 +97,7 @@ COMMANDS = {
         _COMPARISON,
     ),
     "atomic": Command(
-        "the paper's controlled studies of quantizers",
-        "wvq.eval.studies.atomic:atomic",
-        "wvq.eval.studies.atomic:Atomic",
+        "the paper's studies of quantizers", "wvq.eval.studies.atomic:atomic", "wvq.eval.studies.atomic:Atomic"
     ),
     "recipes": Command(
         "list or print recipes", "wvq.pipelines.options.installed:recipes", "wvq.pipelines.options.installed:Recipes"

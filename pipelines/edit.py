@@ -15,7 +15,7 @@ from wvq.tokenizer.data.decoding import BadImage, open_picture
 from wvq.tokenizer.distributed import on_first_process
 from wvq.tokenizer.errors import check_range
 from wvq.tokenizer.image_grid import image_grid
-from wvq.tokenizer.image_size import ImageSize, height_and_width
+from wvq.tokenizer.image_size import ImageSize
 from wvq.tokenizer.storage.atomic import check_output_folder, write_json, written_whole
 from wvq.tokenizer.storage.untrusted import expand_home
 
@@ -90,9 +90,9 @@ def _edit(config: Edit) -> Path:
         before = sized_picture(picture, sizes.image_size, sizes.channels)[None]
         white = given.hidden[:, None].expand_as(before) * torch.tensor(255, dtype=torch.uint8, device="cpu")
         sheet = torch.cat([before, white, images])
-        image_grid(
-            sheet, columns=min(len(sheet), 16), scale=max(1, 64 // max(height_and_width(sizes.image_size)))
-        ).save(new / "grid.png")
+        image_grid(sheet, columns=min(len(sheet), 16), scale=max(1, 64 // max(before.shape[-2:]))).save(
+            new / "grid.png"
+        )
         about = {**asdict(config), "labels": labels.tolist(), "class_names": list(pipeline.class_names)}
         write_json(new / "edit.json", about)
     return folder

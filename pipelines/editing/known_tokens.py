@@ -35,8 +35,8 @@ def _mostly_hidden(tokenizer: VQTokenizer, mask: Tensor) -> Tensor:
 
 def _noise(config: TokenizerConfig) -> Tensor:
     """Pairs of images in [-1, 1], as smooth as the grid is coarse: (2, n, C, H, W), always the same."""
-    (rows, columns), generator = config.grid_shape, torch.Generator().manual_seed(0)
-    coarse = torch.randn(2 * _PROBES, config.channels, rows + 1, columns + 1, generator=generator, device="cpu")
+    (h, w), generator = config.grid_shape, torch.Generator().manual_seed(0)
+    coarse = torch.randn(2 * _PROBES, config.channels, h + 1, w + 1, generator=generator, device="cpu")
     return F.interpolate(coarse, config.image_shape[1:], mode="bicubic").clamp(-1, 1).unflatten(0, (2, _PROBES))
 
 

@@ -11,8 +11,7 @@ from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from wvq.tokenizer import InputError, TokenizerConfig
-from wvq.tokenizer.data.decoding import cropped_size
-from wvq.tokenizer.image_size import ImageSize
+from wvq.tokenizer.data.decoding import crop_shape
 
 from ..base import Images, sized_picture
 
@@ -69,32 +68,30 @@ def masked_images(images: Images, masks: Masks, config: TokenizerConfig) -> Mask
     if not pictures:
         raise InputError("images is empty; give at least one")
     given = _each(masks, len(pictures), config)
-    pairs = [_sized(*pair, config) for pair in zip(pictures, given, strict=True)]
+    pairs = [_squares(*pair, config) for pair in zip(pictures, given, strict=True)]
     pixels, hidden = (torch.stack(parts) for parts in zip(*pairs, strict=True))
     return MaskedImages(_filled(pixels, hidden), hidden)
 
 
-def _sized(picture: Image.Image, mask: Tensor | Image.Image, config: TokenizerConfig) -> tuple[Tensor, Tensor]:
+def _squares(picture: Image.Image, mask: Tensor | Image.Image, config: TokenizerConfig) -> tuple[Tensor, Tensor]:
     """A PIL image and its mask in the tokenizer's size: uint8 (C, H, W), bool (H, W)."""
     size = ImageOps.exif_transpose(picture).size
-    part = cropped_size(size, config.image_size)
-    cropped = sized_picture(picture, part, config.channels)
+    full_size = crop_shape(*size, config.image_size)
+    cut_out = sized_picture(picture, full_size, config.channels)
     if isinstance(mask, Tensor):
         mask = mask.cpu()
-        at_full_size = _touched(mask, part)
+        at_full_size = _touched(mask, full_size)
     else:
-        at_full_size = _cropped_mask(mask, size, config.image_size)
+        at_full_size = _cropped_mask(mask, size, config)
         mask = _touched(at_full_size, config.image_shape[1:])
-    filled = _filled(cropped[None], at_full_size[None])[0].permute(1, 2, 0).squeeze(-1)
+    filled = _filled(cut_out[None], at_full_size[None])[0].permute(1, 2, 0).squeeze(-1)
     return sized_picture(Image.fromarray(filled.numpy()), config.image_size, config.channels), mask
 
 
 def _masks_of_tensors(masks: Masks, count: int, config: TokenizerConfig) -> list[Tensor]:
-    height, width = config.image_shape[1:]
-    return [
-        mask if isinstance(mask, Tensor) else _cropped_mask(mask, (width, height), config.image_size)
-        for mask in _each(masks, count, config)
-    ]
+    size = config.image_shape[2], config.image_shape[1]
+    each = _each(masks, count, config)
+    return [mask if isinstance(mask, Tensor) else _cropped_mask(mask, size, config) for mask in each]
 
 
 def _each(masks: Masks, count: int, config: TokenizerConfig) -> list[Tensor] | list[Image.Image]:
@@ -113,15 +110,15 @@ def _each(masks: Masks, count: int, config: TokenizerConfig) -> list[Tensor] | l
     return given
 
 
-def _cropped_mask(mask: Image.Image, size: tuple[int, int], image_size: ImageSize) -> Tensor:
-    """A PIL mask for a PIL image of this (width, height), cropped as it: bool (h, w)."""
+def _cropped_mask(mask: Image.Image, size: tuple[int, int], config: TokenizerConfig) -> Tensor:
+    """A PIL mask for a PIL image of this (width, height), cropped as it: bool, of `crop_shape`."""
     if mask.mode not in ("1", "L") or ImageOps.exif_transpose(mask).size != size:
         raise InputError(f"mask has size {mask.size} and mode {mask.mode}; it must be {size}, of mode 1 or L")
-    return sized_picture(mask, cropped_size(size, image_size), 1)[0] >= _WHITE
+    return sized_picture(mask, crop_shape(*size, config.image_size), 1)[0] >= _WHITE
 
 
 def _touched(mask: Tensor, size: tuple[int, int]) -> Tensor:
-    """A mask in another size, bool (H, W): whether a pixel has any part in what is hidden."""
+    """A mask in another size, bool (*size): whether a pixel has any part in what is hidden."""
     return F.adaptive_max_pool2d(mask[None].float(), size)[0] > 0
 
 

@@ -27,11 +27,11 @@ def outside(box: Sequence[int], image_size: ImageSize) -> Tensor:
     Raises:
         InputError: for a box that is not inside of the image.
     """
-    (left, top, right, bottom), (height, width) = box, height_and_width(image_size)
+    left, top, right, bottom = box
+    height, width = height_and_width(image_size)
     if not (0 <= left <= right <= width and 0 <= top <= bottom <= height):
-        raise InputError(
-            f"box is {tuple(box)}; left and right must lie in this order, 0 to {width}, top and bottom 0 to {height}"
-        )
+        most = width if height == width else f"{width} and {height}"
+        raise InputError(f"box is {tuple(box)}; left, top, right and bottom must lie in this order, 0 to {most}")
     mask = torch.ones(height, width, dtype=torch.bool, device="cpu")
     mask[top:bottom, left:right] = False
     return mask

@@ -24,6 +24,7 @@ TOY_SIZES = {
         "--model.num-blocks=1", "--model.decoder-blocks=2", *DISCRIMINATOR,
     ),
     "refine-tokenizer": ("--data.image-size=32", *DISCRIMINATOR),
+    "transplant": ("--data.image-size=32", "--codebook-size=64", "--codebook-dim=8", "--projector-channels=8"),
     "train-prior": (
         "--data.image-size=32", "--model.hidden-size=16", "--model.num-layers=1", "--model.num-heads=2",
         "--sample-every=2", "--compile=false",
@@ -48,9 +49,9 @@ def test_two_steps(name: str, folder: Path, tmp_path: Path) -> None:
     command = RECIPES[name].command
     places = [f"--data.source={folder}/images", "--data.num-workers=0", f"--output-dir={tmp_path}/run"]
     if command != "train-tokenizer":
-        places.append(f"--tokenizer={folder}/tokenizer")
-    if command == "train-prior":
-        places.append(f"--tokens-dir={folder}/tokens")
+        places.append(f"--{'autoencoder' if command == 'transplant' else 'tokenizer'}={folder}/tokenizer")
+    if command in CACHES:
+        places.append(f"--{CACHES[command]}={folder}/cache")
     config = parse(command, [f"--config={name}", *places, *TOY_SIZES[command], *SHORT])
     _load(COMMANDS[command].function)(config)
 
@@ -65,7 +66,8 @@ def test_two_steps(name: str, folder: Path, tmp_path: Path) -> None:
         assert (term in rows[-2]) == bool(own.get(weight))
 
 
-PLACES = {"output_dir", "data.source", "data.num_workers", "tokenizer", "tokens_dir"}
+CACHES = {"train-prior": "tokens-dir", "transplant": "latents-dir"}
+PLACES = {"output_dir", "data.source", "data.num_workers", "tokenizer", "autoencoder"}
 
 
 def _flat(options: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

@@ -21,7 +21,7 @@ from wvq.pipelines.sharing.card import Card, card
 from wvq.pipelines.tokenize import tokenize
 from wvq.pipelines.train_prior import train_pipeline
 from wvq.pipelines.train_tokenizer import train_tokenizer
-from wvq.tokenizer import VQTokenizer
+from wvq.tokenizer import InputError, VQTokenizer
 from wvq.tokenizer.data import load_splits
 from wvq.tokenizer.tokens import TokenDataset
 
@@ -113,9 +113,17 @@ def test_pipelines_card_and_application(trained: Path) -> None:
         parse("tokenize", [f"--data.source={trained}/photos", "--data.image-size=[32,48]"]).data
     )
     images = evaluation.take([0, 1])["images"]
-    drawn = pipeline.complete(images, 16, [0, 1], output_type="latent").images
-    assert drawn.shape == (2, 4, 6)
-    assert torch.equal(drawn[:, :2], pipeline.tokenizer.encode(images.float() / 127.5 - 1)[:, :2])
+    assert pipeline.complete(images, 16, [0, 1], output_type="latent").images.shape == (2, 4, 6)
+    completed = pipeline.complete(images, 16, [0, 1], output_type="uint8").images
+    assert torch.equal(completed[..., :16, :], images[..., :16, :])
+    around_box = pipeline.outpaint(images, (8, 8, 40, 24), [0, 1], output_type="uint8").images
+    assert torch.equal(around_box[..., 8:24, 8:40], images[..., 8:24, 8:40])
+    picture, hole = Image.new("RGB", (100, 40), "red"), Image.new("L", (100, 40))
+    hole.paste(255, (50, 0, 100, 40))  # of the 60 columns that are cut out, those from the middle on
+    half = pipeline.inpaint(picture, hole, 0, output_type="uint8").images
+    assert torch.equal(half[..., :24], images.new_tensor([255, 0, 0])[:, None, None].expand(1, 3, 32, 24))
+    with pytest.raises(InputError, match=r"box is .*, 0 to 48 and 32"):
+        pipeline.outpaint(images, (0, 0, 48, 33), [0, 1])
     mask = pixels_of([5, 6], (4, 6), 8)
     assert mask.shape == (32, 48)
     assert pipeline.inpaint(images, mask, [0, 1], output_type="uint8").images.shape == (2, 3, 32, 48)

@@ -102,19 +102,14 @@ def _decode(content: bytes | npt.NDArray[np.uint8] | Image.Image) -> Image.Image
     return image
 
 
-def cropped_size(size: tuple[int, int], image_size: ImageSize) -> tuple[int, int]:
-    """Height and width of the part that `sized_pixels` cuts out of a picture of size (width, height).
-
-    It is the largest whose sides are as those of image_size, to the nearest pixel; of itself it cuts out all.
-    """
-    height, width = height_and_width(image_size)
-    down = min(size[1], max(1, round(Fraction(size[0] * height, width))))
-    across = min(size[0], max(1, round(Fraction(size[1] * width, height))))
-    return down, across
+def crop_shape(width: int, height: int, image_size: ImageSize) -> tuple[int, int]:
+    """Height and width, to the nearest pixel, of what is cut out of an image: all of one axis, as much of the other."""
+    h, w = height_and_width(image_size)
+    return min(height, max(1, round(Fraction(width * h, w)))), min(width, max(1, round(Fraction(height * w, h))))
 
 
 def _cropped(image: Image.Image, image_size: ImageSize) -> Image.Image:
-    down, across = cropped_size(image.size, image_size)
+    down, across = crop_shape(image.width, image.height, image_size)
     if (across, down) == image.size:
         return image
     left, top = (image.width - across) // 2, (image.height - down) // 2
