@@ -104,7 +104,7 @@ class Players(nn.Module):
     @property
     def last_layer(self) -> Tensor:
         """The weights that give the reconstructions, whose gradients `adaptive_weight` compares."""
-        weight = self.tokenizer.decoder.layers[-1].weight
+        weight = self.tokenizer.decoder.last_layer.weight
         assert isinstance(weight, Tensor)
         return weight
 
