@@ -156,5 +156,10 @@ class Decoder(nn.Module):
         layers += design.ending(widths[-1], design.channels)
         self.layers = nn.Sequential(*layers)
 
+    @property
+    def last_layer(self) -> nn.Module:
+        """The convolution that gives the images."""
+        return self.layers[-1]
+
     def forward(self, latents: Tensor) -> Tensor:
         return self.layers(latents)

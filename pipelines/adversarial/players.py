@@ -1,6 +1,6 @@
 """A tokenizer and the discriminator of its reconstructions, as one module with one forward pass."""
 
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,6 @@ from wvq.tokenizer.adversarial.config import DiscriminatorConfig
 from wvq.tokenizer.adversarial.discriminators import FeatureDiscriminator, PatchDiscriminator
 from wvq.tokenizer.adversarial.losses import LeCam, hinge_discriminator_loss, hinge_generator_loss, r1_penalty
 from wvq.tokenizer.model import TokenizerOutput
-from wvq.tokenizer.transplant.base_autoencoder import LatentDecoder
 
 LECAM_DECAY = 0.999  # of the means of logits, for a step
 TERMS = ("adversarial_loss", "discriminator_loss", "real_logits", "fake_logits", "lecam", "r1")
@@ -106,9 +105,9 @@ class Players(nn.Module):
     @property
     def last_layer(self) -> Tensor:
         """The weights that give the reconstructions, whose gradients `adaptive_weight` compares."""
-        decoder: Any = self.tokenizer.decoder
-        network = decoder.network.decoder if isinstance(decoder, LatentDecoder) else decoder
-        return [weight for weight in network.parameters() if weight.ndim == 4][-1]
+        weight = self.tokenizer.decoder.last_layer.weight
+        assert isinstance(weight, Tensor)
+        return weight
 
 
 def build_discriminator(shape: tuple[int, int, int], config: DiscriminatorConfig) -> nn.Module:

@@ -223,5 +223,11 @@ class LatentDecoder(_Half):
     def __init__(self, base: BaseAutoencoder, network: nn.Module):
         super().__init__(base, network, _DECODING)
 
+    @property
+    def last_layer(self) -> nn.Module:
+        """The convolution that gives the images."""
+        decoder = self.network.get_submodule("decoder")  # what every class calls it
+        return [module for module in decoder.modules() if isinstance(module, nn.Conv2d)][-1]
+
     def forward(self, latents: Tensor) -> Tensor:
         return self.adapter.decode(self.network, latents / self.scale + self.shift)

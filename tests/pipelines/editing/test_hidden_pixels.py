@@ -125,7 +125,7 @@ def test_the_application_does_not_look_under_a_mark():
 
 def test_boxes_that_do_not_fit_are_named(pipeline):
     for box in ((0, 0, 17, 4), (5, 0, 4, 4), (-1, 0, 4, 4), (0, 9, 16, 8)):
-        with pytest.raises(ValueError, match=r"box is .* in this order, 0 to 16, top and bottom 0 to 16"):
+        with pytest.raises(ValueError, match=r"box is .* in this order, 0 to"):
             pipeline.outpaint(noise(1, 3, 16, 16), box, [0])
 
 

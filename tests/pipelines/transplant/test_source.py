@@ -199,3 +199,14 @@ def test_pickles_are_not_read(tmp_path: Path):
     (tmp_path / "diffusion_pytorch_model.safetensors").rename(tmp_path / "diffusion_pytorch_model.bin")
     with pytest.raises(InputError, match=r"diffusion_pytorch_model\.safetensors does not exist"):
         read_autoencoder(tmp_path)
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_the_last_layer_gives_the_images(name: str, tmp_path: Path):
+    saved_autoencoder(name, tmp_path)
+    tokenizer = put_into(tmp_path)
+    with torch.no_grad():
+        for parameter in tokenizer.decoder.last_layer.parameters():
+            parameter.zero_()
+        images = tokenizer(some_images()).reconstructions
+    assert torch.equal(images, images[:1, :1, :1, :1].expand_as(images))

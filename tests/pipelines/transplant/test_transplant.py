@@ -13,6 +13,7 @@ from toy_autoencoders import saved_autoencoder
 from toy_runs import assert_close_runs, assert_equal_runs, changed, rows
 
 from wvq.eval.transplant import Transplant, transplant_and_report
+from wvq.pipelines.adversarial.command import TokenizerRefinement, refine_tokenizer
 from wvq.pipelines.command_line import main
 from wvq.pipelines.training.run import Run
 from wvq.pipelines.transplant.training import UNTRAINED, TransplantTraining, transplant
@@ -96,9 +97,7 @@ def _latents(folder: Path) -> list[torch.Tensor]:
 def test_latents_are_encoded_once(fashion_folder: Path, tmp_path: Path, monkeypatch):
     config = toy_transplant(fashion_folder, tmp_path, steps=2, warmup_steps=0)
     transplant(config)
-    monkeypatch.setattr(
-        "wvq.pipelines.transplant.encode_latents._encode", lambda *_: pytest.fail("latents were encoded again")
-    )
+    monkeypatch.setattr("wvq.pipelines.transplant.encode_latents._encode", lambda *_: pytest.fail("encoded again"))
     transplant(changed(config, "another", quantizer="vanilla"))
 
 
@@ -142,6 +141,18 @@ def test_what_does_not_fit_is_refused(changes: dict[str, Any], message: str, fas
     with pytest.raises(InputError, match=message):
         transplant(changed(config, **changes))
     assert not (Path(config.output_dir) / "model").exists()
+
+
+def test_its_decoder_is_refined(fashion_folder: Path, tmp_path: Path):
+    source = str(transplant(toy_transplant(fashion_folder, tmp_path, steps=1, warmup_steps=0)))
+    refinement = TokenizerRefinement(
+        tokenizer=source, output_dir=str(tmp_path / "refined"), data=DataConfig(source=str(fashion_folder)), steps=2,
+        batch_size=4, warmup_steps=0, evaluation_images=8, perceptual_weight=0.0, adversarial_weight=0.0, ema_decay=0.0,
+    )  # fmt: skip
+    refined = VQTokenizer.from_pretrained(refine_tokenizer(refinement)).state_dict()
+    before = VQTokenizer.from_pretrained(source).state_dict()
+    moved = {name.split(".")[0] for name, value in before.items() if not torch.equal(value, refined[name])}
+    assert moved == {"decoder", "from_codebook"}
 
 
 def test_from_an_autoencoder_to_samples_and_scores(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
