@@ -13,6 +13,7 @@ from wvq.prior.guidance import GuidanceSchedule
 from wvq.prior.likelihood import bits_per, log_likelihood
 from wvq.prior.loading import load_prior
 from wvq.prior.model import PRIOR_CLASSES
+from wvq.prior.next_scale import sample_scales, scales_of
 from wvq.tokenizer import InputError, VQTokenizer
 from wvq.tokenizer.blocks import in_blocks
 from wvq.tokenizer.data.decoding import to_model
@@ -65,12 +66,15 @@ class ClassConditionalPipeline(Pipeline):
                 f"the prior was made for {config.num_codes} codes and {config.num_tokens} tokens an image, "
                 f"the tokenizer has {expected[0]} and {expected[1]}; they do not belong together"
             )
-        own, expected = getattr(config, "codes_per_position", 1), tokenizer.config.codes_per_position
-        if own != expected:
-            raise InputError(
-                f"the prior was made for {own} codes at each position, the tokenizer has {expected}; "
-                "they do not belong together"
-            )
+        per_position = getattr(config, "codes_per_position", 1)
+        for what, own, its in (
+            ("codes at each position", per_position, tokenizer.config.codes_per_position),
+            ("as scales", scales_of(self.prior), tokenizer.config.scales),
+        ):
+            if own != its:
+                raise InputError(
+                    f"the prior was made for {own} {what}, the tokenizer has {its}; they do not belong together"
+                )
         trained_on = getattr(config, "tokenizer_fingerprint", None)
         if trained_on is not None and trained_on != (own := tokenizer.fingerprint):
             if tokenizer.rounded_from.get(own) != trained_on:
@@ -149,9 +153,8 @@ class ClassConditionalPipeline(Pipeline):
             generator: one, or one per image, which makes its pixels independent of the others in the batch.
             output_type: "pil", "np", "pt", "uint8" or "latent" (the tokenizer's indices).
             return_dict: whether to return `ImagePipelineOutput` instead of a tuple.
-            callback_on_step_end: called after each token as (pipeline, position, number of tokens, {"tokens": so far}).
-            known_tokens: indices of the N images as the tokenizer gives them, (N, h, w) or (N, h, w, M), -1 where one
-                is to be drawn.
+            callback_on_step_end: called after each token (scale) as (pipeline, position, number of tokens, {"tokens": so far}).
+            known_tokens: indices of the N images as the tokenizer gives them, -1 where one is to be drawn.
             best_of: candidates drawn for each image, of which the one that the prior finds most probable is kept.
 
         Raises:
@@ -181,7 +184,7 @@ class ClassConditionalPipeline(Pipeline):
                 if callback_on_step_end:
                     callback_on_step_end(self, position, config.num_tokens, {"tokens": tokens})
 
-            tokens = sample_tokens(
+            tokens = (sample_scales if self.tokenizer.config.scales else sample_tokens)(
                 self.prior,
                 class_labels=labels,
                 num_tokens=config.num_tokens,
@@ -232,6 +235,8 @@ class ClassConditionalPipeline(Pipeline):
         Raises:
             InputError: for images or a mask of another shape or type, and as `__call__`.
         """
+        if self.tokenizer.config.scales:
+            raise InputError("images are edited position by position; tokens of scales have no position of their own")
         size, grid_size = self.tokenizer.config.image_size, self.tokenizer.config.grid_size
         if mask.dtype != torch.bool or tuple(mask.shape) not in ((size, size), (len(images), size, size)):
             raise InputError(

@@ -137,13 +137,14 @@ def smaller_sizes(model: TokenizerConfig) -> str:
 
 
 def build_optimizer(model: VQTokenizer, config: TokenizerTraining, fused: bool = False) -> torch.optim.AdamW:
-    """AdamW with two groups of parameters, the network's and the quantizer's.
+    """AdamW with two groups of parameters, the network's, with the convolutions between scales, and the codes'.
 
     Args:
         fused: whether it is one kernel, which a GPU needs to skip a step without the host.
     """
-    codebook = list(model.quantizer.parameters())
-    network = [p for name, p in model.named_parameters() if not name.startswith("quantizer.")]
+    in_codebook = {n: n.startswith("quantizer.") and ".phis." not in n for n, _ in model.named_parameters()}
+    codebook = [p for name, p in model.named_parameters() if in_codebook[name]]
+    network = [p for name, p in model.named_parameters() if not in_codebook[name]]
     groups = [
         {"params": network, "peak": config.learning_rate, "weight_decay": config.weight_decay},
         {"params": codebook, "peak": config.codebook_learning_rate, "weight_decay": 0.0},
@@ -157,7 +158,7 @@ def validate(
 ) -> tuple[dict[str, float], Tensor]:
     """`ReconstructionQuality` of the evaluation images, which are shared out over the processes; uses of each code."""
     model.eval()
-    quality = ReconstructionQuality(config.model.num_codes, config.model.codebook_dim)
+    quality = ReconstructionQuality(config.model.num_codes, config.model.codebook_dim, config.model.scales)
     quality = quality.to(float64_device(accelerator.device))
     chosen = evenly_spaced(len(dataset), config.evaluation_images or len(dataset))
     chosen = chosen[accelerator.process_index :: accelerator.num_processes]
@@ -176,7 +177,8 @@ def validate(
             )
 
     on_every_process(count)
-    return quality.compute(), sum_over_processes(quality.histogram)
+    usage = sum_over_processes(quality.histogram)
+    return quality.compute(), usage.view(-1, config.model.num_codes).sum(dim=0)
 
 
 @torch.no_grad()

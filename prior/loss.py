@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache
 
 from .code_geometry import CodeGeometry
+from .next_scale import next_scale_inputs, scales_of
 
 _BLOCK_ENTRIES = 2**24  # logits held at once: 64 MiB of float32
 _CPU_BLOCK_ENTRIES = 2**22  # there a pass over what leaves the cache takes longer than the products: 1.5 times as fast
@@ -89,7 +90,8 @@ class _NothingKept(DynamicCache):
 
 
 class TokenLoss(nn.Module):
-    """A prior as what is trained: from codes and classes to the mean cross-entropy of each code after those before.
+    """A prior as what is trained: from codes and classes to the mean cross-entropy of each code after those before,
+    or of a prior with scales after those of coarser scales.
 
     One module, so that data parallel wrappers see a forward pass of the whole model.
 
@@ -121,7 +123,9 @@ class TokenLoss(nn.Module):
         if self.geometry is not None:
             embedded = embedded + self.geometry.input_part(inputs)
             output_table = output_table + self.geometry.output_part()
-        body = self.prior.base_model(inputs_embeds=embedded, past_key_values=_NothingKept(), use_cache=False)
+        scales = scales_of(self.prior)
+        given = next_scale_inputs(embedded, scales) if scales else {"inputs_embeds": embedded}
+        body = self.prior.base_model(**given, past_key_values=_NothingKept(), use_cache=False)
         hidden = body.last_hidden_state
         smoothing = self.label_smoothing if self.training else 0.0
         return linear_cross_entropy(hidden.flatten(0, 1), output_table, codes.flatten(), smoothing)

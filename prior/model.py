@@ -7,6 +7,7 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from wvq.tokenizer.errors import InputError
+from wvq.tokenizer.multi_scale import check_scales, scale_ends
 
 from .generate import generation_config
 from .turns import check_codes_per_position
@@ -84,6 +85,8 @@ class PriorConfig(PriorSize):
     """Classes; 0 for an unconditional prior, which always sees the null class."""
     codes_per_position: int = 1
     """M: token t of an image is one of the K codes from (t mod M) * K on."""
+    scales: tuple[int, ...] = ()
+    """Scales of the tokens, which are then drawn a scale a pass; see `wvq.prior.next_scale`."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -91,6 +94,10 @@ class PriorConfig(PriorSize):
             if getattr(self, name) < least:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be at least {least}")
         check_codes_per_position(self.codes_per_position, self.num_codes, self.num_tokens)
+        if self.scales:
+            check_scales(self.scales)
+            if scale_ends(self.scales)[-1] != self.num_tokens or self.codes_per_position != 1:
+                raise InputError(f"scales are {self.scales}; {self.num_tokens} tokens do not fit to them")
 
 
 def build_prior(config: PriorConfig) -> LlamaForCausalLM | GPT2LMHeadModel:
@@ -133,6 +140,8 @@ def build_prior(config: PriorConfig) -> LlamaForCausalLM | GPT2LMHeadModel:
     description.num_tokens = config.num_tokens
     description.num_classes = config.num_classes
     description.codes_per_position = config.codes_per_position
+    if config.scales:
+        description.scales = list(config.scales)
     prior = PRIOR_CLASSES[config.architecture](description)
     prior.generation_config = generation_config(description)
     return prior

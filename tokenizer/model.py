@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from .autoencoder import Decoder, Encoder
 from .errors import InputError
-from .quantizers.base import QuantizerOutput
+from .multi_scale import MultiScaleQuantizer, scale_ends
+from .quantizers.base import Quantizer, QuantizerOutput
 from .quantizers.composite import CompositeQuantizer
 from .quantizers.registry import build_quantizer, codes_per_vector
 from .storage.hub import HubArguments
@@ -52,6 +53,11 @@ class TokenizerConfig:
     quantizer_options: dict[str, Any] = field(default_factory=dict)
     """Options of that quantizer, such as commitment_weight; of product and residual also quantizers, how many
     sub-quantizers there are, and quantizer, the name of each."""
+    scales: tuple[int, ...] = ()
+    """Positions along each axis at each scale, such as 1, 2, 4, 8, coarse to fine up to the grid's; none for one scale.
+    All scales share one codebook, and an image is the tokens of all of them."""
+    scale_convolutions: int = 4
+    """Convolutions that the scales share to smooth what they add, VAR's phi; 0 for none. Only scales have them."""
 
     def __post_init__(self) -> None:
         for name in ("image_size", "patch_size", "base_channels", "num_blocks", "latent_channels"):
@@ -67,8 +73,22 @@ class TokenizerConfig:
                 f"image_size is {self.image_size}; with patch_size {self.patch_size} and "
                 f"{len(self.channel_multipliers) - 1} down-samplings it must divide by {self.downsampling}"
             )
+        object.__setattr__(self, "scales", tuple(self.scales))
         with torch.device("meta"):  # checks name, sizes and options without drawing a codebook
-            build_quantizer(self.quantizer, self.codebook_size, self.codebook_dim, **self.quantizer_options)
+            self.build_quantizer()
+
+    def build_quantizer(self) -> Quantizer | CompositeQuantizer:
+        """The quantizer that this describes."""
+        quantizer = build_quantizer(self.quantizer, self.codebook_size, self.codebook_dim, **self.quantizer_options)
+        if not self.scales:
+            return quantizer
+        if isinstance(quantizer, CompositeQuantizer):
+            raise InputError(
+                f"scales are {self.scales}, but quantizer is '{self.quantizer}'; scales share one codebook"
+            )
+        if self.scales[-1] != self.grid_size:
+            raise InputError(f"scales are {self.scales}; the last must be {self.grid_size}, the grid of these images")
+        return MultiScaleQuantizer(quantizer, self.scales, self.scale_convolutions)
 
     @property
     def downsampling(self) -> int:
@@ -92,12 +112,14 @@ class TokenizerConfig:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of an image, T = h * w * M."""
-        return self.grid_size**2 * self.codes_per_position
+        """Tokens of an image, T = h * w * M; with scales the sum of their squares."""
+        return scale_ends(self.scales)[-1] if self.scales else self.grid_size**2 * self.codes_per_position
 
     @property
     def indices_shape(self) -> tuple[int, ...]:
-        """Of an image: (h, w), or (h, w, M) with sub-quantizers."""
+        """Of an image: (h, w), or (h, w, M) with sub-quantizers; (T,) with scales."""
+        if self.scales:
+            return (self.num_tokens,)
         grid = (self.grid_size, self.grid_size)
         return grid if self.codes_per_position == 1 else (*grid, self.codes_per_position)
 
@@ -137,9 +159,7 @@ class VQTokenizer(SavedModule):
         )
         self.encoder = Encoder(*network)
         self.to_codebook = nn.Conv2d(config.latent_channels, config.codebook_dim, 1)
-        self.quantizer = build_quantizer(
-            config.quantizer, config.codebook_size, config.codebook_dim, **config.quantizer_options
-        )
+        self.quantizer = config.build_quantizer()
         self.from_codebook = nn.Conv2d(config.codebook_dim, config.latent_channels, 1)
         self.decoder = Decoder(*network)
 
@@ -190,17 +210,18 @@ class VQTokenizer(SavedModule):
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
-        """Images (B, C, H, W) in [-1, 1] -> indices (B, h, w), int64 in [0, K); (B, h, w, M) with M sub-quantizers."""
+        """Images (B, C, H, W) in [-1, 1] -> indices, int64 in [0, K): (B, h, w), (B, h, w, M) or, of scales, (B, T)."""
         return self.quantizer(self.features(images)).indices
 
     @torch.no_grad()
     def decode(self, indices: Tensor) -> Tensor:
-        """Indices as `encode` gives them -> images (B, C, H, W) clamped to [-1, 1].
+        """Indices as `encode` gives them, or of the first scales alone -> images (B, C, H, W) clamped to [-1, 1].
 
         Raises:
             InputError: if the grid is of another size or an index is out of range.
         """
-        self._check_shape(indices)
+        if not self.config.scales:  # `lookup` checks them, and takes some
+            self._check_shape(indices)
         if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < self.config.codebook_size:
             raise InputError(
                 f"indices reach from {int(indices.min())} to {int(indices.max())}; "
@@ -225,7 +246,7 @@ class VQTokenizer(SavedModule):
             InputError: if the grid is of another size.
         """
         self._check_shape(indices)
-        codes = indices.reshape(-1, self.config.grid_size**2, self.config.codes_per_position)
+        codes = indices.flatten(1).unflatten(1, (-1, self.config.codes_per_position))
         return torch.where(codes < 0, codes, codes + self._first_tokens(codes.device)).flatten(1)
 
     def from_sequence(self, tokens: Tensor) -> Tensor:
@@ -238,7 +259,7 @@ class VQTokenizer(SavedModule):
             raise InputError(
                 f"tokens have shape {tuple(tokens.shape)}; this tokenizer takes (B, {self.config.num_tokens})"
             )
-        codes = tokens.reshape(-1, self.config.grid_size**2, self.config.codes_per_position)
+        codes = tokens.unflatten(1, (-1, self.config.codes_per_position))
         return (codes - self._first_tokens(codes.device)).reshape(-1, *self.config.indices_shape)
 
     def _first_tokens(self, device: torch.device) -> Tensor:
@@ -269,4 +290,7 @@ class VQTokenizer(SavedModule):
     def fingerprint(self) -> str:
         """sha256 of the configuration and of every weight; in one dtype, tokenizers of one fingerprint give equal
         tokens."""
-        return state_sha256(self, json.dumps(asdict(self.config), sort_keys=True).encode())
+        description = asdict(self.config)
+        if not self.config.scales:  # as it was before there were any
+            del description["scales"], description["scale_convolutions"]
+        return state_sha256(self, json.dumps(description, sort_keys=True).encode())
