@@ -153,7 +153,7 @@ class ClassConditionalPipeline(Pipeline):
             generator: one, or one per image, which makes its pixels independent of the others in the batch.
             output_type: "pil", "np", "pt", "uint8" or "latent" (the tokenizer's indices).
             return_dict: whether to return `ImagePipelineOutput` instead of a tuple.
-            callback_on_step_end: called after each token (scale) as (pipeline, position, number of tokens, {"tokens": so far}).
+            callback_on_step_end: called after each token or scale as (pipeline, position, T, {"tokens": so far}).
             known_tokens: indices of the N images as the tokenizer gives them, -1 where one is to be drawn.
             best_of: candidates drawn for each image, of which the one that the prior finds most probable is kept.
 

@@ -48,16 +48,18 @@ def scale_maps(scales: tuple[int, ...], device: torch.device) -> tuple[Tensor, T
     """How much of each row of (class, tokens but the last) is in each input, (T, T), and the mask (1, 1, T, T)."""
     ends = scale_ends(scales)
     with torch.inference_mode(False), torch.no_grad():  # kept for later calls, in training as well
-        mixing = torch.zeros(ends[-1], ends[-1] + 1)
+        mixing = torch.zeros(ends[-1], ends[-1] + 1, device=device)
         mixing[:, 0] = 1
         for number, (scale, start, end) in enumerate(zip(scales, [0, *ends], ends, strict=False)):
-            one_each = torch.eye(scale**2).view(-1, 1, scale, scale)
+            one_each = torch.eye(scale**2, device=device).view(-1, 1, scale, scale)
             on_grid = up_to_grid(one_each, scales[-1])
             for finer, (first, last) in zip(scales[number + 1 :], pairwise(ends[number:]), strict=True):
                 mixing[first:last, 1 + start : 1 + end] = down_to_scale(on_grid, finer).flatten(1).mT
-        number_of = torch.arange(len(scales)).repeat_interleave(torch.tensor([scale**2 for scale in scales]))
+        number_of = torch.searchsorted(
+            torch.tensor(ends, device=device), torch.arange(ends[-1], device=device), right=True
+        )
         mask = number_of[:, None] >= number_of
-        return mixing[:, :-1].to(device), mask[None, None].to(device)
+        return mixing[:, :-1], mask[None, None]
 
 
 def sample_scales(
@@ -102,8 +104,8 @@ def sample_scales(
     if dtype not in (None, model.dtype, torch.bfloat16) or (block_size is not None and block_size < 1):
         raise InputError(f"dtype is {dtype} and block_size {block_size}; valid are torch.bfloat16 and at least 1")
     check_truncation(temperature, top_k, top_p, min_p)
-    guidance = torch.tensor(guidance_scales(guidance_scale, num_tokens, guidance_schedule, guidance_interval))
-    guided, guidance = bool((guidance != 1).any()), guidance.to(model.device)[:, None]
+    by_token = guidance_scales(guidance_scale, num_tokens, guidance_schedule, guidance_interval)
+    guided, guidance = any(by != 1 for by in by_token), torch.tensor(by_token, device=model.device)[:, None]
     check_vocabulary(model, class_labels, num_codes, guided)
     batch = len(class_labels)
     draws = uniform_draws(batch, num_tokens, generator).to(float64_device(model.device))
