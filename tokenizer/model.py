@@ -56,6 +56,8 @@ class TokenizerConfig:
     scales: tuple[int, ...] = ()
     """Positions along each axis at each scale, such as 1, 2, 4, 8, coarse to fine up to the grid's; none for one scale.
     All scales share one codebook, and an image is the tokens of all of them."""
+    normalize_scales: bool = False
+    """Whether the vectors of each scale are brought to mean 0 and covariance 1, so that all scales use all codes."""
     scale_convolutions: int = 4
     """Convolutions that the scales share to smooth what they add, VAR's phi; 0 for none. Only scales have them."""
 
@@ -88,7 +90,7 @@ class TokenizerConfig:
             )
         if self.scales[-1] != self.grid_size:
             raise InputError(f"scales are {self.scales}; the last must be {self.grid_size}, the grid of these images")
-        return MultiScaleQuantizer(quantizer, self.scales, self.scale_convolutions)
+        return MultiScaleQuantizer(quantizer, self.scales, self.scale_convolutions, self.normalize_scales)
 
     @property
     def downsampling(self) -> int:
@@ -292,5 +294,5 @@ class VQTokenizer(SavedModule):
         tokens."""
         description = asdict(self.config)
         if not self.config.scales:  # as it was before there were any
-            del description["scales"], description["scale_convolutions"]
+            del description["scales"], description["scale_convolutions"], description["normalize_scales"]
         return state_sha256(self, json.dumps(description, sort_keys=True).encode())

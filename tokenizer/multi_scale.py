@@ -14,12 +14,15 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from .decided_there import moved_only_where
 from .errors import InputError
 from .precision import full_precision, keeping_dtype
 from .quantizers.base import Quantizer, QuantizerOutput, check_input
 from .quantizers.composite import CompositeQuantizer
+from .quantizers.gaussian import MomentWindow, gaussian_transport_map
 
 RESIDUAL_RATIO = 0.5  # share of the convolution in a phi, VAR's
+STATISTICS_WINDOW = 32  # forwards whose vectors a scale is normalized by
 
 
 def check_scales(scales: Sequence[int]) -> None:
@@ -68,13 +71,16 @@ class MultiScaleQuantizer(CompositeQuantizer):
         quantizer: of any kind whose codes lie where the features do.
         scales: positions along each axis at each scale, growing; the last is the grid's, h = w.
         num_convolutions: phi convolutions, which neighbouring scales share evenly; 0 for none, 4 are VAR's.
+        normalize: whether the vectors of each scale are carried to mean 0 and covariance 1 before they are quantized,
+            by the optimal map from their last 32 forwards in training, and codes back. What is left over differs in
+            size and direction from scale to scale: without, a scale uses only the codes that lie where its vectors do.
 
     Raises:
         InputError: for scales that do not grow, fewer convolutions than 0, and a quantizer that projects the features
             or learns by the reconstruction alone: what it leaves over is no residual.
     """
 
-    def __init__(self, quantizer: Quantizer, scales: Sequence[int], num_convolutions: int = 4):
+    def __init__(self, quantizer: Quantizer, scales: Sequence[int], num_convolutions: int = 4, normalize: bool = False):
         super().__init__(quantizer)
         check_scales(scales)
         if num_convolutions < 0:
@@ -87,6 +93,8 @@ class MultiScaleQuantizer(CompositeQuantizer):
         self.scales = tuple(scales)
         phis = min(num_convolutions, len(self.scales))
         self.phis = nn.ModuleList(Phi(quantizer.codebook_dim) for _ in range(phis))
+        windows = len(self.scales) if normalize else 0
+        self.moments = nn.ModuleList(MomentWindow(quantizer.codebook_dim, STATISTICS_WINDOW) for _ in range(windows))
 
     @property
     def codebook_dim(self) -> int:
@@ -109,7 +117,7 @@ class MultiScaleQuantizer(CompositeQuantizer):
     def vectors(self, z: Tensor) -> Tensor:
         """What is quantized of z (B, D, h, w), the vectors of all scales one scale after the other, (B * T, D)."""
         with torch.autocast(z.device.type, enabled=False), full_precision(), torch.no_grad():
-            return torch.cat([own.flatten(0, 1) for own in self._walk(z.float(), waiting=False)[0]])
+            return torch.cat([own.flatten(0, 1) for own in self._walk(z.float(), waiting=False, counts=False)[0]])
 
     def forward(self, z: Tensor) -> QuantizerOutput:
         """Quantize z, (B, D, h, w), to indices (B, T).
@@ -120,13 +128,15 @@ class MultiScaleQuantizer(CompositeQuantizer):
         """
         (quantizer,), size = self.sub_quantizers, self.scales[-1]
         asks = not self.training or quantizer.waiting
-        check_input(z, quantizer.codebook_dim, self.training, asks=asks)
+        finite = check_input(z, quantizer.codebook_dim, self.training, asks=asks)
         if tuple(z.shape[2:]) != (size, size):
             raise InputError(f"z has shape {tuple(z.shape)}; of scales {self.scales} it is (B, D, {size}, {size})")
-        waiting = quantizer.waiting and self.training and torch.is_grad_enabled()
+        counts = self.training and torch.is_grad_enabled()
+        waiting = quantizer.waiting and counts
         with torch.autocast(z.device.type, enabled=False), full_precision():
             features = z.float()
-            vectors, indices, maps = self._walk(features, waiting)
+            with moved_only_where(finite, self.moments.buffers()):
+                vectors, indices, maps = self._walk(features, waiting, counts)
             rows = torch.cat([own.flatten(0, 1) for own in vectors])
             output = quantizer(rows, torch.cat([own.flatten() for own in indices]))
             loss, terms = output.loss, output.terms
@@ -136,7 +146,7 @@ class MultiScaleQuantizer(CompositeQuantizer):
             total = features if waiting else self._estimate(quantizer, features, maps[-1])
         return QuantizerOutput(total.to(z.dtype), torch.cat(indices, dim=1), loss, terms)
 
-    def _walk(self, features: Tensor, waiting: bool) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    def _walk(self, features: Tensor, waiting: bool, counts: bool) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """At each scale the vectors (B, s * s, D), their indices (B, s * s), and the map (B, D, h, w) that all codes
         so far make; vectors with the gradient of the features, maps with that of the convolutions."""
         (quantizer,) = self.sub_quantizers
@@ -144,6 +154,9 @@ class MultiScaleQuantizer(CompositeQuantizer):
         total = torch.zeros_like(features)
         for number, scale in enumerate(self.scales):
             own = down_to_scale(features - total.detach(), scale).flatten(2).mT
+            if counts and self.moments:
+                self._moments(number).push(own.detach().flatten(0, 1))
+            own = self._carried(number, own, back=False)
             index = quantizer.assign(own.detach().flatten(0, 1)).view(len(own), -1)
             codes = own if waiting else quantizer.lookup(index)
             total = total + self._spread(number, codes.detach())
@@ -154,9 +167,27 @@ class MultiScaleQuantizer(CompositeQuantizer):
 
     def _spread(self, number: int, codes: Tensor) -> Tensor:
         """What the codes (B, s * s, D) of scale `number` add to the map, (B, D, h, w)."""
-        scale = self.scales[number]
+        scale, codes = self.scales[number], self._carried(number, codes, back=True)
         grid = up_to_grid(codes.mT.unflatten(2, (scale, scale)), self.scales[-1])
         return self.phis[number * len(self.phis) // len(self.scales)](grid) if self.phis else grid
+
+    def _carried(self, number: int, vectors: Tensor, back: bool) -> Tensor:
+        """Vectors (..., D) of scale `number` to mean 0 and covariance 1, or back; as they are without `normalize`."""
+        if not self.moments:
+            return vectors
+        own = self._moments(number)
+        one = torch.eye(self.codebook_dim, dtype=torch.float64, device=own.counts.device)
+        zero, seen = one.new_zeros(len(one)), own.counts.sum() > 0
+        moments = [
+            torch.where(seen, value, start) for value, start in zip(own.mean_and_covariance(), (zero, one), strict=True)
+        ]
+        matrix, offset = gaussian_transport_map(*(zero, one, *moments) if back else (*moments, zero, one))
+        return vectors @ matrix.to(vectors).mT + offset.to(vectors)
+
+    def _moments(self, number: int) -> MomentWindow:
+        own = self.moments[number]
+        assert isinstance(own, MomentWindow)
+        return own
 
     @staticmethod
     def _estimate(quantizer: Quantizer, features: Tensor, total: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 from wvq.eval.codebook import examine_codebook
 from wvq.tokenizer import InputError, VQTokenizer
 from wvq.tokenizer.metrics import ReconstructionQuality, perplexity, token_entropy, utilization
-from wvq.tokenizer.multi_scale import MultiScaleQuantizer, scale_ends, split_scales
+from wvq.tokenizer.multi_scale import STATISTICS_WINDOW, MultiScaleQuantizer, scale_ends, split_scales
 
 SCALES = (1, 2, 4)
 KINDS = tuple(name for name in TABLES if name in PLAIN)
@@ -158,6 +158,21 @@ def test_usage_is_counted_for_each_scale_and_together(images: Tensor):
         assert found[f"perplexity_{scale}x{scale}"] == pytest.approx(float(perplexity(counts)))
         bits += scale**2 * float(token_entropy(counts))
     assert found["token_entropy"] == pytest.approx(bits)
+
+
+def test_normalized_scales_have_one_mean_and_covariance_and_codes_are_carried_back(images: Tensor):
+    tokenizer = build(normalize_scales=True, quantizer_options={"initialization": "data"}, scale_convolutions=0).train()
+    for _ in range(2 * STATISTICS_WINDOW):  # until nothing changes any more
+        tokenizer(images)
+    tokenizer.eval().requires_grad_(False)
+    quantizer, features = tokenizer.quantizer, tokenizer.features(images)
+    for own in quantizer.vectors(features).split([5, 20, 80]):
+        torch.testing.assert_close(own.mean(dim=0), torch.zeros(4), rtol=0, atol=1e-3)
+        torch.testing.assert_close(own.mT.cov(correction=0), torch.eye(4), rtol=0, atol=0.02)
+    output = tokenizer(images)
+    carried = quantizer.lookup(output.quantizer.indices).movedim(-1, 1)
+    torch.testing.assert_close(output.quantizer.quantized, carried, rtol=1e-4, atol=1e-4)
+    assert float((carried - features).square().mean()) < float(features.var())
 
 
 def test_half_precision_leaves_codes_and_convolutions_as_they_are(images: Tensor):
