@@ -22,7 +22,7 @@ from .quantizers.composite import CompositeQuantizer
 from .quantizers.gaussian import MomentWindow, gaussian_transport_map
 
 RESIDUAL_RATIO = 0.5  # share of the convolution in a phi, VAR's
-STATISTICS_WINDOW = 32  # forwards whose vectors a scale is normalized by
+STATISTICS_WINDOW = 8  # forwards whose vectors a scale is normalized by
 
 
 def check_scales(scales: Sequence[int]) -> None:
@@ -72,7 +72,7 @@ class MultiScaleQuantizer(CompositeQuantizer):
         scales: positions along each axis at each scale, growing; the last is the grid's, h = w.
         num_convolutions: phi convolutions, which neighbouring scales share evenly; 0 for none, 4 are VAR's.
         normalize: whether the vectors of each scale are carried to mean 0 and covariance 1 before they are quantized,
-            by the optimal map from their last 32 forwards in training, and codes back. What is left over differs in
+            by the optimal map from their last 8 forwards in training, and codes back. What is left over differs in
             size and direction from scale to scale: without, a scale uses only the codes that lie where its vectors do.
 
     Raises:
@@ -154,9 +154,8 @@ class MultiScaleQuantizer(CompositeQuantizer):
         total = torch.zeros_like(features)
         for number, scale in enumerate(self.scales):
             own = down_to_scale(features - total.detach(), scale).flatten(2).mT
-            if counts and self.moments:
-                self._moments(number).push(own.detach().flatten(0, 1))
-            own = self._carried(number, own, back=False)
+            if self.moments:
+                own = self._normalized(number, own, counts)
             index = quantizer.assign(own.detach().flatten(0, 1)).view(len(own), -1)
             codes = own if waiting else quantizer.lookup(index)
             total = total + self._spread(number, codes.detach())
@@ -167,27 +166,36 @@ class MultiScaleQuantizer(CompositeQuantizer):
 
     def _spread(self, number: int, codes: Tensor) -> Tensor:
         """What the codes (B, s * s, D) of scale `number` add to the map, (B, D, h, w)."""
-        scale, codes = self.scales[number], self._carried(number, codes, back=True)
+        scale = self.scales[number]
+        if self.moments:
+            mean, _, back = (part.to(codes.device) for part in self._units(number))
+            codes = codes @ back + mean
         grid = up_to_grid(codes.mT.unflatten(2, (scale, scale)), self.scales[-1])
         return self.phis[number * len(self.phis) // len(self.scales)](grid) if self.phis else grid
 
-    def _carried(self, number: int, vectors: Tensor, back: bool) -> Tensor:
-        """Vectors (..., D) of scale `number` to mean 0 and covariance 1, or back; as they are without `normalize`."""
-        if not self.moments:
-            return vectors
-        own = self._moments(number)
-        one = torch.eye(self.codebook_dim, dtype=torch.float64, device=own.counts.device)
-        zero, seen = one.new_zeros(len(one)), own.counts.sum() > 0
-        moments = [
-            torch.where(seen, value, start) for value, start in zip(own.mean_and_covariance(), (zero, one), strict=True)
-        ]
-        matrix, offset = gaussian_transport_map(*(zero, one, *moments) if back else (*moments, zero, one))
-        return vectors @ matrix.to(vectors).mT + offset.to(vectors)
+    def _normalized(self, number: int, vectors: Tensor, counts: bool) -> Tensor:
+        """Vectors (B, n, D) of scale `number` at mean 0 and covariance 1.
 
-    def _moments(self, number: int) -> MomentWindow:
+        The gradient of an error is the one that the same error has among the features: by the chain rule directions
+        that hardly vary would have the largest.
+        """
+        if counts:
+            self.moments[number].push(vectors.detach().flatten(0, 1))  # pyright: ignore[reportCallIssue]
+        mean, forth, back = (part.to(vectors.device) for part in self._units(number))
+        return (vectors.detach() - mean) @ forth + (vectors - vectors.detach()) @ back
+
+    def _units(self, number: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Of the vectors of scale `number` their mean (D,), the matrix (D, D) that gives what is around it covariance
+        1, and the one that takes it back; in float32."""
         own = self.moments[number]
         assert isinstance(own, MomentWindow)
-        return own
+        mean, covariance = own.mean_and_covariance_within()
+        one, zero = torch.eye(len(mean), dtype=mean.dtype, device=mean.device), torch.zeros_like(mean)
+        seen = own.counts.sum() > 0
+        covariance = torch.where(seen, covariance, one)
+        forth, _ = gaussian_transport_map(zero, covariance, zero, one)
+        back, _ = gaussian_transport_map(zero, one, zero, covariance)
+        return torch.where(seen, mean, zero).float(), forth.float(), back.float()
 
     @staticmethod
     def _estimate(quantizer: Quantizer, features: Tensor, total: Tensor) -> Tensor:

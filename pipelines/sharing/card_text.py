@@ -88,7 +88,8 @@ def _configuration_rows(pipeline: ClassConditionalPipeline) -> Rows:
         "quantizer": config.quantizer + (f" ({options})" if options else ""),
         "codebook": f"{config.codebook_size:,} codes of dimension {config.codebook_dim}"
         + (f", {config.codes_per_position} at each position" if config.codes_per_position > 1 else ""),
-        "tokens": f"{config.grid_size} x {config.grid_size} positions, {config.num_tokens} tokens an image",
+        "tokens": f"{config.grid_size} x {config.grid_size} positions, {config.num_tokens} tokens an image"
+        + (f", at scales {', '.join(map(str, config.scales))}" if config.scales else ""),
         "tokenizer": f"{_parameters(pipeline.tokenizer)} parameters, {config.base_channels} base channels, "
         f"multipliers {', '.join(map(str, config.channel_multipliers))}, patches of {config.patch_size}",
         "prior": f"{type(prior).__name__}, {_parameters(prior)} parameters, width {prior.config.hidden_size}, "
