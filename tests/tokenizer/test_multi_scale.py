@@ -20,8 +20,9 @@ SCALES = (1, 2, 4)
 KINDS = tuple(name for name in TABLES if name in PLAIN)
 
 
-def build(**changes: Any) -> VQTokenizer:
-    return tiny_tokenizer(**{"scales": SCALES} | changes)
+def build(**changes: Any) -> Any:
+    options: Any = {"scales": SCALES} | changes
+    return tiny_tokenizer(**options)
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ from wvq.tokenizer import VQTokenizer
 Runs = dict[str, tuple[Callable[[Any], Path], Any]]
 
 STEPS = 30
-SCALES: dict[str, Any] = {"scales": (1, 3, 7), "normalize_scales": True}
 QUANTIZERS: dict[str, dict[str, Any]] = {
     "vanilla": {}, "ema": {}, "online": {}, "linear": {}, "wasserstein": {}, "mmd": {},
     "transport": {}, "product": {"quantizer": "ema"}, "residual": {"quantizers": 3},
@@ -33,7 +32,6 @@ def trainings(images: Path, shards: Path, folder: Path) -> Runs:
         data = dataclasses.replace(config.data, horizontal_flip=True)
         runs[name] = train, changed(config, name, model=model, data=data, evaluation_images=40, **short)
     train, config = runs["wasserstein"]
-    runs["scales"] = train, changed(config, "scales", model=dataclasses.replace(config.model, **SCALES))
     streamed = dataclasses.replace(config.data, source=str(shards), streaming=True, skip_bad_images=True)
     runs["stream"] = train, changed(config, "stream", data=streamed)
     train, config = toy_stage("prior", images, folder)
@@ -58,13 +56,13 @@ def both(fashion_folder: Path, fashion_shards: Path, tmp_path_factory: pytest.Te
     return runs
 
 
-@pytest.mark.parametrize("name", [*QUANTIZERS, "scales", "stream", "prior", "prior, parts tried"])
+@pytest.mark.parametrize("name", [*QUANTIZERS, "stream", "prior", "prior, parts tried"])
 def test_two_processes_train_what_one_does(both: list[Runs], name: str):
     one, two = (runs[name][1] for runs in both)
     assert_close_runs(one, two, metrics=1e-3, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", [*QUANTIZERS, "scales", "stream", "prior", "prior, parts tried"])
+@pytest.mark.parametrize("name", [*QUANTIZERS, "stream", "prior", "prior, parts tried"])
 def test_every_parameter_had_a_gradient_and_one_update_in_each_step(both: list[Runs], name: str):
     for runs in both:
         folder = Path(runs[name][1].output_dir)
