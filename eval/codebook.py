@@ -15,6 +15,7 @@ from wvq.tokenizer.data.batches import evenly_spaced
 from wvq.tokenizer.data.dataset import ImageDataset
 from wvq.tokenizer.data.decoding import to_model
 from wvq.tokenizer.metrics import perplexity, utilization
+from wvq.tokenizer.multi_scale import MultiScaleQuantizer
 from wvq.tokenizer.quantizers.base import Quantizer
 from wvq.tokenizer.quantizers.gaussian import mean_and_covariance
 
@@ -91,6 +92,9 @@ def examine_tokenizer(tokenizer: VQTokenizer, dataset: ImageDataset, batch_size:
         InputError: for a tokenizer with several codebooks.
     """
     quantizer = tokenizer.eval().quantizer
+    scales = quantizer if isinstance(quantizer, MultiScaleQuantizer) else None
+    if scales is not None:
+        (quantizer,) = scales.sub_quantizers
     if not isinstance(quantizer, Quantizer):
         raise InputError(
             f"the tokenizer has a {tokenizer.config.quantizer} quantizer of {tokenizer.config.codes_per_position} "
@@ -98,8 +102,11 @@ def examine_tokenizer(tokenizer: VQTokenizer, dataset: ImageDataset, batch_size:
         )
     batches = torch.arange(len(dataset)).split(batch_size)
     images = (dataset.take(indices)["images"] for indices in batches)
-    features = [tokenizer.features(to_model(batch.to(tokenizer.device))).cpu() for batch in images]
-    vectors = torch.cat([batch.movedim(1, -1).reshape(-1, batch.shape[1]) for batch in features])
+    features = [tokenizer.features(to_model(batch.to(tokenizer.device))) for batch in images]
+    if scales is not None:  # what their one codebook is for: the vectors of all of them
+        vectors = torch.cat([scales.vectors(batch).cpu() for batch in features])
+    else:
+        vectors = torch.cat([batch.cpu().movedim(1, -1).reshape(-1, batch.shape[1]) for batch in features])
     return examine_codebook(vectors, quantizer.codebook.detach().cpu())
 
 

@@ -185,6 +185,7 @@ def _reconstruction_line(scores: ReconstructionScores) -> str:
         f"{scores.protocol['score']} {scores.reconstruction_frechet_distance:.3f}, "
         f"PSNR {scores.psnr:.2f} dB, SSIM {scores.ssim:.4f}, "
         f"utilization {scores.utilization:.4f}, perplexity {scores.perplexity:.1f}, "
+        f"{''.join(f'{name} {value:.4g}, ' for name, value in scores.by_scale.items())}"
         f"token entropy {scores.token_entropy:.1f} bits an image, "
         f"E {scores.quantization_error:.4f}, relative E {scores.relative_quantization_error:.4f} "
         f"({scores.num_images} evaluation images)"

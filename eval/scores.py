@@ -8,7 +8,7 @@ from torch import Tensor
 
 from wvq.tokenizer.data.dataset import ImageDataset
 from wvq.tokenizer.errors import InputError
-from wvq.tokenizer.metrics import QUALITY_PROTOCOL, reconstruction_quality
+from wvq.tokenizer.metrics import QUALITY_PROTOCOL, reconstruction_quality, usage_by_scale
 from wvq.tokenizer.model import VQTokenizer
 from wvq.tokenizer.progress import progress_bar
 
@@ -43,6 +43,7 @@ class ReconstructionScores:
         num_images: N.
         protocol: JSON-able.
         code_histogram: how often each code was used, int64 (K,); not in `as_dict`.
+        by_scale: utilization and perplexity of each scale, as utilization_2x2; none of a tokenizer without scales.
     """
 
     reconstruction_frechet_distance: float
@@ -60,12 +61,13 @@ class ReconstructionScores:
     num_images: int
     protocol: dict[str, Any]
     code_histogram: Tensor = field(repr=False, compare=False)
+    by_scale: dict[str, float] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Scores and protocol, JSON-able."""
         scores = asdict(self)
         del scores["code_histogram"]
-        return scores
+        return scores if self.by_scale else {name: value for name, value in scores.items() if name != "by_scale"}
 
 
 @dataclass(frozen=True)
@@ -163,6 +165,7 @@ def score_reconstructions(
     }
     if perceptual is not None:
         protocol["lpips_network"] = perceptual.protocol
+    histogram, scales = measured.quality["histogram"], tokenizer.config.scales
     means = {name: float(values.mean()) for name, values in measured.measures.items()}
     return ReconstructionScores(
         reconstruction_frechet_distance=_distance(reference, measured.features),
@@ -172,7 +175,8 @@ def score_reconstructions(
         lpips=means.get("lpips"),
         num_images=len(dataset),
         protocol=protocol,
-        code_histogram=measured.quality["histogram"],
+        code_histogram=histogram.view(-1, histogram.shape[-1]).sum(dim=0),
+        by_scale=usage_by_scale(histogram, scales) if scales else {},
     )
 
 

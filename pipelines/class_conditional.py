@@ -12,6 +12,7 @@ from wvq.prior.guidance import GuidanceSchedule
 from wvq.prior.likelihood import bits_per, log_likelihood
 from wvq.prior.loading import load_prior
 from wvq.prior.model import PRIOR_CLASSES
+from wvq.prior.next_scale import sample_scales, scales_of
 from wvq.tokenizer import InputError, VQTokenizer
 from wvq.tokenizer.blocks import in_blocks
 from wvq.tokenizer.data.decoding import to_model
@@ -64,12 +65,15 @@ class ClassConditionalPipeline(EditingPipeline):
                 f"the prior was made for {config.num_codes} codes and {config.num_tokens} tokens an image, "
                 f"the tokenizer has {expected[0]} and {expected[1]}; they do not belong together"
             )
-        own, expected = getattr(config, "codes_per_position", 1), tokenizer.config.codes_per_position
-        if own != expected:
-            raise InputError(
-                f"the prior was made for {own} codes at each position, the tokenizer has {expected}; "
-                "they do not belong together"
-            )
+        per_position = getattr(config, "codes_per_position", 1)
+        for what, own, its in (
+            ("codes at each position", per_position, tokenizer.config.codes_per_position),
+            ("as scales", scales_of(self.prior), tokenizer.config.scales),
+        ):
+            if own != its:
+                raise InputError(
+                    f"the prior was made for {own} {what}, the tokenizer has {its}; they do not belong together"
+                )
         trained_on = getattr(config, "tokenizer_fingerprint", None)
         if trained_on is not None and trained_on != (own := tokenizer.fingerprint):
             if tokenizer.rounded_from.get(own) != trained_on:
@@ -149,10 +153,9 @@ class ClassConditionalPipeline(EditingPipeline):
                 bits if a `block_size` is given as well.
             output_type: "pil", "np", "pt", "uint8" or "latent" (the tokenizer's indices).
             return_dict: whether to return `ImagePipelineOutput` instead of a tuple.
-            callback_on_step_end: called after each token, or pass, as (pipeline, position, number of tokens,
+            callback_on_step_end: called after each token, pass or scale as (pipeline, position, number of tokens,
                 {"tokens": so far}).
-            known_tokens: indices of the N images as the tokenizer gives them, (N, h, w) or (N, h, w, M), -1 where one
-                is to be drawn.
+            known_tokens: indices of the N images as the tokenizer gives them, -1 where one is to be drawn.
             best_of: candidates drawn for each image, of which the one that the prior finds most probable is kept.
             block_size: images that both models compute together, see there.
 
@@ -183,7 +186,7 @@ class ClassConditionalPipeline(EditingPipeline):
                 if callback_on_step_end:
                     callback_on_step_end(self, position, config.num_tokens, {"tokens": tokens})
 
-            tokens = sample_tokens(
+            tokens = (sample_scales if self.tokenizer.config.scales else sample_tokens)(
                 self.prior,
                 class_labels=labels,
                 num_tokens=config.num_tokens,

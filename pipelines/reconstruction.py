@@ -63,7 +63,8 @@ class ReconstructionPipeline(Pipeline):
 
         Args:
             images, others: (N, C, H, W) each, or N pictures each, as for `__call__`.
-            mask: bool (h, w) or (N, h, w), of the token grid, true where the others' tokens are taken.
+            mask: bool (h, w) or (N, h, w), of the token grid, true where the others' tokens are taken; of a tokenizer
+                with scales (T,) or (N, T).
             output_type, return_dict: as for `__call__`.
 
         Raises:
@@ -76,7 +77,7 @@ class ReconstructionPipeline(Pipeline):
             raise InputError(
                 f"mask has shape {tuple(mask.shape)} and dtype {mask.dtype}; it must be bool {grids[1:]} or {grids}"
             )
-        mask = mask if own.ndim == 3 else mask[..., None]  # all codes of a position together
+        mask = mask[..., None] if own.ndim == 4 else mask  # all codes of a position together
         return self._output(torch.where(mask.to(own.device), taken, own), output_type, return_dict)
 
     def interpolate(

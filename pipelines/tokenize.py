@@ -116,6 +116,7 @@ def tokenize(config: Tokenization) -> Path:
             "num_tokens": tokenizer.config.num_tokens,
             "codes_per_position": tokenizer.config.codes_per_position,
             "grid_size": size_in_json(tokenizer.config.grid_size),
+            "scales": list(tokenizer.config.scales),
             "class_names": list(train.class_names),
         }
         known = [

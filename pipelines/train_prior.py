@@ -17,6 +17,7 @@ from wvq.prior.loading import load_prior
 from wvq.prior.loss import TokenLoss
 from wvq.prior.model import SIZES, PriorConfig, PriorSize, build_prior, transformer_layers
 from wvq.prior.muon import Muon
+from wvq.prior.next_scale import sample_scales
 from wvq.prior.ngram_baselines import baseline_bits
 from wvq.prior.order.sequences import training_orders, validation_orders
 from wvq.prior.order.target_positions import TargetPositions
@@ -164,6 +165,7 @@ def train_prior(config: PriorTraining) -> Path:
         num_classes=len(train_set.class_names),
         codes_per_position=train_set.codes_per_position,
         token_order="random" if config.order == "random" else "raster",
+        scales=train_set.scales,
     )
     prior = build_prior(description)
     prior.config.tokenizer_fingerprint = train_set.tokenizer_fingerprint
@@ -287,7 +289,8 @@ def write_samples(
     tokenizer = VQTokenizer.from_pretrained(config.tokenizer).to(device)
     classes = evenly_spaced(description.num_classes, 10)
     labels = (classes if description.num_classes else torch.zeros(5, dtype=torch.int64)).repeat_interleave(8)
-    tokens = sample_tokens(
+    draw = sample_scales if description.scales else sample_tokens
+    tokens = draw(
         prior,
         class_labels=labels,
         num_tokens=description.num_tokens,

@@ -178,14 +178,16 @@ def smaller_sizes(model: TokenizerConfig) -> str:
 
 
 def build_optimizer(model: nn.Module, config: Any, fused: bool = False) -> torch.optim.AdamW:
-    """AdamW with two groups of parameters, the network's and the quantizer's, without those that are frozen.
+    """AdamW with two groups of parameters, the network's, with the convolutions between scales, and the codes'; without
+    those that are frozen.
 
     Args:
         fused: whether it is one kernel, which a GPU needs to skip a step without the host.
     """
-    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    codebook = [p for name, p in trained if name.startswith("quantizer.")]
-    network = [p for name, p in trained if not name.startswith("quantizer.")]
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    in_codebook = {name: name.startswith("quantizer.") and ".phis." not in name for name in trained}
+    codebook = [p for name, p in trained.items() if in_codebook[name]]
+    network = [p for name, p in trained.items() if not in_codebook[name]]
     groups = [
         {"params": network, "peak": config.learning_rate, "weight_decay": config.weight_decay},
         {"params": codebook, "peak": config.codebook_learning_rate, "weight_decay": 0.0},
@@ -216,7 +218,7 @@ def validate(
 ) -> tuple[dict[str, float], Tensor]:
     """`ReconstructionQuality` of the evaluation images, which are shared out over the processes; uses of each code."""
     model.eval()
-    quality = ReconstructionQuality(model.config.num_codes, model.config.codebook_dim)
+    quality = ReconstructionQuality(model.config.num_codes, model.config.codebook_dim, model.config.scales)
     quality = quality.to(float64_device(accelerator.device))
     chosen = evenly_spaced(len(dataset), config.evaluation_images or len(dataset))
     chosen = chosen[accelerator.process_index :: accelerator.num_processes]
@@ -235,7 +237,8 @@ def validate(
             )
 
     on_every_process(count)
-    return quality.compute(), sum_over_processes(quality.histogram)
+    usage = sum_over_processes(quality.histogram)
+    return quality.compute(), usage.view(-1, config.model.num_codes).sum(dim=0)
 
 
 @torch.no_grad()

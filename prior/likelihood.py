@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 from wvq.tokenizer.errors import InputError, NonFiniteError
 from wvq.tokenizer.precision import float64_device
 
+from .next_scale import next_scale_inputs, scales_of
 from .order.sequences import input_sequence, num_positions, raster_orders
 from .turns import check_codes_per_position, check_turns, turns
 
@@ -60,7 +61,10 @@ def log_likelihood(
                 codes = codes.to(model.device)
                 orders = raster_orders(codes)
                 inputs, predicted = input_sequence(model.config, num_codes, codes, labels.to(model.device), orders)
-                logits = model(input_ids=inputs, use_cache=False).logits[:, predicted, :num_codes].float()
+                given = {"input_ids": inputs}
+                if scales := scales_of(model):
+                    given = next_scale_inputs(model.get_input_embeddings()(inputs), scales)
+                logits = model(**given, use_cache=False).logits[:, predicted, :num_codes].float()
                 _check_finite(logits)
                 total = torch.zeros(len(codes), dtype=torch.float64, device=float64_device(model.device))
                 for places, ids in turns(num_codes, codes_per_position):

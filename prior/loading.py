@@ -10,6 +10,7 @@ from transformers import GPT2LMHeadModel, LlamaForCausalLM, PreTrainedConfig
 from transformers.utils import logging
 
 from wvq.tokenizer.errors import InputError
+from wvq.tokenizer.multi_scale import check_scales, scale_ends
 from wvq.tokenizer.storage.hub import HubArguments, local_folder
 from wvq.tokenizer.storage.pretrained import check_dtype
 from wvq.tokenizer.storage.untrusted import file_inside, first_line, load_weights, read_json
@@ -100,6 +101,11 @@ def _configuration(description: dict[str, Any], config_class: Any, path: Path) -
         )
     if (order := description.get("token_order", "raster")) not in get_args(TokenOrder):
         raise InputError(f"{path} has token_order = {order!r:.60}; valid are {', '.join(get_args(TokenOrder))}")
+    scales = description.get("scales", [])
+    if scales != []:
+        check_scales(scales)
+        if scale_ends(scales)[-1] != description["num_tokens"]:
+            raise InputError(f"{path} has scales = {scales!r:.60}; their squares do not sum up to num_tokens")
     names, fingerprint = description.get("class_names", []), description.get("tokenizer_fingerprint")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise InputError(f"{path} has class_names = {names!r:.60}; it must be a list of strings")
@@ -107,7 +113,7 @@ def _configuration(description: dict[str, Any], config_class: Any, path: Path) -
         raise InputError(f"{path} has tokenizer_fingerprint = {fingerprint!r:.60}; it must be a string")
     if description.get("dtype") not in (None, "float32", "bfloat16", "float16"):
         raise InputError(f"{path} has dtype = {description['dtype']!r:.60}; valid are float32, bfloat16, float16")
-    own = counts.keys() | {"codes_per_position", "class_names", "tokenizer_fingerprint", "token_order"}
+    own = counts.keys() | {"codes_per_position", "class_names", "tokenizer_fingerprint", "token_order", "scales"}
     known = config_class().to_dict().keys() | own
     if unknown := sorted(description.keys() - known):
         raise InputError(f"{path} has the unknown key '{unknown[0]}'; valid are {sorted(known - _GENERAL)}")

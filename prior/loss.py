@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache
 
 from .code_geometry import CodeGeometry
+from .next_scale import next_scale_inputs, scales_of
 from .order.sequences import input_sequence, raster_orders
 from .order.target_positions import TargetPositions
 
@@ -91,7 +92,8 @@ class _NothingKept(DynamicCache):
 
 
 class TokenLoss(nn.Module):
-    """A prior as what is trained: from codes and classes to the mean cross-entropy of each code after those before.
+    """A prior as what is trained: from codes and classes to the mean cross-entropy of each code after those before,
+    or of a prior with scales after those of coarser scales.
 
     One module, so that data parallel wrappers see a forward pass of the whole model.
 
@@ -131,11 +133,12 @@ class TokenLoss(nn.Module):
         if self.geometry is not None:
             embedded = embedded + self.geometry.input_part(inputs)
             output_table = output_table + self.geometry.output_part()
-        places = {}
+        scales, places = scales_of(self.prior), {}
         if self.target_positions is not None:
             embedded = embedded + self.target_positions.input_part(orders)
             places = {"position_ids": self.target_positions.own_positions(orders)}
-        body = self.prior.base_model(inputs_embeds=embedded, past_key_values=_NothingKept(), use_cache=False, **places)
+        given = next_scale_inputs(embedded, scales) if scales else {"inputs_embeds": embedded}
+        body = self.prior.base_model(**given, **places, past_key_values=_NothingKept(), use_cache=False)
         hidden, targets = body.last_hidden_state[:, predicted], codes.gather(1, orders)
         smoothing = self.label_smoothing if self.training else 0.0
         return linear_cross_entropy(hidden.flatten(0, 1), output_table, targets.flatten(), smoothing)

@@ -7,6 +7,7 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from wvq.tokenizer.errors import InputError
+from wvq.tokenizer.multi_scale import check_scales, scale_ends
 
 from .generate import generation_config
 from .order.sequences import TokenOrder, num_positions
@@ -89,6 +90,8 @@ class PriorConfig(PriorSize):
     """M: token t of an image is one of the K codes from (t mod M) * K on."""
     token_order: TokenOrder = "raster"
     """Whether it draws in raster order, or in any ("random"), see `wvq.prior.order.sequences`."""
+    scales: tuple[int, ...] = ()
+    """Scales of the tokens, which are then drawn a scale a pass; see `wvq.prior.next_scale`."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -98,6 +101,12 @@ class PriorConfig(PriorSize):
         check_codes_per_position(self.codes_per_position, self.num_codes, self.num_tokens)
         if self.token_order not in get_args(TokenOrder):
             raise InputError(f"token_order is '{self.token_order}'; valid are {', '.join(get_args(TokenOrder))}")
+        if self.scales:
+            check_scales(self.scales)
+            if scale_ends(self.scales)[-1] != self.num_tokens or self.codes_per_position != 1:
+                raise InputError(f"scales are {self.scales}; {self.num_tokens} tokens do not fit to them")
+            if self.token_order != "raster":
+                raise InputError(f"token_order is '{self.token_order}'; a prior with scales draws them in their order")
 
 
 def feed_forward_width(hidden_size: int) -> int:
@@ -150,6 +159,8 @@ def build_prior(config: PriorConfig) -> LlamaForCausalLM | GPT2LMHeadModel:
     description.codes_per_position = config.codes_per_position
     if config.token_order != "raster":
         description.token_order = config.token_order
+    if config.scales:
+        description.scales = list(config.scales)
     prior = PRIOR_CLASSES[config.architecture](description)
     prior.generation_config = generation_config(description)
     return prior

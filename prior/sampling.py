@@ -90,18 +90,20 @@ def sample_tokens(
         NonFiniteError: for scores that are NaN or infinite, as one bad weight makes them; it says at which position. A
             GPU is asked for them at the end.
     """
+    if getattr(model.config, "scales", ()):
+        raise InputError(f"the prior has scales {tuple(model.config.scales)}; give it to sample_scales")
     check_truncation(temperature, top_k, top_p, min_p)
     check_codes_per_position(codes_per_position, num_codes, num_tokens)
     scales = guidance_scales(guidance_scale, num_tokens, guidance_schedule, guidance_interval)
     guided = any(scale != 1 for scale in scales)
-    _check_vocabulary(model, class_labels, num_codes, guided)
+    check_vocabulary(model, class_labels, num_codes, guided)
     _check_passes(model, num_tokens, num_passes)
     batch, null_class = len(class_labels), model.config.vocab_size - 1
-    draws = _uniform(batch, num_tokens, generator).to(float64_device(model.device))
+    draws = uniform_draws(batch, num_tokens, generator).to(float64_device(model.device))
     sequences = torch.full((batch, num_tokens + 1), -1, device=model.device)  # the prompt, then the tokens
     sequences[:, 0] = class_labels.to(model.device) + num_codes + num_positions(model.config)
     if known_tokens is not None:
-        _check_known(known_tokens, batch, num_tokens, num_codes)
+        check_known(known_tokens, batch, num_tokens, num_codes)
         check_turns("known_tokens", known_tokens, num_codes, codes_per_position)
         sequences[:, 1 : 1 + known_tokens.shape[1]] = known_tokens.to(model.device)
     free = sequences[:, 1:] < 0
@@ -195,7 +197,8 @@ class _FiniteScores:
         )
 
 
-def _check_vocabulary(model: PreTrainedModel, class_labels: Tensor, num_codes: int, guided: bool) -> None:
+def check_vocabulary(model: PreTrainedModel, class_labels: Tensor, num_codes: int, guided: bool) -> None:
+    """Raises: InputError: unless the model's ids leave room for so many codes, and for these labels and guidance."""
     num_classes = model.config.vocab_size - 1 - num_codes - num_positions(model.config)
     if num_codes < 1 or num_classes < 0:
         raise InputError(
@@ -226,7 +229,8 @@ def _check_passes(model: PreTrainedModel, num_tokens: int, num_passes: int | Non
         )
 
 
-def _check_known(known: Tensor, batch: int, num_tokens: int, num_codes: int) -> None:
+def check_known(known: Tensor, batch: int, num_tokens: int, num_codes: int) -> None:
+    """Raises: InputError: unless the known tokens are (B, n), n <= T, in [0, K) or -1."""
     if known.ndim != 2 or len(known) != batch or known.shape[1] > num_tokens or known.is_floating_point():
         raise InputError(
             f"known_tokens has shape {tuple(known.shape)} and dtype {known.dtype}; "
@@ -239,7 +243,7 @@ def _check_known(known: Tensor, batch: int, num_tokens: int, num_codes: int) -> 
         )
 
 
-def _uniform(batch: int, num_tokens: int, generator: torch.Generator | Sequence[torch.Generator] | None) -> Tensor:
+def uniform_draws(batch: int, num_tokens: int, generator: torch.Generator | Sequence[torch.Generator] | None) -> Tensor:
     """Uniform numbers (B, T), float64 where the generator's device has it, from one generator or from one per image."""
 
     def draw(*shape: int, source: torch.Generator | None) -> Tensor:

@@ -1,6 +1,7 @@
 """How much of a codebook is used, and how good reconstructions and their codes are, over a whole evaluation set."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from einops import rearrange, reduce
@@ -85,7 +86,8 @@ QUALITY_PROTOCOL = {
     "an exact image counts as one with a single value off by one",
     "ssim": "mean over images, Gaussian window 11 with sigma 1.5, reflected borders, 8-bit images, range 255",
     "utilization, perplexity": "counted over the whole evaluation set",
-    "token_entropy": "bits of an image's tokens by the frequencies of the codes alone, each sub-quantizer by its own",
+    "token_entropy": "bits of an image's tokens by the frequencies of the codes alone, each sub-quantizer and each "
+    "scale by its own",
     "quantization_error": "squared distance of a feature to its code, summed over channels, mean over all features",
     "relative_quantization_error": "quantization_error over the trace of the features' covariance",
 }
@@ -99,6 +101,7 @@ class ReconstructionQuality(Metric):
     Args:
         num_codes: codes of all codebooks, K or M * K.
         codebook_dim: D.
+        scales: of a tokenizer that has some, whose codes are counted for each scale, (S, K).
     """
 
     full_state_update = False
@@ -107,10 +110,12 @@ class ReconstructionQuality(Metric):
     feature_sum: Tensor
     feature_squares: Tensor
 
-    def __init__(self, num_codes: int, codebook_dim: int):
+    def __init__(self, num_codes: int, codebook_dim: int, scales: Sequence[int] = ()):
         super().__init__()
+        self.scales = tuple(scales)
+        counted = (len(scales), num_codes) if scales else (num_codes,)
         self.add_state("sums", torch.zeros(6, dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("histogram", torch.zeros(num_codes, dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("histogram", torch.zeros(counted, dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("feature_sum", torch.zeros(codebook_dim, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("feature_squares", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
@@ -122,7 +127,7 @@ class ReconstructionQuality(Metric):
         Args:
             originals, reconstructions: uint8 (B, C, H, W).
             features: (B, D, h, w), before quantization.
-            tokens: int64 in [0, num_codes), of any shape: each code that was chosen.
+            tokens: int64 (B, T) in [0, num_codes): each code that was chosen.
             codes: (B, h, w, D), what the features were quantized to.
         """
         originals, reconstructions, features, tokens, codes = (
@@ -147,13 +152,29 @@ class ReconstructionQuality(Metric):
                 distances.sum(),
             ]
         )
-        self.histogram += torch.bincount(tokens.flatten(), minlength=len(self.histogram))
+        parts = tokens.split([scale**2 for scale in self.scales], dim=1) if self.scales else [tokens]
+        counts = [torch.bincount(part.flatten(), minlength=self.histogram.shape[-1]) for part in parts]
+        self.histogram += torch.stack(counts).view_as(self.histogram)
         self.feature_sum += vectors.sum(dim=0)
         self.feature_squares += vectors.square().sum()
 
     def compute(self) -> dict[str, float]:
-        """The scores of all that was counted, by `reconstruction_quality`."""
-        return reconstruction_quality(self.sums, self.histogram, self.feature_sum, self.feature_squares)
+        """The scores of all that was counted, by `reconstruction_quality`, with scales and by `usage_by_scale`."""
+        usage = usage_by_scale(self.histogram, self.scales) if self.scales else {}
+        return reconstruction_quality(self.sums, self.histogram, self.feature_sum, self.feature_squares) | usage
+
+
+def usage_by_scale(histogram: Tensor, scales: Sequence[int]) -> dict[str, float]:
+    """Utilization and perplexity at each scale, as utilization_2x2, from histogram (S, K), as plain numbers.
+
+    N images have N s^2 tokens at scale s, which use N s^2 / K of the codes at most, and a share 1 - exp(-N s^2 / K) on
+    average if all codes are equally probable.
+    """
+    return {
+        f"{name}_{scale}x{scale}": float(measure(own))
+        for scale, own in zip(scales, histogram, strict=True)
+        for name, measure in (("utilization", utilization), ("perplexity", perplexity))
+    }
 
 
 def reconstruction_quality(
@@ -166,7 +187,12 @@ def reconstruction_quality(
         token_entropy (bits of an image's tokens), quantization_error and relative_quantization_error, as plain numbers.
     """
     images, error, psnr, ssim, vectors, distance = sums.unbind()
-    codes_per_position = round(float(histogram.sum() / vectors))
+    if histogram.ndim == 1:
+        codes_per_position = round(float(histogram.sum() / vectors))
+        entropy = vectors / images * token_entropy(histogram, codes_per_position)
+    else:  # of scales
+        entropy = sum(own.sum() / images * token_entropy(own) for own in histogram)
+        histogram = histogram.sum(dim=0)
     variance = feature_squares / vectors - (feature_sum / vectors).square().sum()
     scores = {
         "reconstruction_loss": 4 * error / images,
@@ -174,7 +200,7 @@ def reconstruction_quality(
         "ssim": ssim / images,
         "utilization": utilization(histogram),
         "perplexity": perplexity(histogram),
-        "token_entropy": vectors / images * token_entropy(histogram, codes_per_position),
+        "token_entropy": entropy,
         "quantization_error": distance / vectors,
         "relative_quantization_error": distance / vectors / variance,
     }

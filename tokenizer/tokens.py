@@ -23,6 +23,7 @@ class TokenDataset(torch.utils.data.Dataset):
         num_tokens: T of an image.
         num_codes: codes of the tokenizer, K or M * K.
         codes_per_position: M of the tokenizer, 1 with a single codebook.
+        scales: of the tokenizer; () without any.
         class_names: () without classes.
         tokenizer_fingerprint: of the tokenizer that made the tokens.
         inputs: hashes of that tokenizer and of the images, by what they are.
@@ -38,6 +39,7 @@ class TokenDataset(torch.utils.data.Dataset):
         self._ends = np.cumsum(self._pieces.sizes)
         self.num_codes: int = about["num_codes"]
         self.codes_per_position: int = about.get("codes_per_position", 1)
+        self.scales: tuple[int, ...] = tuple(about.get("scales", ()))
         self.class_names: tuple[str, ...] = tuple(about["class_names"])
         self.tokenizer_fingerprint: str = about["tokenizer_fingerprint"]
         images: dict[str, str] = about.get("images", {})
@@ -51,7 +53,7 @@ class TokenDataset(torch.utils.data.Dataset):
 
     @property
     def tokens(self) -> Tensor:
-        """(N, T) int64 tokens in raster order, of all images."""
+        """(N, T) int64 tokens in the order of a prior, of all images."""
         return torch.from_numpy(np.concatenate([self._pieces[piece][0] for piece in range(len(self._ends))])).long()
 
     @property

@@ -48,6 +48,7 @@ def table_row(config: Comparison, cell: Cell) -> dict[str, Any]:
         "seed": cell.seed,
         **({"sampling": chosen_options(config, cell)} if swept(config) else {}),
         **{key: reconstruction[key] for key in _SCORES},
+        **reconstruction.get("by_scale", {}),
         "token_entropy": reconstruction.get("token_entropy"),
         "perturbed_frechet_distance": perturbation and perturbation["perturbed_frechet_distance"],
         "generation_frechet_distance": generation and generation["generation_frechet_distance"],

@@ -74,7 +74,8 @@ def measure_reconstructions(
 
     def work(ranges: Sequence[range]) -> Iterator[dict[str, Tensor]]:
         for batch in read_chunks(dataset, ranges):
-            quality = ReconstructionQuality(tokenizer.config.num_codes, tokenizer.config.codebook_dim)
+            config = tokenizer.config
+            quality = ReconstructionQuality(config.num_codes, config.codebook_dim, config.scales)
             quality = quality.to(float64_device(device))
             rows: dict[str, list[Tensor]] = {name: [] for name in (*feature_names, *per_image)}
             for images in batch["images"].split(batch_size):

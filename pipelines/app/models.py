@@ -73,6 +73,8 @@ def load_model(name: str, data: DataConfig | None) -> Model:
         InputError: for a pipeline or images that cannot be read.
     """
     pipeline = ClassConditionalPipeline.from_pretrained(name).to(this_device())
+    if pipeline.tokenizer.config.scales:
+        raise InputError(f"{name:.60} has scales; the application shows tokenizers of one grid of tokens")
     pipeline.set_progress_bar_config(disable=True)
     test_images = None if data is None else load_splits(data.sized(pipeline.tokenizer.config))[1]
     return Model(name, pipeline, test_images)

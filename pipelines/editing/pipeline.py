@@ -65,6 +65,8 @@ class EditingPipeline(Pipeline, ABC):
             InputError: for images or a mask of another size, shape or type, and as `__call__`.
         """
         check_output_type(output_type)
+        if self.tokenizer.config.scales:
+            raise InputError("images are edited position by position; tokens of scales have no position of their own")
         given = masked_images(images, mask, self.tokenizer.config).to(self.device)
         own = isinstance(options.get("generator"), Sequence)  # then an image is the same in any batch
         encode = partial(in_blocks, self.tokenizer.encode) if own else self.tokenizer.encode

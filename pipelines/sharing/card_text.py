@@ -91,7 +91,8 @@ def _configuration_rows(pipeline: ClassConditionalPipeline) -> Rows:
         "quantizer": config.quantizer + (f" ({options})" if options else ""),
         "codebook": f"{config.codebook_size:,} codes of dimension {config.codebook_dim}"
         + (f", {config.codes_per_position} at each position" if config.codes_per_position > 1 else ""),
-        "tokens": f"{size_in_words(config.grid_size)} positions, {config.num_tokens} tokens an image",
+        "tokens": f"{size_in_words(config.grid_size)} positions, {config.num_tokens} tokens an image"
+        + (f", at scales {', '.join(map(str, config.scales))}" if config.scales else ""),
         "tokenizer": f"{_parameters(pipeline.tokenizer)} parameters, {_network_words(config)}",
         "prior": f"{type(prior).__name__}, {_parameters(prior)} parameters, width {prior.config.hidden_size}, "
         f"{prior.config.num_hidden_layers} layers, {prior.config.num_attention_heads} heads",

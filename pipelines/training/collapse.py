@@ -21,7 +21,7 @@ def collapse_warning(metrics: Sequence[dict[str, Any]], model: TokenizerConfig, 
     """
     evaluations = [row for row in metrics if "utilization" in row]
     last, best = evaluations[-1], max(evaluations, key=lambda row: row["utilization"])
-    attainable = 1 - math.exp(-images * model.num_positions / model.codebook_size)
+    attainable = 1 - math.exp(-images * model.num_tokens / model.num_codes)
     if last["utilization"] < FALLEN * best["utilization"]:
         what = f"fell from {best['utilization']:.3f} at step {best['step']} to {last['utilization']:.3f}"
     elif last["utilization"] < LOW * attainable:

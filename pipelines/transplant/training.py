@@ -16,7 +16,6 @@ from wvq.tokenizer.data.batches import evenly_spaced
 from wvq.tokenizer.data.dataset import report_bad_images
 from wvq.tokenizer.distributed import on_first_process
 from wvq.tokenizer.errors import check_range
-from wvq.tokenizer.quantizers.from_data import start_from_data
 from wvq.tokenizer.storage.hub import HubArguments
 from wvq.tokenizer.storage.untrusted import expand_home
 from wvq.tokenizer.transplant.latents import LatentDataset
@@ -29,6 +28,7 @@ from ..training.loop import Loop
 from ..training.run import Run
 from .encode_latents import encode_latents
 from .source import read_autoencoder, transplanted
+from .start_codes import start_from_data
 
 UNTRAINED = "step-0"
 """Folder of a run with the tokenizer before its first step: codes from data, carried to the features' moments."""

@@ -140,8 +140,12 @@ class Quantizer(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         return super()._apply(keeping_dtype(fn), recurse)
 
-    def forward(self, z: Tensor) -> QuantizerOutput:
+    def forward(self, z: Tensor, indices: Tensor | None = None) -> QuantizerOutput:
         """Quantize z, (B, D, *spatial) or (N, D), of a floating-point type.
+
+        Args:
+            z: what is quantized.
+            indices: (N,), where `assign` has been asked for them before; found here by default.
 
         Raises:
             InputError: if z is empty, not floating-point, or its axis 1 is not D; in a backward pass, where activation
@@ -159,7 +163,7 @@ class Quantizer(nn.Module):
             self._check_repeatable()
         with torch.autocast(z.device.type, enabled=False), full_precision():
             vectors = self.project(rearrange(z.float(), "b d ... -> (b ...) d"))
-            indices = self.assign(vectors.detach())
+            indices = self.assign(vectors.detach()) if indices is None else indices
             quantized = self.lookup(indices)
             loss, terms = self.objective(vectors, quantized)
             passed = self.estimate(vectors, quantized)

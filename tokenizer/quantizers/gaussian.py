@@ -200,3 +200,11 @@ class MomentWindow(nn.Module):
         mean = self.sums.sum(dim=0) / count
         covariance = (self.outers.sum(dim=0) - count * torch.outer(mean, mean)) / (count - 1).clamp(min=1)
         return mean, covariance
+
+    def mean_and_covariance_within(self) -> tuple[Tensor, Tensor]:
+        """Mean (D,) of all remembered vectors and their covariance (D, D) around the mean of their own step, float64:
+        features that wander from step to step vary no more for that. Zeros if nothing was remembered."""
+        counts = self.counts.clamp(min=1)
+        wandering = torch.einsum("wd,we,w->de", self.sums, self.sums, 1 / counts)
+        spread = (self.counts - 1).clamp(min=0).sum().clamp(min=1)
+        return self.sums.sum(dim=0) / self.counts.sum().clamp(min=1), (self.outers.sum(dim=0) - wandering) / spread

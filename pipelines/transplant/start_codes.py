@@ -3,13 +3,13 @@
 import torch
 from torch import Tensor
 
-from ..errors import InputError
-from ..precision import to_float64
-from .base import Quantizer
-from .codebook import CodebookQuantizer
-from .composite import CompositeQuantizer, ProductQuantizer
-from .gaussian import gaussian_transport_map, mean_and_covariance
-from .initialization import codes_from_data
+from wvq.tokenizer.errors import InputError
+from wvq.tokenizer.precision import to_float64
+from wvq.tokenizer.quantizers.base import Quantizer
+from wvq.tokenizer.quantizers.codebook import CodebookQuantizer
+from wvq.tokenizer.quantizers.composite import CompositeQuantizer, ProductQuantizer
+from wvq.tokenizer.quantizers.gaussian import gaussian_transport_map, mean_and_covariance
+from wvq.tokenizer.quantizers.initialization import codes_from_data
 
 
 @torch.no_grad()
