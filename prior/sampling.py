@@ -112,8 +112,6 @@ def sample_tokens(
     at_once = full_block_size(model.device) if isinstance(generator, Sequence) else batch
     blocks = padded_blocks(batch, block_size or min(at_once, batch), model.device)
     rows = (2 if guided else 1) * len(blocks[0])
-    passes = num_passes or num_tokens
-    at_a_time = 3 * num_tokens // passes if has_free_order(model.config) else 1  # tokens of a sequence in a pass
     ids = [of_turn for _, of_turn in turns(num_codes, codes_per_position)]
 
     was_training = model.training
@@ -121,13 +119,11 @@ def sample_tokens(
     try:
         with torch.inference_mode():
             prepare = build_decoder if was_training else kept_decoder  # what is being trained will change
-            decoder = prepare(model, num_codes, rows * at_a_time, dtype)
+            decoder = prepare(model, num_codes, rows, dtype)
         if has_free_order(model.config):
             how = Drawing(num_codes, codes_per_position, scales, temperature, top_k, top_p, min_p)
-            tokens = sequences[:, 1:].clone()
-            draw_in_passes(
-                decoder, sequences[:, 0], null_class, tokens, draws, how, passes, block_size, at_once, on_token
-            )
+            ids, tokens, passes = sequences[:, 0], sequences[:, 1:].clone(), num_passes or num_tokens
+            draw_in_passes(decoder, ids, null_class, tokens, draws, how, passes, block_size, at_once, on_token)
             return tokens
         with torch.inference_mode():
             caches = [decoder.new_cache(rows, num_tokens) for _ in blocks]
