@@ -38,6 +38,16 @@ FORBIDDEN = {
         "from . import fsq",
         "wvq.tokenizer.quantizers.baselines.ema is not allowed to import wvq.tokenizer.quantizers.baselines.fsq",
     ),
+    "adversarial": (
+        "tokenizer/adversarial/losses.py",
+        "from .discriminators import PatchDiscriminator",
+        "wvq.tokenizer.adversarial.losses is not allowed to import wvq.tokenizer.adversarial.discriminators",
+    ),
+    "backbones": (
+        "tokenizer/backbones/backbone.py",
+        "def build():\n    from .registry import build_backbone",
+        "wvq.tokenizer.backbones.backbone is not allowed to import wvq.tokenizer.backbones.registry",
+    ),
     "data": (
         "tokenizer/data/decoding.py",
         "def decode():\n    from .dataset import load_splits",

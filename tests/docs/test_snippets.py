@@ -96,6 +96,17 @@ def test_a_pipeline_draws_images(code, folder):
     assert [type(image) for image in names["images"]] == 8 * [Image.Image]
 
 
+@snippets_of("docs/adversarial.md")
+def test_losses_of_the_adversarial_guide(codes, capsys):
+    namespaces = [{} for _ in codes]
+    for code, namespace in zip(codes, namespaces, strict=True):
+        exec(code, namespace)
+    assert capsys.readouterr().out.startswith("st-lpips-alex ")
+    assert namespaces[0]["reconstructions"].grad.norm() > 0
+    assert namespaces[1]["discriminator_loss"].isfinite()
+    assert namespaces[1]["generator_loss"].isfinite()
+
+
 @snippets_of("docs/tour.md")
 def test_the_tour(codes, folder, fashion_source):
     tokenizer, prior = tiny_tokenizer(image_size=32, channels=1, patch_size=4), tiny_prior()
