@@ -43,6 +43,11 @@ FORBIDDEN = {
         "from .discriminators import PatchDiscriminator",
         "wvq.tokenizer.adversarial.losses is not allowed to import wvq.tokenizer.adversarial.discriminators",
     ),
+    "adversarial-loop": (
+        "pipelines/adversarial/players.py",
+        "from .loop import train_adversarial",
+        "wvq.pipelines.adversarial.players is not allowed to import wvq.pipelines.adversarial.loop",
+    ),
     "backbones": (
         "tokenizer/backbones/backbone.py",
         "def build():\n    from .registry import build_backbone",
