@@ -155,7 +155,8 @@ class ClassConditionalPipeline(EditingPipeline):
             return_dict: whether to return `ImagePipelineOutput` instead of a tuple.
             callback_on_step_end: called after each token, pass or scale as (pipeline, position, number of tokens,
                 {"tokens": so far}).
-            known_tokens: indices of the N images as the tokenizer gives them, -1 where one is to be drawn.
+            known_tokens: indices of the N images as the tokenizer gives them, (N, h, w), (N, h, w, M) or, of scales,
+                (N, T), -1 where one is to be drawn.
             best_of: candidates drawn for each image, of which the one that the prior finds most probable is kept.
             block_size: images that both models compute together, see there.
 

@@ -248,10 +248,8 @@ def build_optimizers(model: nn.Module, config: PriorTraining, fused: bool = Fals
     tables = [p for p in model.parameters() if p.ndim == 2 and id(p) not in inside]
     vectors = [p for p in model.parameters() if p.ndim != 2]
     rate, decay = config.learning_rate, config.weight_decay
-    groups = [
-        {"params": tables, "peak": rate, "weight_decay": decay},
-        {"params": vectors, "peak": rate, "weight_decay": 0.0},
-    ]
+    kept, decayed = ({"params": own, "peak": rate, "weight_decay": d} for own, d in ((vectors, 0.0), (tables, decay)))
+    groups = [decayed, kept]
     if config.optimizer == "adamw":
         groups.append({"params": matrices, "peak": rate, "weight_decay": decay})
         return [torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.95), fused=fused)]
@@ -289,8 +287,7 @@ def write_samples(
     tokenizer = VQTokenizer.from_pretrained(config.tokenizer).to(device)
     classes = evenly_spaced(description.num_classes, 10)
     labels = (classes if description.num_classes else torch.zeros(5, dtype=torch.int64)).repeat_interleave(8)
-    draw = sample_scales if description.scales else sample_tokens
-    tokens = draw(
+    tokens = (sample_scales if description.scales else sample_tokens)(
         prior,
         class_labels=labels,
         num_tokens=description.num_tokens,

@@ -238,7 +238,7 @@ def validate(
 
     on_every_process(count)
     usage = sum_over_processes(quality.histogram)
-    return quality.compute(), usage.view(-1, config.model.num_codes).sum(dim=0)
+    return quality.compute(), usage.view(-1, model.config.num_codes).sum(dim=0)
 
 
 @torch.no_grad()

@@ -53,6 +53,16 @@ FORBIDDEN = {
         "def build():\n    from .registry import build_backbone",
         "wvq.tokenizer.backbones.backbone is not allowed to import wvq.tokenizer.backbones.registry",
     ),
+    "transplant": (
+        "tokenizer/transplant/latents.py",
+        "from .projector import projection",
+        "wvq.tokenizer.transplant.latents is not allowed to import wvq.tokenizer.transplant.projector",
+    ),
+    "transplanting": (
+        "pipelines/transplant/source.py",
+        "def train():\n    from . import training",
+        "wvq.pipelines.transplant.source is not allowed to import wvq.pipelines.transplant.training",
+    ),
     "data": (
         "tokenizer/data/decoding.py",
         "def decode():\n    from .dataset import load_splits",

@@ -102,7 +102,11 @@ class TokenizerConfig:
             self.build_quantizer()
 
     def build_quantizer(self) -> Quantizer | CompositeQuantizer:
-        """The quantizer that this describes."""
+        """The quantizer that this describes.
+
+        Raises:
+            InputError: for options that it does not have, and scales that do not fit to it or to the grid.
+        """
         quantizer = build_quantizer(self.quantizer, self.codebook_size, self.codebook_dim, **self.quantizer_options)
         if not self.scales:
             return quantizer

@@ -78,7 +78,7 @@ def benchmark_inpainting(config: InpaintingBenchmark) -> str:
     sizes = {(part.tokenizer.config.image_size, part.tokenizer.config.channels) for part in pipelines}
     if len(sizes) > 1:
         raise InputError(
-            f"the pipelines have images of sizes and channels {sorted(map(str, sizes))}; give pipelines of one size"
+            f"the pipelines have images of sizes and channels {sorted(sizes, key=str)}; give pipelines of one size"
         )
     tokenizer_config = pipelines[0].tokenizer.config
     _, dataset = load_splits(config.data.sized(tokenizer_config))

@@ -185,7 +185,7 @@ def test_half_precision_leaves_codes_and_convolutions_as_they_are(images: Tensor
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"scales": (1, 2)}, r"scales are \(1, 2\); the last must be 4"),
+        ({"scales": (1, 2)}, r"scales are \(1, 2\); the last must be .* \(4, 4\)"),
         ({"scales": (2, 1, 4)}, r"scales are \(2, 1, 4\); they must be integers from 1 on that grow"),
         ({"scales": (0, 4)}, "they must be integers from 1 on that grow"),
         ({"scales": (1.0, 4)}, "they must be integers from 1 on that grow"),
