@@ -115,9 +115,9 @@ class MultiScaleQuantizer(CompositeQuantizer):
         return total.movedim(1, -1)
 
     def vectors(self, z: Tensor) -> Tensor:
-        """What is quantized of z (B, D, h, w), the vectors of all scales one scale after the other, (B * T, D)."""
+        """What is quantized of z (B, D, h, w), the vectors of all scales of one image after another's, (B * T, D)."""
         with torch.autocast(z.device.type, enabled=False), full_precision(), torch.no_grad():
-            return torch.cat([own.flatten(0, 1) for own in self._walk(z.float(), waiting=False, counts=False)[0]])
+            return torch.cat(self._walk(z.float(), waiting=False, counts=False)[0], dim=1).flatten(0, 1)
 
     def forward(self, z: Tensor) -> QuantizerOutput:
         """Quantize z, (B, D, h, w), to indices (B, T).
@@ -137,8 +137,8 @@ class MultiScaleQuantizer(CompositeQuantizer):
             features = z.float()
             with moved_only_where(finite, self.moments.buffers()):
                 vectors, indices, maps = self._walk(features, waiting, counts)
-            rows = torch.cat([own.flatten(0, 1) for own in vectors])
-            output = quantizer(rows, torch.cat([own.flatten() for own in indices]))
+            # Image by image, so that the vectors of several processes follow each other as in one.
+            output = quantizer(torch.cat(vectors, dim=1).flatten(0, 1), torch.cat(indices, dim=1).flatten())
             loss, terms = output.loss, output.terms
             if self.phis:
                 left = torch.stack([F.mse_loss(total, features.detach()) for total in maps]).mean() * (not waiting)

@@ -46,6 +46,14 @@ def test_every_block_is_run(page, code):
     assert len(tests) == 1, f"{page} has a Python block that no test here runs:\n{code}"
 
 
+@snippet("from wvq.prior.next_scale import next_scale_inputs")
+def test_scores_of_scales(code):
+    scope: dict[str, object] = {}
+    exec(code, scope)
+    assert isinstance(scope["scores"], torch.Tensor)
+    assert scope["scores"].shape == (8, 21, 267)
+
+
 @pytest.fixture
 def folder(tmp_path, monkeypatch) -> Path:
     """Where the block runs."""

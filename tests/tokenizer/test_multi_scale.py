@@ -167,7 +167,8 @@ def test_normalized_scales_have_one_mean_and_covariance_and_codes_are_carried_ba
         tokenizer(images)
     tokenizer.eval().requires_grad_(False)
     quantizer, features = tokenizer.quantizer, tokenizer.features(images)
-    for own in quantizer.vectors(features).split([5, 20, 80]):
+    for own in quantizer.vectors(features).view(5, 21, 4).split([1, 4, 16], dim=1):
+        own = own.flatten(0, 1)
         torch.testing.assert_close(own.mean(dim=0), torch.zeros(4), rtol=0, atol=1e-3)
         torch.testing.assert_close(own.mT.cov(), torch.eye(4), rtol=0, atol=0.01)
     output = tokenizer(images)
