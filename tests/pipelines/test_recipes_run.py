@@ -24,7 +24,7 @@ TOY_SIZES = {
         "--model.num-blocks=1", "--model.decoder-blocks=2", *DISCRIMINATOR,
     ),
     "refine-tokenizer": ("--data.image-size=32", *DISCRIMINATOR),
-    "transplant": ("--data.image-size=32", "--codebook-size=64", "--codebook-dim=8", "--projector-channels=8"),
+    "transplant": ("--data.image-size=32", "--codebook-size=64", "--codebook-dim=4", "--projector-channels=8"),
     "train-prior": (
         "--data.image-size=32", "--model.hidden-size=16", "--model.num-layers=1", "--model.num-heads=2",
         "--sample-every=2", "--compile=false",
