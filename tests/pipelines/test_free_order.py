@@ -59,12 +59,11 @@ def test_known_tokens_below_a_hole_stay_and_guide_it() -> None:
 def test_diffusers_draws_the_same() -> None:
     pipeline = free_pipeline()
     options: dict[str, Any] = {"num_passes": 4, "guidance_scale": 2.0, "output_type": "latent"}
-    other = DiffusersPipeline(pipeline.tokenizer, pipeline.prior, dict(enumerate(NAMES)))
+    names = {str(number): name for number, name in enumerate(NAMES)}
+    other: Any = DiffusersPipeline(pipeline.tokenizer, pipeline.prior, names)
     other.set_progress_bar_config(disable=True)
-    drawn = [
-        each([0, 1], generator=torch.Generator().manual_seed(0), **options).images for each in (pipeline, other)
-    ]  # fmt: skip
-    assert torch.equal(*drawn)
+    ours: Any = pipeline([0, 1], generator=torch.Generator().manual_seed(0), **options).images
+    assert torch.equal(ours, other([0, 1], generator=torch.Generator().manual_seed(0), **options).images)
 
 
 def test_the_command_draws_in_passes_and_refuses_them_of_a_raster_prior(

@@ -79,7 +79,7 @@ def test_shapes(changes: dict[str, Any], grid: int):
 def test_decoding_is_the_reconstruction_clamped_to_the_range_of_images():
     tokenizer = build()
     with torch.no_grad():
-        tokenizer.decoder.layers[-1].weight *= 20  # pyright: ignore[reportOperatorIssue, reportArgumentType]
+        tokenizer.decoder.last_layer.get_parameter("weight").mul_(20)
         reconstructions = tokenizer(images_for(tokenizer)).reconstructions
     images = tokenizer.decode(tokenizer.encode(images_for(tokenizer)))
     assert reconstructions.abs().max() > 1

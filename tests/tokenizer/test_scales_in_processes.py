@@ -25,7 +25,8 @@ def train(case: str) -> dict[str, Tensor]:
     """State after the steps; this process sees its share of each batch."""
     world = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
     rank = torch.distributed.get_rank() if world > 1 else 0
-    module = tiny_tokenizer(**{"scales": (1, 2, 4)} | CASES[case])
+    options: dict[str, Any] = {"scales": (1, 2, 4)} | CASES[case]
+    module = tiny_tokenizer(**options)
     model = DistributedDataParallel(module) if world > 1 else module
     optimizer = torch.optim.SGD([p for p in module.parameters() if p.requires_grad], lr=0.05)
     generator = torch.Generator().manual_seed(1)

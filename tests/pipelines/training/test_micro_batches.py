@@ -36,7 +36,7 @@ def room_for(asked: list[int], monkeypatch: pytest.MonkeyPatch) -> Callable[[int
     forward = TokenLoss.forward
 
     def limit(images: int) -> None:
-        def checked(model: TokenLoss, codes: torch.Tensor, *others: torch.Tensor | None) -> torch.Tensor:
+        def checked(model: TokenLoss, codes: torch.Tensor, *others: Any) -> torch.Tensor:
             if model.training:
                 asked.append(len(codes))
                 if len(codes) > images:
