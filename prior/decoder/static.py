@@ -1,5 +1,6 @@
 """A model that is read as a list of matrices: its steps have static shapes, and are graphs where that is faster."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any
 
@@ -9,7 +10,7 @@ from .cache import StaticCache
 from .graphs import PageGraphs, captures
 
 
-class StaticDecoder:
+class StaticDecoder(ABC):
     """What decoders share whose subclass defines the step.
 
     Where steps are graphs, caches that are given back are kept with their graphs, for the next call.
@@ -19,6 +20,7 @@ class StaticDecoder:
         self.config, self.like = config, like
         self.spare: list[StaticCache] = []
 
+    @abstractmethod
     def step(
         self,
         tokens: Tensor,
@@ -29,7 +31,6 @@ class StaticDecoder:
         num_logits: int = 1,
     ) -> Tensor:
         """As a call, of tokens whose places (n,) in the cache are reserved."""
-        raise NotImplementedError
 
     def __call__(
         self,
