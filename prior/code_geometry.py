@@ -107,9 +107,10 @@ class CodeGeometry(nn.Module):
         """What is added to the embeddings of ids (...) in [0, V), (..., C)."""
         return F.embedding(ids, self.features).to(self.input_map.dtype) @ self.input_map
 
-    def output_part(self) -> Tensor:
-        """What is added to the output layer, (V, C)."""
-        return self.features.to(self.output_map.dtype) @ self.output_map
+    def output_part(self, ids: Tensor | None = None) -> Tensor:
+        """What is added to the output layer, (V, C), or to its rows of ids (N,) alone, (N, C)."""
+        features = self.features if ids is None else F.embedding(ids, self.features)
+        return features.to(self.output_map.dtype) @ self.output_map
 
     @torch.no_grad()
     def fold_into(self, prior: PreTrainedModel) -> None:

@@ -29,6 +29,7 @@ LOOPS: dict[str, dict[str, Any]] = {
     "tokenizer, in micro-batches": {"gradient_accumulation_steps": 2, "ema_decay": 0.9},
     "prior, muon": {"optimizer": "muon", "sample_every": 0},
     "prior, adamw": {"optimizer": "adamw", "sample_every": 0, "ema_decay": 0.9, "label_smoothing": 0.1},
+    "prior, of sampled ids": {"optimizer": "adamw", "sample_every": 0, "sampled_ids": 6},
 }
 
 

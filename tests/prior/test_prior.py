@@ -177,6 +177,11 @@ def test_muon_has_the_matrices_inside_the_layers_and_nothing_else(architecture):
     [
         ({"class_dropout": 1.5}, r"class_dropout is 1.5; it must be in \[0, 1\]"),
         ({"label_smoothing": 1.0}, r"label_smoothing is 1.0; it must be in \[0, 1\)"),
+        (
+            {"label_smoothing": 0.1, "sampled_ids": 8},
+            "label_smoothing is 0.1 with sampled_ids 8",
+        ),
+        ({"sampled_ids": -1}, "sampled_ids is -1; it must be at least 0"),
         ({"ema_decay": -0.1}, r"ema_decay is -0.1; it must be in \[0, 1\)"),
         ({"steps": 0}, "steps is 0; it must be at least 1"),
         ({"batch_size": 10, "gradient_accumulation_steps": 4}, "batch_size is 10; it must divide by"),
