@@ -146,7 +146,7 @@ def transplant(config: TransplantTraining) -> Path:
     on_first_process(lambda: tokenizer.save_pretrained(run.folder / UNTRAINED))
     model = LatentQuantizer(tokenizer)
     model.quantizer.accumulation_steps = config.gradient_accumulation_steps
-    optimizer = build_optimizer(model, config, fused=accelerator.device.type != "cpu")
+    optimizer = build_optimizer(model, config)
     loop = Loop(run, "transplant", model, [optimizer], latents, config.data.num_workers)
     (optimizer,) = loop.optimizers
     projectors, codebook = (group["params"] for group in optimizer.param_groups)

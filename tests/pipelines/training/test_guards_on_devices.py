@@ -115,7 +115,7 @@ def test_an_optimizer_that_found_something_infinite_leaves_everything_as_it_was(
     model = nn.ModuleDict({"layers": nn.ModuleDict({"h": nn.Linear(4, 6)})})
     model = nn.ModuleDict({"prior": model})
     config = PriorTraining(optimizer=kind)  # pyright: ignore[reportArgumentType]
-    optimizers: list[Any] = build_optimizers(model, config, fused=True)
+    optimizers: list[Any] = build_optimizers(model, config)
     states = []
     for bad in (0.0, 1.0, 0.0):
         for parameter in model.parameters():
