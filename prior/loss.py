@@ -88,7 +88,8 @@ def sampled_cross_entropy(
     """Cross-entropy, in nats, of each row's own id with the other ids known from a sample.
 
     The sum over all other ids is estimated, without bias, by the mean of those in the sample times their number; the
-    logarithm of it is a little too low (sampled softmax, as arXiv 1412.2007 has it with a uniform proposal). With every id in the sample it is the cross-entropy.
+    logarithm of it is a little too low (sampled softmax, as arXiv 1412.2007 has it with a uniform proposal). With every
+    id in the sample it is the cross-entropy.
 
     Args:
         hidden: (N, C), of any floating-point type; the products are taken in it, everything else in float32.
