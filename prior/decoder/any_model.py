@@ -13,7 +13,7 @@ class Decoder(Protocol):
     """What the sampler needs of a model."""
 
     def new_cache(self, rows: int, length: int) -> Any:
-        """An empty cache for that many sequences of up to that many positions; `crop(n)` keeps its first n."""
+        """An empty cache for that many sequences of up to that many positions."""
         ...
 
     def give_back(self, caches: Iterable[Any]) -> None:
@@ -44,14 +44,6 @@ class Decoder(Protocol):
         ...
 
 
-class _GrowingCache(DynamicCache):
-    """transformers' own, with `crop` as the other caches here have it: theirs is told how many to remove, as -n."""
-
-    def crop(self, length: int) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        if (surplus := self.get_seq_length() - length) > 0:
-            super().crop(-surplus)
-
-
 class ModelDecoder:
     """Any causal language model, through its own forward."""
 
@@ -59,7 +51,7 @@ class ModelDecoder:
         self.model, self.num_codes = model, num_codes
 
     def new_cache(self, rows: int, length: int) -> DynamicCache:
-        return _GrowingCache(config=self.model.config)
+        return DynamicCache(config=self.model.config)
 
     def give_back(self, caches: Iterable[DynamicCache]) -> None:
         pass

@@ -64,10 +64,6 @@ class StaticCache:
             self.layers[index] = longer
         self.capacity = capacity
 
-    def crop(self, length: int) -> None:
-        """Forget all but the first positions."""
-        self.end = min(self.end, length)
-
     def fits(self, rows: int, length: int) -> bool:
         """Whether it is what a new one for that many rows and positions would be."""
         return self.rows == rows and self.length == -(-length // self.page) * self.page

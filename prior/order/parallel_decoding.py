@@ -89,10 +89,10 @@ def draw_in_passes(
 class _Block:
     """Images that are computed together, of each of which as many tokens are known.
 
-    A pass feeds the pairs of the pass before, which stay in the cache, and then its queries: ids of the positions whose
-    codes are wanted. Each query is computed as if it were the next token, all of them at the same place of the
-    sequence: it attends to what stays and to itself, not to the other queries, whose codes are not known either. Then
-    it is forgotten, since its code may come after others, and fed again in its pair.
+    A pass feeds the codes of the pass before, and then its queries: ids of the positions whose codes are wanted. Every
+    token is told its place in the sequence of pairs that the model has learnt from, and stays in the cache, so that a
+    pass computes two tokens for each that it draws. Of their own pass queries see nothing but themselves, since no code
+    of it is known yet, and codes the pairs before them; of the passes before, both see everything.
     """
 
     def __init__(
@@ -126,20 +126,23 @@ class _Block:
         scores = scores.masked_fill(bad[:, None, None], 0.0)  # else the draw would be no code
         drawn = self._draw(scores, places, draws[self.images].gather(1, places))
         tokens[self.images[:, None], places] = drawn
-        self.fed = torch.stack([queries, drawn.repeat(len(self.fed) // rows, 1)], dim=2).flatten(1)
+        self.fed = drawn.repeat(len(self.fed) // rows, 1)
         self.known += count
 
     def _logits(self, queries: Tensor) -> Tensor:
         """Logits (R, n, K) of the codes at queries (R, n), ids of positions."""
-        start, self.kept = self.kept, self.kept + self.fed.shape[1]
-        seen = torch.arange(self.kept + queries.shape[1], device=queries.device)
-        new = seen[start:, None]
-        visible = (seen <= new) & ((seen < self.kept) | (seen == new))
-        positions = seen[start:].clamp(max=self.kept)
+        before, fed, count = self.kept, self.fed.shape[1], queries.shape[1]
+        end, self.kept = before + fed, before + fed + count
+        seen = torch.arange(self.kept, device=queries.device)
+        new = seen[before:]
+        visible = (seen <= new[:, None]) & ((seen < end) | (seen == new[:, None]))
+        each, positions = seen[: max(fed, count)], new.clone()
+        if before:  # codes, whose queries are the last that the cache has
+            visible[:fed, before - fed : before] = each[:fed] <= each[:fed, None]
+            positions[:fed] = before - fed + 1 + 2 * each[:fed]
+        positions[fed:] = end + 2 * each[:count]
         new_tokens = torch.cat([self.fed, queries], dim=1)
-        logits = self.decoder(new_tokens, self.cache, positions, visible, num_logits=queries.shape[1])
-        self.cache.crop(self.kept)
-        return logits
+        return self.decoder(new_tokens, self.cache, positions, visible, num_logits=count)
 
     def _guided(self, logits: Tensor) -> Tensor:
         """Scores (R, n, K) from logits of the class and, with guidance, of the null class, (1 or 2, R, n, K)."""

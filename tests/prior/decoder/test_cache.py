@@ -88,17 +88,6 @@ def test_memory_is_read_in_whole_pages_and_stays_in_place_where_graphs_read_it(c
     assert (len({place for _, place in read}) == 1) == captured
 
 
-@pytest.mark.parametrize("captured", [False, True])
-def test_positions_that_are_cropped_are_forgotten(captured):
-    heads = torch.randn(1, 12, 3, 1, 4, generator=torch.Generator().manual_seed(0))
-    fresh, cropped = (StaticCache(shape_of(1, 1, 4), 1, 40, torch.empty(0), captured) for _ in range(2))
-    expected = attend_in_parts(fresh, heads, [12], 0, 0.5)
-    attend_in_parts(cropped, heads[:, :7], [7], 0, 0.5)
-    attend_in_parts(cropped, 100 * heads, [12], 0, 0.5)
-    cropped.crop(7)
-    torch.testing.assert_close(attend_in_parts(cropped, heads[:, 7:], [5], 0, 0.5), expected[7:])
-
-
 def test_a_cleared_cache_hides_what_was_not_finite():
     store = StaticCache(shape_of(1, 1, 4), 1, 40, torch.empty(0), captured=True)
     attend_in_parts(store, torch.full((1, 9, 3, 1, 4), math.nan), [9], 0, 0.5)

@@ -54,26 +54,30 @@ def generators(*seeds: int) -> list[torch.Generator]:
 def without_cache(
     model: Any, label: int, known: Sequence[int], guidance: float, sizes: Sequence[int], per_position: int = 1
 ) -> list[int]:
-    """Greedy tokens of one image: each query of a pass is scored alone, after all pairs of the passes before it."""
+    """Greedy tokens of one image: pairs in the order of training, whose positions see no pair of their own pass."""
     order, tokens = spread_order(TOKENS, per_position).tolist(), list(known)
     given = [place for place in order if tokens[place] >= 0]
+    starts = list(range(len(given)))  # of each pair, the first pair of its pass
     unknown = iter([place for place in order if tokens[place] < 0])
 
-    def scores(label: int, place: int) -> torch.Tensor:
-        seen = [number for each in given for number in (CODES + each, tokens[each])]
+    def scores(label: int, places: Sequence[int]) -> torch.Tensor:
+        ids = [FIRST_CLASS + label, *(number for each in given for number in (CODES + each, tokens[each]))]
+        ids += [number for each in places for number in (CODES + each, 0)]  # a code that nobody sees
+        seen = torch.ones(len(ids), len(ids), dtype=torch.bool).tril()
+        for pair, start in enumerate([*starts, *[len(given)] * len(places)]):
+            seen[1 + 2 * pair, 1 + 2 * start : 1 + 2 * pair] = False
+        mask = torch.zeros(1, 1, *seen.shape).masked_fill(~seen, float("-inf"))
         with torch.no_grad():
-            return model(torch.tensor([[FIRST_CLASS + label, *seen, CODES + place]])).logits[0, -1, :CODES]
+            logits = model(torch.tensor([ids]), attention_mask=mask, use_cache=False).logits
+        return logits[0, 1 + 2 * len(given) :: 2, :CODES]
 
     for size in sizes:
         places = [next(unknown) for _ in range(size)]
-        codes = []
-        for place in places:
-            null = scores(NULL, place)
-            guided = null + guidance * (scores(label, place) - null)
+        null = scores(NULL, places)
+        for place, score in zip(places, null + guidance * (scores(label, places) - null), strict=True):
             first = place % per_position * (CODES // per_position)
-            codes.append(first + int(guided[first : first + CODES // per_position].argmax()))
-        for place, code in zip(places, codes, strict=True):
-            tokens[place] = code
+            tokens[place] = first + int(score[first : first + CODES // per_position].argmax())
+        starts += [len(given)] * size
         given += places
     return tokens
 
