@@ -14,13 +14,14 @@ from transformers import PreTrainedModel
 
 from wvq.prior.code_geometry import CodeGeometry, code_features
 from wvq.prior.loading import load_prior
-from wvq.prior.loss import TokenLoss, sampled_ids
+from wvq.prior.loss import TokenLoss
 from wvq.prior.model import SIZES, PriorConfig, PriorSize, build_prior, transformer_layers
 from wvq.prior.muon import Muon
 from wvq.prior.next_scale import sample_scales
-from wvq.prior.ngram_baselines import baseline_bits
+from wvq.prior.ngram_baselines import baseline_bits, code_counts
 from wvq.prior.order.sequences import training_orders, validation_orders
 from wvq.prior.order.target_positions import TargetPositions
+from wvq.prior.sampled_softmax import Proposal
 from wvq.prior.sampling import sample_tokens
 from wvq.tokenizer import InputError, VQTokenizer
 from wvq.tokenizer.data import DataConfig, to_uint8
@@ -78,7 +79,8 @@ class PriorTraining(TrainingConfig):
     that is saved is a plain one all the same."""
     sampled_ids: int = 0
     """Ids, drawn anew in each step, that the loss of a token compares its own with, such as 2048 of 16,384 codes, with
-    which a step takes 0.4 times as long on a CPU; 0 for all. Held-out figures are always of all."""
+    which a step takes 0.4 times as long on a CPU; 0 for all, and all where the prior has no more. Held-out figures are
+    always of all."""
     class_dropout: float = 0.1
     """Share of the training images whose class is replaced by the null class, for guidance."""
     order: Literal["raster", "random", "annealed"] = "raster"
@@ -176,11 +178,6 @@ def train_prior(config: PriorTraining) -> Path:
         scales=train_set.scales,
     )
     prior = build_prior(description)
-    if config.sampled_ids >= prior.config.vocab_size:
-        raise InputError(
-            f"sampled_ids is {config.sampled_ids}; the prior has {prior.config.vocab_size} ids: valid are fewer, and 0 "
-            "for all"
-        )
     prior.config.tokenizer_fingerprint = train_set.tokenizer_fingerprint
     prior.config.class_names = list(train_set.class_names)
     geometry = None
@@ -203,7 +200,9 @@ def train_prior(config: PriorTraining) -> Path:
         replace(config, gradient_accumulation_steps=found).check_processes(accelerator.num_processes)
         accelerator.gradient_accumulation_steps = found
     loop = Loop(run, "prior", model, optimizers, train_set, smaller=smaller_sizes(config))
-    baselines = baseline_bits(train_set, evaluation_set)
+    baselines, vocabulary, proposal = baseline_bits(train_set, evaluation_set), prior.config.vocab_size, None
+    if 0 < config.sampled_ids < vocabulary:
+        proposal = Proposal(code_counts(train_set), vocabulary)
 
     with loop:
         for batch in loop:
@@ -214,12 +213,10 @@ def train_prior(config: PriorTraining) -> Path:
             share = config.random_share(loop.step_number)
             orders = training_orders(config.seed, loop.number, len(codes), description.num_tokens, share)
 
-            among = None
-            if config.sampled_ids:
-                among = sampled_ids(config.seed, loop.number, config.sampled_ids, prior.config.vocab_size)
+            sample = proposal.draw(config.seed, loop.number, config.sampled_ids) if proposal else None
 
             with loop.step():
-                loss = loop.model(codes, labels, orders, among)
+                loss = loop.model(codes, labels, orders, sample)
                 loop.backward(loss)
                 loop.update(*loop.optimizers, model=loop.model.parameters())
 

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,9 +13,9 @@ from .code_geometry import CodeGeometry
 from .next_scale import next_scale_inputs, scales_of
 from .order.sequences import input_sequence, raster_orders
 from .order.target_positions import TargetPositions
+from .sampled_softmax import Sample, sampled_cross_entropy
 
 _BLOCK_ENTRIES = 2**24  # logits held at once: 64 MiB of float32
-_SAMPLED = 11  # keeps this stream apart from those of `order.sequences` and `tokenizer.data.batches`
 _CPU_BLOCK_ENTRIES = 2**22  # there a pass over what leaves the cache takes longer than the products: 1.5 times as fast
 
 
@@ -82,41 +81,6 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, label_
     return _LinearCrossEntropy.apply(hidden, weight, targets, label_smoothing)  # pyright: ignore[reportReturnType]
 
 
-def sampled_cross_entropy(
-    hidden: Tensor, own: Tensor, sampled: Tensor, is_own: Tensor, vocabulary: int, reduction: str = "mean"
-) -> Tensor:
-    """Cross-entropy, in nats, of each row's own id with the other ids known from a sample.
-
-    The sum over all other ids is estimated, without bias, by the mean of those in the sample times their number; the
-    logarithm of it is a little too low (sampled softmax, as arXiv 1412.2007 has it with a uniform proposal). With every
-    id in the sample it is the cross-entropy.
-
-    Args:
-        hidden: (N, C), of any floating-point type; the products are taken in it, everything else in float32.
-        own: (N, C), the row of the output layer of each target.
-        sampled: (S, C), the rows of S ids that were drawn without repetition, each as likely as the other.
-        is_own: (N, S) bool, which of those are a target's own; in each row at most one, and not all.
-        vocabulary: V, the number of ids.
-        reduction: "mean", or "none" for the loss of each row.
-
-    Returns:
-        A float32 scalar or (N,).
-    """
-    own_logits = (hidden * own.to(hidden.dtype)).sum(dim=1, keepdim=True).float()
-    others = (hidden @ sampled.to(hidden.dtype).mT).float().masked_fill(is_own, -torch.inf)
-    counted = is_own.shape[1] - is_own.sum(dim=1, keepdim=True)
-    others = others + ((vocabulary - 1) / counted).log()
-    return F.cross_entropy(
-        torch.cat([own_logits, others], dim=1), hidden.new_zeros(len(hidden), dtype=torch.int64), reduction=reduction
-    )
-
-
-def sampled_ids(seed: int, batch: int, count: int, vocabulary: int) -> Tensor:
-    """`count` of the ids 0..V-1, without repetition, (count,) int64 on the CPU: the same for a seed and a batch."""
-    chosen = np.random.default_rng([seed, batch, _SAMPLED]).choice(vocabulary, count, replace=False, shuffle=False)
-    return torch.from_numpy(chosen)
-
-
 class _NothingKept(DynamicCache):
     """A cache that stays empty.
 
@@ -157,14 +121,14 @@ class TokenLoss(nn.Module):
         self._ddp_params_and_buffers_to_ignore = ["geometry.features"]  # DDP would send them around in every step
 
     def forward(
-        self, codes: Tensor, labels: Tensor, orders: Tensor | None = None, among: Tensor | None = None
+        self, codes: Tensor, labels: Tensor, orders: Tensor | None = None, sample: Sample | None = None
     ) -> Tensor:
         """Loss in nats per token of codes (B, T) int64 under labels (B,) in [0, classes], the last the null class.
 
         With orders (B, T), permutations of the positions, each code is predicted after those before it in its order.
         They are for a prior of free order, and for one with target positions; without them it is raster order.
 
-        With ids among (S,), drawn by `sampled_ids`, the loss is estimated from them, without label smoothing.
+        With a sample of `Proposal.draw` the loss is estimated from its ids, without label smoothing.
         """
         orders = raster_orders(codes) if orders is None else orders.to(codes.device, non_blocking=True)
         inputs, predicted = input_sequence(self.prior.config, self.num_codes, codes, labels, orders)
@@ -180,14 +144,14 @@ class TokenLoss(nn.Module):
         given = next_scale_inputs(embedded, scales) if scales else {"inputs_embeds": embedded}
         body = self.prior.base_model(**given, **places, past_key_values=_NothingKept(), use_cache=False)
         hidden, targets = body.last_hidden_state[:, predicted].flatten(0, 1), codes.gather(1, orders).flatten()
-        if among is None:
+        if sample is None:
             smoothing = self.label_smoothing if self.training else 0.0
             table = head.weight if self.geometry is None else head.weight + self.geometry.output_part()
             return linear_cross_entropy(hidden, table, targets, smoothing)
-        among = among.to(codes.device, non_blocking=True)
-        ids = torch.cat([targets, among])
+        drawn, log_times = (part.to(codes.device, non_blocking=True) for part in sample)
+        ids = torch.cat([targets, drawn])
         rows = F.embedding(ids, head.weight)
         if self.geometry is not None:
             rows = rows + self.geometry.output_part(ids)
-        own, sampled = rows.split([len(targets), len(among)])
-        return sampled_cross_entropy(hidden, own, sampled, targets[:, None] == among, len(head.weight))
+        own, others = rows.split([len(targets), len(drawn)])
+        return sampled_cross_entropy(hidden, own, others, log_times, targets[:, None] == drawn)

@@ -21,9 +21,8 @@ def baseline_bits(train_set: TokenDataset, evaluation_set: TokenDataset) -> dict
     probability (c + d p_unigram) / (n + d). None of them knows the class or the position.
     """
     codes = train_set.num_codes
-    chosen = evenly_spaced(len(train_set), max(1, _MOST_TOKENS // train_set.num_tokens))
-    counted, held_out = train_set.take(chosen)["tokens"], evaluation_set.tokens
-    counts = torch.bincount(counted.flatten(), minlength=codes).double() + 1
+    counted, held_out = _counted_tokens(train_set), evaluation_set.tokens
+    counts = code_counts(train_set).double() + 1
     unigram = counts / counts.sum()
 
     pairs, times = _pairs(counted, codes).unique(return_counts=True)
@@ -41,6 +40,15 @@ def baseline_bits(train_set: TokenDataset, evaluation_set: TokenDataset) -> dict
         "unigram_bits_per_token": float(-unigram.log2()[held_out.flatten()].mean()),
         "bigram_bits_per_token": float(-bigram.log2().mean()),
     }
+
+
+def code_counts(train_set: TokenDataset) -> Tensor:
+    """How often each code stands in the training tokens, (K,) int64; in as many of them as are counted here."""
+    return torch.bincount(_counted_tokens(train_set).flatten(), minlength=train_set.num_codes)
+
+
+def _counted_tokens(train_set: TokenDataset) -> Tensor:
+    return train_set.take(evenly_spaced(len(train_set), max(1, _MOST_TOKENS // train_set.num_tokens)))["tokens"]
 
 
 def _pairs(tokens: Tensor, codes: int) -> Tensor:

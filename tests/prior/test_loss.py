@@ -1,6 +1,5 @@
 """The blocked loss against torch's own on all logits at once."""
 
-import itertools
 from typing import Any
 
 import pytest
@@ -12,7 +11,8 @@ from torch import nn
 
 from wvq.prior import PriorConfig, build_prior, loss
 from wvq.prior.code_geometry import CodeGeometry, code_features
-from wvq.prior.loss import TokenLoss, linear_cross_entropy, sampled_cross_entropy, sampled_ids
+from wvq.prior.loss import TokenLoss, linear_cross_entropy
+from wvq.prior.sampled_softmax import Sample
 
 
 @given(
@@ -81,48 +81,6 @@ def test_gradients_of_a_prior_are_those_of_its_own_logits(architecture, tied):
     torch.testing.assert_close(torch.autograd.grad(found, parameters), expected_gradients, rtol=1e-4, atol=1e-7)
 
 
-@given(count=st.integers(1, 12), vocabulary=st.integers(2, 30), seed=st.integers(0, 2**31))
-@settings(max_examples=40, deadline=None)
-def test_a_sample_of_all_ids_gives_the_loss_of_all(count, vocabulary, seed):
-    generator = torch.Generator().manual_seed(seed)
-    hidden = torch.randn(count, 6, generator=generator, requires_grad=True)
-    weight = torch.randn(vocabulary, 6, generator=generator, requires_grad=True)
-    targets, among = (
-        torch.randint(vocabulary, (count,), generator=generator),
-        sampled_ids(seed, 3, vocabulary, vocabulary),
-    )
-    found = sampled_cross_entropy(hidden, weight[targets], weight[among], targets[:, None] == among, vocabulary)
-    expected = F.cross_entropy(hidden @ weight.mT, targets)
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
-    gradients = (torch.autograd.grad(loss, [hidden, weight]) for loss in (found, expected))
-    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
-
-
-def test_over_all_samples_the_mean_of_the_estimated_sums_is_the_sum():
-    generator = torch.Generator().manual_seed(0)
-    hidden, weight = torch.randn(7, 4, generator=generator), torch.randn(7, 4, generator=generator)
-    targets, estimates = torch.arange(7), []
-    for chosen in itertools.combinations(range(7), 3):
-        is_own = targets[:, None] == torch.tensor(chosen)
-        losses = sampled_cross_entropy(hidden, weight, weight[list(chosen)], is_own, 7, reduction="none")
-        estimates.append(torch.stack([losses.exp() - 1, is_own.any(dim=1)]))  # the others, over the own
-    (others, had_own), expected = (
-        torch.stack(estimates, dim=1),
-        F.cross_entropy(hidden @ weight.mT, targets, reduction="none"),
-    )
-    for mask in (had_own.bool(), ~had_own.bool()):  # either way, since what is drawn beside the own is as likely
-        torch.testing.assert_close((others * mask).sum(0) / mask.sum(0), expected.exp() - 1, rtol=1e-5, atol=1e-6)
-
-
-def test_sampled_ids_are_new_in_each_batch_and_never_twice_in_one():
-    first, again, other = sampled_ids(1, 2, 50, 64), sampled_ids(1, 2, 50, 64), sampled_ids(1, 3, 50, 64)
-    assert first.equal(again)
-    assert not first.equal(other)
-    assert first.unique().numel() == 50
-    assert first.min() >= 0
-    assert first.max() < 64
-
-
 @pytest.mark.parametrize("with_geometry", [False, True])
 @pytest.mark.parametrize("token_order", ["raster", "random"])
 def test_a_prior_with_a_sample_of_all_ids_has_the_loss_and_gradients_of_all(token_order, with_geometry):
@@ -136,8 +94,8 @@ def test_a_prior_with_a_sample_of_all_ids_has_the_loss_and_gradients_of_all(toke
         nn.init.normal_(geometry.output_map)
     model = TokenLoss(prior, 10, geometry=geometry)
     codes, labels = torch.randint(10, (4, 6)), torch.tensor([0, 1, 2, 3])
-    parameters, vocabulary = list(model.parameters()), prior.config.vocab_size
-    losses = [model(codes, labels), model(codes, labels, among=sampled_ids(0, 0, vocabulary, vocabulary))]
+    parameters, ids = list(model.parameters()), torch.randperm(prior.config.vocab_size)
+    losses = [model(codes, labels), model(codes, labels, sample=Sample(ids, torch.zeros(len(ids))))]
     torch.testing.assert_close(*losses)
     gradients = [torch.autograd.grad(loss, parameters) for loss in losses]
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
