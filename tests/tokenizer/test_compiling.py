@@ -48,6 +48,17 @@ def test_a_tokenizer_is_one_graph(case: str, training: bool):
         torch.testing.assert_close(two.grad, one.grad, msg=lambda text, n=name: f"gradient of {n}: {text}")
 
 
+def test_a_tokenizer_is_one_graph_once_its_codes_are_drawn_from_data():
+    images = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    options: Any = {"quantizer": "vanilla", "quantizer_options": {"initialization": "data"}}
+    plain, other = (tiny_tokenizer(**options).train() for _ in range(2))
+    for tokenizer in (plain, other):
+        tokenizer(images)
+    compiled: Any = torch.compile(other, fullgraph=True, backend="eager")
+    assert torch.equal(compiled(images).quantizer.indices, plain(images).quantizer.indices)
+    assert not plain.quantizer.waiting
+
+
 def test_compiled_features_that_are_not_finite_move_nothing():
     tokenizer = tiny_tokenizer(quantizer="ema").train()
     compiled: Any = torch.compile(tokenizer, fullgraph=True, backend="eager")

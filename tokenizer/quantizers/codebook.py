@@ -108,3 +108,4 @@ class CodebookQuantizer(Quantizer):
             codes, drawn = self.first_vectors.push(vectors)
             self.set_codes(codes)
             self.initialized.fill_(drawn)
+            self._known_to_be_drawn = drawn
