@@ -177,11 +177,13 @@ def smaller_sizes(model: TokenizerConfig) -> str:
     return f"{' or '.join(options)} (a quarter of the work each)" if options else ""
 
 
-def build_optimizer(model: nn.Module, config: Any) -> torch.optim.AdamW:
+def build_optimizer(model: nn.Module, config: Any, fused: bool = True) -> torch.optim.AdamW:
     """AdamW with two groups of parameters, the network's, with the convolutions between scales, and the codes'; without
     those that are frozen.
 
-    It is one kernel, which a GPU needs to skip a step without the host; on a CPU it takes an eighth of the time.
+    Args:
+        fused: whether it is one kernel, which a GPU needs to skip a step without the host; on a CPU it takes an eighth
+            of the time.
     """
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     in_codebook = {name: name.startswith("quantizer.") and ".phis." not in name for name in trained}
@@ -191,7 +193,7 @@ def build_optimizer(model: nn.Module, config: Any) -> torch.optim.AdamW:
         {"params": network, "peak": config.learning_rate, "weight_decay": config.weight_decay},
         {"params": codebook, "peak": config.codebook_learning_rate, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95), fused=True)
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95), fused=fused)
 
 
 def evaluate(loop: Loop, model: VQTokenizer, dataset: ImageDataset, config: Any) -> dict[str, float]:

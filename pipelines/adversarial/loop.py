@@ -55,11 +55,12 @@ def train_adversarial(
     if run.finished:
         return run.folder / "model"
 
-    optimizers = [build_optimizer(tokenizer, config)]
+    fused = accelerator.device.type != "cpu"  # there it rounds otherwise, and what players amplify would part processes
+    optimizers = [build_optimizer(tokenizer, config, fused)]
     judging = list(judge.parameters()) if judge else []
     if judging:
         groups = [{"params": judging, "peak": settings.learning_rate, "weight_decay": 0.0}]
-        optimizers.append(torch.optim.AdamW(groups, betas=(0.5, 0.9), fused=True))
+        optimizers.append(torch.optim.AdamW(groups, betas=(0.5, 0.9), fused=fused))
     smaller = smaller_sizes(tokenizer.config)
     loop = Loop(run, "tokenizer", model, optimizers, train_set, config.data.num_workers, smaller)
     network, codebook = (group["params"] for group in loop.optimizers[0].param_groups)
