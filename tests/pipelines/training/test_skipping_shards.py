@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import os
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,6 @@ def train(config: Any, launch: dict[str, str], decided_there: bool) -> None:
     TokenLoss.forward = forward_and_break
     if decided_there:
         loop.may_ask = lambda device: False
-    stage_two.build_optimizers = partial(stage_two.build_optimizers)
     stage_two.train_prior(config)
 
 
