@@ -1,5 +1,6 @@
 """Exact nearest-code search."""
 
+import numpy as np
 import torch
 from scipy.spatial import KDTree
 from torch import Tensor
@@ -15,7 +16,7 @@ _PAIRS = 2**20  # vectors with a possible code, and coordinates of them, that ar
 _TREE_MAX_DIM = 12
 _TREE_MIN_CODES = 8192
 _TREE_MIN_VECTORS = 256
-_LEAF = 32  # codes, of a tree that is built for one search
+_LEAF = 64  # points, of a tree that is built for one search
 
 
 @torch.no_grad()
@@ -90,14 +91,21 @@ def _suits_tree(vectors: Tensor, codes: Tensor) -> bool:
 
 
 def _search_tree(vectors: Tensor, codes: Tensor) -> Tensor:
-    """The sliding-midpoint tree of scipy, in float64; built anew, since codes move in every step."""
-    tree, points = KDTree(codes.double().numpy(), leafsize=_LEAF, balanced_tree=False), vectors.double().numpy()
-    # Neighbours one after the other, so that the leaves that one visits are in the cache for the next: half the time.
-    order = KDTree(points, leafsize=_LEAF, balanced_tree=False).indices
-    _, indices = tree.query(points[order], workers=torch.get_num_threads())
+    """The sliding-midpoint tree of scipy, in float64; built anew, since codes move in every step.
+
+    Neighbours are searched one after the other, and lie side by side in memory, so that the leaves that one visits are
+    in the cache for the next: a third of the time among 262,144 codes.
+    """
+    points, places = vectors.double().numpy(), codes.double().numpy()
+    near, order = _tree(places).indices, _tree(points).indices
+    _, indices = _tree(places[near]).query(points[order], workers=torch.get_num_threads())
     found = torch.empty(len(points), dtype=torch.int64, device="cpu")
-    found[torch.from_numpy(order)] = torch.from_numpy(indices.astype("int64", copy=False))
+    found[torch.from_numpy(order)] = torch.from_numpy(near[indices])
     return found
+
+
+def _tree(points: np.ndarray) -> KDTree:
+    return KDTree(points, leafsize=_LEAF, compact_nodes=False, balanced_tree=False)
 
 
 def _search_products(vectors: Tensor, codes: Tensor) -> Tensor:
