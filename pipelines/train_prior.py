@@ -9,14 +9,14 @@ from typing import Literal
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from wvq.prior.code_geometry import CodeGeometry, code_features
 from wvq.prior.loading import load_prior
 from wvq.prior.loss import TokenLoss
 from wvq.prior.model import SIZES, PriorConfig, PriorSize, build_prior, transformer_layers
-from wvq.prior.muon import Muon
+from wvq.prior.muon import build_optimizers
 from wvq.prior.next_scale import sample_scales
 from wvq.prior.ngram_baselines import baseline_bits, code_counts
 from wvq.prior.order.sequences import training_orders, validation_orders
@@ -247,27 +247,6 @@ def smaller_sizes(config: PriorTraining) -> str:
     smaller = sizes[: sizes.index(config.model.size)]
     size = f"--model.size {' or '.join(smaller[:2])}, " if smaller else "--model.num-layers and --model.hidden-size, "
     return f"{size}--batch-size {max(1, config.batch_size // 2)}"
-
-
-def build_optimizers(model: nn.Module, config: PriorTraining) -> list[torch.optim.Optimizer]:
-    """AdamW with decay on matrices only; with "muon", Muon (arXiv 2502.16982) for the matrices inside the layers.
-
-    Muon's update is scaled to the root mean square of AdamW's, so that both share one learning rate.
-
-    AdamW is one kernel, which a GPU needs to skip a step without the host; on a CPU it takes an eighth of the time.
-    """
-    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and (".layers." in name or ".h." in name)]
-    inside = {id(p) for p in matrices}
-    tables = [p for p in model.parameters() if p.ndim == 2 and id(p) not in inside]
-    vectors = [p for p in model.parameters() if p.ndim != 2]
-    rate, decay = config.learning_rate, config.weight_decay
-    kept, decayed = ({"params": own, "peak": rate, "weight_decay": d} for own, d in ((vectors, 0.0), (tables, decay)))
-    groups = [decayed, kept]
-    if config.optimizer == "adamw":
-        groups.append({"params": matrices, "peak": rate, "weight_decay": decay})
-        return [torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.95), fused=True)]
-    muon = Muon([{"params": matrices, "peak": rate}], lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
-    return [torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.95), fused=True), muon]
 
 
 @torch.no_grad()

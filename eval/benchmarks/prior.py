@@ -18,9 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wvq.pipelines.processes import this_device
-from wvq.pipelines.train_prior import PriorTraining, build_optimizers
+from wvq.pipelines.train_prior import PriorTraining
 from wvq.prior import PriorConfig, PriorSize, build_prior
 from wvq.prior.loss import TokenLoss
+from wvq.prior.muon import build_optimizers
 from wvq.tokenizer import InputError
 from wvq.tokenizer.errors import LARGEST_SEED, check_range
 from wvq.tokenizer.progress import progress_bar

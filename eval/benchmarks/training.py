@@ -20,11 +20,12 @@ from torch import Tensor
 
 from wvq.pipelines.processes import this_device
 from wvq.pipelines.tokenize import Tokenization, tokenize
-from wvq.pipelines.train_prior import PriorTraining, build_optimizers, train_prior
+from wvq.pipelines.train_prior import PriorTraining, train_prior
 from wvq.pipelines.train_tokenizer import TokenizerTraining, build_optimizer, train_tokenizer
 from wvq.pipelines.training.run import read_metrics
 from wvq.prior import PriorConfig, PriorSize, build_prior
 from wvq.prior.loss import TokenLoss
+from wvq.prior.muon import build_optimizers
 from wvq.tokenizer import InputError, TokenizerConfig, VQTokenizer
 from wvq.tokenizer.data.config import DataConfig
 from wvq.tokenizer.data.dataset import load_splits
