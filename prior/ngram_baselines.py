@@ -22,7 +22,7 @@ def baseline_bits(train_set: TokenDataset, evaluation_set: TokenDataset) -> dict
     """
     codes = train_set.num_codes
     counted, held_out = _counted_tokens(train_set), evaluation_set.tokens
-    counts = code_counts(train_set).double() + 1
+    counts = torch.bincount(counted.flatten(), minlength=codes).double() + 1
     unigram = counts / counts.sum()
 
     pairs, times = _pairs(counted, codes).unique(return_counts=True)
