@@ -35,8 +35,9 @@ def tiny_tokenizer(seed: int = 0, **changes) -> VQTokenizer:
     return VQTokenizer(dataclasses.replace(TOKENIZER, **changes))
 
 
-def tiny_pipeline(num_classes: int = 3, channels: int = 3) -> Any:
-    tokenizer, prior = tiny_tokenizer(channels=channels), tiny_prior(num_classes)
+def tiny_pipeline(num_classes: int = 3, channels: int = 3, image_size: int = 16) -> Any:
+    tokenizer = tiny_tokenizer(channels=channels, image_size=image_size)
+    prior = tiny_prior(num_classes, num_tokens=(image_size // 4) ** 2)
     prior.config.tokenizer_fingerprint = tokenizer.fingerprint
     pipeline = ClassConditionalPipeline(tokenizer, prior, NAMES[:num_classes])
     pipeline.set_progress_bar_config(disable=True)

@@ -16,6 +16,7 @@ from wvq.pipelines.editing.masks import below, outside
 from wvq.pipelines.generation import SamplingOptions, sample_images
 from wvq.pipelines.processes import this_device
 from wvq.tokenizer import InputError
+from wvq.tokenizer.adversarial.perceptual import PerceptualLoss
 from wvq.tokenizer.data.batches import evenly_spaced
 from wvq.tokenizer.data.config import DataConfig
 from wvq.tokenizer.data.dataset import ImageDataset, load_splits
@@ -33,7 +34,7 @@ METHODS = {
     "inpaint": "the pipeline's own inpainting: the encoder sees what is known, the hole filled",
     "leak": "the same prior beside tokens of the whole image, which know something of the hole; for comparison",
 }
-_ROW = "{:<40}{:>10}{:>9}{:>13}{:>10}"
+_ROW = "{:<40}{:>10}{:>9}{:>13}{:>10}{:>16}"
 _FILL_ROW = "{:<20}{:<24}{:>12}{:>20}"
 
 
@@ -53,6 +54,8 @@ class InpaintingBenchmark:
     """Side of the hole, over that of the images."""
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     """How it is filled; image i from the same random numbers by each pipeline."""
+    perceptual: str | None = None
+    """Backbone of a perceptual distance as well, st-lpips-alex or st-lpips-vgg16."""
     num_shown: int = 12
     """Images of the picture, a row for each method."""
 
@@ -74,6 +77,7 @@ def benchmark_inpainting(config: InpaintingBenchmark) -> str:
     Raises:
         InputError: for pipelines or images that cannot be used, or that do not fit each other.
     """
+    perceptual = PerceptualLoss(config.perceptual).to(this_device()) if config.perceptual else None
     pipelines = [ClassConditionalPipeline.from_pretrained(name).to(this_device()) for name in config.pipeline]
     sizes = {(part.tokenizer.config.image_size, part.tokenizer.config.channels) for part in pipelines}
     if len(sizes) > 1:
@@ -91,18 +95,21 @@ def benchmark_inpainting(config: InpaintingBenchmark) -> str:
     hole = ~outside(box, size)
     given = masked_images(images, hole, tokenizer_config)
     shown = evenly_spaced(len(images), config.num_shown)
-    rows = [_row("", "filled", images, given, given.pixels)]
+    rows = [_row("", "filled", images, given, given.pixels, perceptual)]
     sheet = [images[shown], given.pixels[shown]]
     for name, pipeline in zip(config.pipeline, pipelines, strict=True):
         labels = _labels(pipeline, dataset, batch["labels"])
         for method in METHODS:
             draw = partial(_inpaint if method == "inpaint" else _leak, pipeline, images, hole)
             made = torch.cat([b.cpu() for b in sample_images(pipeline, labels, config.sampling, draw=draw)])
-            rows.append(_row(name, method, images, given, given.around(made)))
+            rows.append(_row(name, method, images, given, given.around(made), perceptual))
             sheet.append(given.around(made)[shown])
     for row in (rows[0], *rows[2:]):
         test = paired_t_test(row["psnr_of_images"], rows[1]["psnr_of_images"])
         row["difference"] = {**asdict(test.difference), "p": test.p}
+        if perceptual is not None:
+            test = paired_t_test(row["perceptual_of_images"], rows[1]["perceptual_of_images"])
+            row["perceptual_difference"] = {**asdict(test.difference), "p": test.p}
     masks = {"hole": hole, "lower half": below(height // 2, size), "around the hole": ~hole}
     tokenizers = {part.tokenizer.fingerprint: part.tokenizer for part in pipelines}
     fills = [{"tokenizer": key, **row} for key, own in tokenizers.items() for row in fill_rows(own, images, masks)]
@@ -110,6 +117,12 @@ def benchmark_inpainting(config: InpaintingBenchmark) -> str:
     protocol = {
         "methods": {"filled": "each pixel of the hole has the colour of the nearest outside", **METHODS},
         "psnr": "mean over images of the PSNR of the hole's pixels, all channels, range 255",
+        "perceptual": perceptual
+        and {
+            "name": perceptual.name,
+            "weights_sha256": perceptual.fingerprint,
+            "of": "whole images, the hole filled, in [-1, 1]; mean over images, with 95 % by Student's t",
+        },
         "interval": "95 %, by Student's t over images; differences from the first pipeline's inpainting, in pairs",
         "hole": list(box),
         "same_codes, feature_error": "of the positions that are kept, beside those of the whole image: share of equal "
@@ -157,20 +170,31 @@ def _labels(pipeline: ClassConditionalPipeline, dataset: ImageDataset, labels: T
     return pipeline.labels_of([dataset.class_names[label] for label in labels.tolist()] if named else labels)
 
 
-def _row(name: str, method: str, images: Tensor, given: MaskedImages, made: Tensor) -> dict[str, Any]:
+@torch.no_grad()
+def _row(
+    name: str, method: str, images: Tensor, given: MaskedImages, made: Tensor, perceptual: PerceptualLoss | None
+) -> dict[str, Any]:
     """The scores of images that were made, uint8 (N, C, H, W)."""
     errors = ((made.double() - images) / 255).square().mean(dim=1)
     mean = (errors * given.hidden).sum(dim=(1, 2)) / given.hidden.sum(dim=(1, 2))
     psnr = (-10 * mean.clamp(min=1 / 255**2 / images[0].numel()).log10()).tolist()
-    return {"pipeline": name, "method": method, "psnr": asdict(t_interval(psnr)), "psnr_of_images": psnr}
+    row = {"pipeline": name, "method": method, "psnr": asdict(t_interval(psnr)), "psnr_of_images": psnr}
+    if perceptual is not None:
+        pairs = zip(images.split(64), made.split(64), strict=True)
+        distances = [perceptual.distances(*(to_model(x.to(this_device())) for x in pair)) for pair in pairs]
+        row["perceptual_of_images"] = torch.cat(distances).tolist()
+        row["perceptual"] = asdict(t_interval(row["perceptual_of_images"]))
+    return row
 
 
 def _table(rows: Sequence[dict[str, Any]], fills: Sequence[dict[str, Any]]) -> str:
-    lines = [_ROW.format("pipeline", "method", "PSNR", "difference", "p")]
+    measured = "perceptual" in rows[0]
+    lines = [_ROW.format("pipeline", "method", "PSNR", "difference", "p", "perceptual" if measured else "")]
     for row in rows:
         psnr, difference = row["psnr"], row.get("difference")  # of all but the first pipeline's inpainting
         apart = (f"{difference['value']:+.2f}", f"{difference['p']:.3g}") if difference else ("", "")
-        lines.append(_ROW.format(row["pipeline"][-38:], row["method"], f"{psnr['value']:.2f}", *apart))
+        distance = f"{row['perceptual']['value']:.4f}" if measured else ""
+        lines.append(_ROW.format(row["pipeline"][-38:], row["method"], f"{psnr['value']:.2f}", *apart, distance))
     lines += ["", _FILL_ROW.format("drawn", "filled with", "same codes", "error of features")]
     for row in fills:
         same, error = f"{row['same_codes']:.3f}", f"{row['feature_error']:.3f}"

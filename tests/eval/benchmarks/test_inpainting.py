@@ -16,6 +16,7 @@ from wvq.pipelines.editing.known_tokens import drawn_positions
 from wvq.pipelines.editing.masks import outside
 from wvq.pipelines.generation import SamplingOptions, image_generator
 from wvq.tokenizer import InputError
+from wvq.tokenizer.adversarial.perceptual import PerceptualLoss
 from wvq.tokenizer.data.batches import evenly_spaced
 from wvq.tokenizer.data.config import DataConfig
 from wvq.tokenizer.data.dataset import load_splits
@@ -57,6 +58,30 @@ def test_each_pipeline_fills_the_hole_and_is_shown_it(fashion_folder: Path, tmp_
     assert rows[0]["psnr"]["value"] == pytest.approx(sum(expected) / 6)
     with Image.open(tmp_path / "out" / "inpainting.png") as sheet:  # 4 images, 2 rows and 2 for each pipeline
         assert sheet.size == (4 * 66 + 2, 6 * 66 + 2)
+
+
+def test_a_perceptual_distance_is_that_of_the_whole_images(fashion_folder: Path, tmp_path: Path):
+    pipeline = tiny_pipeline(num_classes=0, channels=1, image_size=32)
+    pipeline.save_pretrained(tmp_path / "pipeline")
+    data, hole = DataConfig(str(fashion_folder)), ~outside((8, 8, 24, 24), 32)
+    table = benchmark_inpainting(
+        InpaintingBenchmark(
+            (str(tmp_path / "pipeline"),), data, str(tmp_path / "out"), num_images=4, num_shown=4,
+            perceptual="st-lpips-alex",
+        )
+    )  # fmt: skip
+    _, dataset = load_splits(DataConfig(str(fashion_folder), image_size=32, channels=1))
+    images = dataset.take(evenly_spaced(len(dataset), 4))["images"]
+    generators = [image_generator(0, number) for number in range(4)]
+    made = pipeline.inpaint(images, hole, generator=generators, output_type="uint8").images
+    expected = PerceptualLoss("st-lpips-alex")(to_model(images), to_model(made)).item()
+    measured = json.loads((tmp_path / "out" / "inpainting.json").read_text())
+    assert measured["protocol"]["perceptual"]["name"] == "st-lpips-alex"
+    assert measured["rows"][1]["perceptual"]["value"] == pytest.approx(expected, rel=1e-4)
+    leak = measured["rows"][2]
+    difference = leak["perceptual"]["value"] - measured["rows"][1]["perceptual"]["value"]
+    assert leak["perceptual_difference"]["value"] == pytest.approx(difference)
+    assert table.splitlines()[2].endswith(f"{expected:.4f}")
 
 
 def test_fills_are_measured_on_the_positions_that_are_kept():
