@@ -76,7 +76,8 @@ class ClassConditionalPipeline(EditingPipeline):
                 )
         trained_on = getattr(config, "tokenizer_fingerprint", None)
         if trained_on is not None and trained_on != (own := tokenizer.fingerprint):
-            if tokenizer.rounded_from.get(own) != trained_on:
+            same_tokens = getattr(config, "token_fingerprint", None) == tokenizer.token_fingerprint
+            if not same_tokens and tokenizer.rounded_from.get(own) != trained_on:
                 raise InputError(
                     f"the prior was trained on tokens of tokenizer {trained_on[:12]}, this tokenizer is "
                     f"{own[:12]}; they do not belong together"

@@ -118,6 +118,7 @@ def tokenize(config: Tokenization) -> Path:
             "grid_size": size_in_json(tokenizer.config.grid_size),
             "scales": list(tokenizer.config.scales),
             "class_names": list(train.class_names),
+            "token_fingerprint": tokenizer.token_fingerprint,
         }
         known = [
             {"name": name, "split": images.description["split"], "reason": reason}

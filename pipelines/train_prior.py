@@ -179,6 +179,8 @@ def train_prior(config: PriorTraining) -> Path:
     )
     prior = build_prior(description)
     prior.config.tokenizer_fingerprint = train_set.tokenizer_fingerprint
+    if train_set.token_fingerprint:
+        prior.config.token_fingerprint = train_set.token_fingerprint
     prior.config.class_names = list(train_set.class_names)
     geometry = None
     if config.code_geometry:

@@ -19,6 +19,7 @@ from .generate import generation_config
 from .model import PRIOR_CLASSES
 from .order.sequences import TokenOrder, num_positions
 
+_FINGERPRINTS = {"tokenizer_fingerprint", "token_fingerprint"}
 _GENERAL = PreTrainedConfig().to_dict().keys() - {"dtype"}  # of every transformers model; none of it shapes a prior
 
 
@@ -106,14 +107,15 @@ def _configuration(description: dict[str, Any], config_class: Any, path: Path) -
         check_scales(scales)
         if scale_ends(scales)[-1] != description["num_tokens"]:
             raise InputError(f"{path} has scales = {scales!r:.60}; their squares do not sum up to num_tokens")
-    names, fingerprint = description.get("class_names", []), description.get("tokenizer_fingerprint")
+    names = description.get("class_names", [])
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise InputError(f"{path} has class_names = {names!r:.60}; it must be a list of strings")
-    if not isinstance(fingerprint, str | None):
-        raise InputError(f"{path} has tokenizer_fingerprint = {fingerprint!r:.60}; it must be a string")
+    for name in _FINGERPRINTS:
+        if not isinstance(fingerprint := description.get(name), str | None):
+            raise InputError(f"{path} has {name} = {fingerprint!r:.60}; it must be a string")
     if description.get("dtype") not in (None, "float32", "bfloat16", "float16"):
         raise InputError(f"{path} has dtype = {description['dtype']!r:.60}; valid are float32, bfloat16, float16")
-    own = counts.keys() | {"codes_per_position", "class_names", "tokenizer_fingerprint", "token_order", "scales"}
+    own = counts.keys() | {"codes_per_position", "class_names", "token_order", "scales"} | _FINGERPRINTS
     known = config_class().to_dict().keys() | own
     if unknown := sorted(description.keys() - known):
         raise InputError(f"{path} has the unknown key '{unknown[0]}'; valid are {sorted(known - _GENERAL)}")

@@ -1,5 +1,6 @@
 """The image tokenizer: encoder, quantizer, decoder, and how it is saved."""
 
+import json
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +12,7 @@ from .config import TokenizerConfig
 from .errors import InputError
 from .quantizers.base import QuantizerOutput
 from .quantizers.composite import CompositeQuantizer
-from .storage.pretrained import SavedModule
+from .storage.pretrained import SavedModule, described, state_sha256
 from .transplant.base_autoencoder import OWN, BaseAutoencoder, LatentDecoder, LatentEncoder
 from .transplant.projector import projection
 
@@ -94,6 +95,13 @@ class VQTokenizer(SavedModule):
             )
         codes = self.quantizer.lookup(indices).movedim(-1, 1)
         return self.images(codes).clamp(-1, 1)
+
+    @property
+    def token_fingerprint(self) -> str:
+        """sha256 of the configuration and of every weight that decides an image's tokens: as `fingerprint`, but that it
+        stays when the decoder alone is trained further."""
+        parts = {"encoder": self.encoder, "to_codebook": self.to_codebook, "quantizer": self.quantizer}
+        return state_sha256(nn.ModuleDict(parts), json.dumps(described(self.config), sort_keys=True).encode())
 
     @property
     def codebooks(self) -> list[Tensor]:

@@ -26,6 +26,7 @@ class TokenDataset(torch.utils.data.Dataset):
         scales: of the tokenizer; () without any.
         class_names: () without classes.
         tokenizer_fingerprint: of the tokenizer that made the tokens.
+        token_fingerprint: of what in it decides them; None in folders from before it was kept.
         inputs: hashes of that tokenizer and of the images, by what they are.
 
     Raises:
@@ -42,6 +43,7 @@ class TokenDataset(torch.utils.data.Dataset):
         self.scales: tuple[int, ...] = tuple(about.get("scales", ()))
         self.class_names: tuple[str, ...] = tuple(about["class_names"])
         self.tokenizer_fingerprint: str = about["tokenizer_fingerprint"]
+        self.token_fingerprint: str | None = about.get("token_fingerprint")
         images: dict[str, str] = about.get("images", {})
         self.inputs = {"tokenizer": self.tokenizer_fingerprint}
         self.inputs |= {f"{split} images": fingerprint for split, fingerprint in images.items()}
