@@ -12,7 +12,7 @@ install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) install --constraint constraints.txt --editable ".[app,offline,wandb,trackio,dev]"
+	$(PIP) install --constraint constraints.txt --editable ".[app,offline,adversarial,wandb,trackio,dev]"
 	touch $@
 
 # Fashion-MNIST: used where it is; else Debian's package is unpacked into data/ without being installed.
@@ -23,7 +23,7 @@ data:
 # What the demo and the application need; `make install` adds what developers do.
 $(VENV)/.demo: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) install --constraint constraints.txt --editable ".[app,offline]"
+	$(PIP) install --constraint constraints.txt --editable ".[app,offline,adversarial]"
 	touch $@
 
 demo: $(VENV)/.demo data
