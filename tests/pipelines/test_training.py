@@ -127,7 +127,10 @@ def test_a_prior_run_learns_and_leaves_its_files(stage_two):
     assert (prior.config.num_codes, prior.config.num_tokens, prior.config.num_classes) == (32, 49, 10)
     assert prior.config.class_names[0] == "Ankle boot"
     ClassConditionalPipeline(tokenizer, prior, prior.config.class_names)
+    assert prior.config.token_fingerprint == tokenizer.token_fingerprint
     tokenizer.decoder.layers[0].bias.data.add_(1)  # pyright: ignore
+    ClassConditionalPipeline(tokenizer, prior)  # whose tokens are the same
+    tokenizer.to_codebook.bias.data.add_(1)  # pyright: ignore
     with pytest.raises(InputError, match="they do not belong together"):
         ClassConditionalPipeline(tokenizer, prior)
 
