@@ -19,7 +19,7 @@ from .generate import generation_config
 from .model import PRIOR_CLASSES
 from .order.sequences import TokenOrder, num_positions
 
-_FINGERPRINTS = {"tokenizer_fingerprint", "token_fingerprint"}
+_FINGERPRINTS = ("tokenizer_fingerprint", "token_fingerprint")
 _GENERAL = PreTrainedConfig().to_dict().keys() - {"dtype"}  # of every transformers model; none of it shapes a prior
 
 
@@ -115,7 +115,7 @@ def _configuration(description: dict[str, Any], config_class: Any, path: Path) -
             raise InputError(f"{path} has {name} = {fingerprint!r:.60}; it must be a string")
     if description.get("dtype") not in (None, "float32", "bfloat16", "float16"):
         raise InputError(f"{path} has dtype = {description['dtype']!r:.60}; valid are float32, bfloat16, float16")
-    own = counts.keys() | {"codes_per_position", "class_names", "token_order", "scales"} | _FINGERPRINTS
+    own = counts.keys() | {"codes_per_position", "class_names", "token_order", "scales", *_FINGERPRINTS}
     known = config_class().to_dict().keys() | own
     if unknown := sorted(description.keys() - known):
         raise InputError(f"{path} has the unknown key '{unknown[0]}'; valid are {sorted(known - _GENERAL)}")
