@@ -27,9 +27,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+    def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor, smoothing: float, differentiable: bool) -> Tensor:
         count, vocabulary = len(hidden), len(weight)
-        wanted_hidden, wanted_weight = ctx.needs_input_grad[:2]
+        wanted_hidden, wanted_weight = (differentiable and wanted for wanted in ctx.needs_input_grad[:2])
         total = torch.zeros((), device=hidden.device)
         by_hidden = torch.empty_like(hidden) if wanted_hidden else None
         by_weight = torch.zeros(weight.shape, device=weight.device) if wanted_weight else None
@@ -63,6 +63,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             None if by_weight is None else (by_weight * scale).to(ctx.weight_dtype),
             None,
             None,
+            None,
         )
 
 
@@ -78,7 +79,9 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, label_
     Returns:
         A float32 scalar, differentiable once by hidden and weight.
     """
-    return _LinearCrossEntropy.apply(hidden, weight, targets, label_smoothing)  # pyright: ignore[reportReturnType]
+    # A weight needs a gradient, for all that `forward` can see, under no_grad as well.
+    arguments = (hidden, weight, targets, label_smoothing, torch.is_grad_enabled())
+    return _LinearCrossEntropy.apply(*arguments)  # pyright: ignore[reportReturnType]
 
 
 class _NothingKept(DynamicCache):

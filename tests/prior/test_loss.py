@@ -46,6 +46,17 @@ def test_only_wanted_gradients_are_computed():
     assert not linear_cross_entropy(hidden, weight.detach(), torch.tensor([0, 1, 2, 3, 0])).requires_grad
 
 
+def test_validation_computes_no_gradients(monkeypatch):
+    """Two thirds of the time that a validation took: weights ask for gradients where none are recorded, too."""
+    hidden, weight, targets = torch.randn(5, 3), nn.Parameter(torch.randn(4, 3)), torch.tensor([0, 1, 2, 3, 0])
+    expected = linear_cross_entropy(hidden, weight, targets)
+    monkeypatch.setattr(torch.Tensor, "softmax", None)  # of which the gradients by the logits are made
+    with torch.no_grad():
+        assert linear_cross_entropy(hidden, weight, targets) == expected
+    with pytest.raises(TypeError):
+        linear_cross_entropy(hidden, weight, targets)
+
+
 def test_half_precision_is_that_of_autocast():
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(64, 32, generator=generator).bfloat16().requires_grad_()
