@@ -9,7 +9,7 @@ from torch.func import functional_call
 from wvq.tokenizer import VQTokenizer
 from wvq.tokenizer.adversarial.augmentation import augment
 from wvq.tokenizer.adversarial.config import DiscriminatorConfig
-from wvq.tokenizer.adversarial.discriminators import FeatureDiscriminator, PatchDiscriminator
+from wvq.tokenizer.adversarial.discriminators import Discriminator, FeatureDiscriminator, PatchDiscriminator
 from wvq.tokenizer.adversarial.losses import LeCam, hinge_discriminator_loss, hinge_generator_loss, r1_penalty
 from wvq.tokenizer.model import TokenizerOutput
 
@@ -46,7 +46,7 @@ class Players(nn.Module):
     def __init__(
         self,
         tokenizer: VQTokenizer,
-        discriminator: nn.Module | None,
+        discriminator: Discriminator | None,
         config: DiscriminatorConfig,
         accumulation_steps: int = 1,
     ):
@@ -73,10 +73,10 @@ class Players(nn.Module):
             draws: of `augmentation_draws`, for what it sees; None for the images as they are.
         """
         with torch.set_grad_enabled(self.learns_codes and torch.is_grad_enabled()):
-            features = self.tokenizer.features(images)
-            quantized = self.tokenizer.quantizer(features)
+            latents = self.tokenizer.features(images)
+            quantized = self.tokenizer.quantizer(latents)
         reconstructions = self.tokenizer.images(quantized.quantized)
-        output = TokenizerOutput(reconstructions, features, quantized)
+        output = TokenizerOutput(reconstructions, latents, quantized)
         if (discriminator := self.discriminator) is None:
             return output, None
         zero = torch.zeros((), device=images.device)
@@ -89,7 +89,10 @@ class Players(nn.Module):
             return shown if draws is None else augment(shown, draws.to(shown.device))
 
         originals = images.detach().requires_grad_(self.config.r1_weight > 0)
-        real, fake = discriminator(torch.cat([seen(originals), seen(reconstructions.detach())])).chunk(2)
+        of_originals = discriminator.features(seen(originals))
+        features = discriminator.features(seen(reconstructions if judges else reconstructions.detach()))
+        pairs = zip(of_originals, features, strict=True)
+        real, fake = discriminator([torch.cat([a, b.detach()]) for a, b in pairs]).chunk(2)
         terms["lecam"] = self.lecam(real, fake)
         loss = hinge_discriminator_loss(real, fake) + self.config.lecam_weight * terms["lecam"]
         if self.config.r1_weight > 0:
@@ -98,7 +101,7 @@ class Players(nn.Module):
         terms |= {"discriminator_loss": loss, "real_logits": real.float().mean(), "fake_logits": fake.float().mean()}
         if judges:
             frozen = {name: parameter.detach() for name, parameter in discriminator.named_parameters()}
-            judged = functional_call(discriminator, frozen, (seen(reconstructions),))
+            judged = functional_call(discriminator, frozen, (features,))
             terms["adversarial_loss"] = hinge_generator_loss(judged)
         return output, Game(terms["adversarial_loss"], loss, {name: term.detach() for name, term in terms.items()})
 
@@ -110,16 +113,16 @@ class Players(nn.Module):
         return weight
 
 
-def build_discriminator(shape: tuple[int, int, int], config: DiscriminatorConfig) -> nn.Module:
+def build_discriminator(shape: tuple[int, int, int], config: DiscriminatorConfig) -> Discriminator:
     """The discriminator that a configuration describes, of images (C, H, W); it has seen one, of zeros.
 
     Raises:
         InputError: for images that are too small for it, or a frozen network that is not there.
     """
     if config.kind == "features":
-        discriminator: nn.Module = FeatureDiscriminator(config.backbone, config.weights)
+        discriminator: Discriminator = FeatureDiscriminator(config.backbone, config.weights)
     else:
         discriminator = PatchDiscriminator(shape[0], config.base_channels, config.num_layers)
     with torch.no_grad():
-        discriminator(torch.zeros(1, *shape, device="cpu"))
+        discriminator.judge(torch.zeros(1, *shape, device="cpu"))
     return discriminator

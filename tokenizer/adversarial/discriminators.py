@@ -11,7 +11,22 @@ from ..backbones.registry import build_backbone
 from ..errors import InputError
 
 
-class PatchDiscriminator(nn.Module):
+class Discriminator(nn.Module):
+    """What learns, feature maps -> logits, behind what is frozen, images -> feature maps.
+
+    They are apart so that one pass through what is frozen serves both losses: its own, and that of what it judges.
+    """
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """Feature maps (B, width, h, w) of images (B, C, H, W) in [-1, 1]: here the images themselves."""
+        return [images]
+
+    def judge(self, images: Tensor) -> Tensor:
+        """Logits (B, ...) of images (B, C, H, W) in [-1, 1], higher for those that seem real."""
+        return self(self.features(images))
+
+
+class PatchDiscriminator(Discriminator):
     """PatchGAN (arXiv 1611.07004), with group norm where the paper has batch norm.
 
     Images (B, C, H, W) in [-1, 1] -> logits (B, 1, h, w), each of one patch (70x70 with 3 layers).
@@ -22,7 +37,7 @@ class PatchDiscriminator(nn.Module):
         num_layers: layers that halve height and width.
 
     Raises:
-        InputError: in forward, for images that are too small.
+        InputError: in features, for images that are too small.
     """
 
     def __init__(self, channels: int, base_channels: int = 64, num_layers: int = 3):
@@ -39,13 +54,16 @@ class PatchDiscriminator(nn.Module):
             if isinstance(layer, nn.Conv2d):
                 nn.init.normal_(layer.weight, 0.0, 0.02)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def features(self, images: Tensor) -> list[Tensor]:
         if min(images.shape[-2:]) < self.least_side:
             raise InputError(f"images are {tuple(images.shape[-2:])}; the discriminator takes {self.least_side} a side")
-        return self.layers(images)
+        return super().features(images)
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        return self.layers(features[0])
 
 
-class FeatureDiscriminator(nn.Module):
+class FeatureDiscriminator(Discriminator):
     """A small head over each feature map of a frozen network (as arXiv 2111.01007), images -> logits (B, n).
 
     Finer maps have their logits averaged to about as many as the coarsest has, so that all count alike. The frozen
@@ -57,7 +75,7 @@ class FeatureDiscriminator(nn.Module):
         width: of the heads.
 
     Raises:
-        InputError: as `build_backbone`; in forward, for images that are too small for the network.
+        InputError: as `build_backbone`; in features, for images that are too small for the network.
     """
 
     def __init__(self, backbone: str, weights: str | Path | None = None, width: int = 64):
@@ -76,9 +94,11 @@ class FeatureDiscriminator(nn.Module):
             for features in self._frozen[0].widths
         )
 
-    def forward(self, images: Tensor) -> Tensor:
-        backbone = self._frozen[0].to(images.device)
-        logits = [head(x) for head, x in zip(self.heads, backbone(images), strict=True)]
+    def features(self, images: Tensor) -> list[Tensor]:
+        return self._frozen[0].to(images.device)(images)
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        logits = [head(x) for head, x in zip(self.heads, features, strict=True)]
         height, width = logits[-1].shape[-2:]
         windows = [(-(-x.shape[-2] // height), -(-x.shape[-1] // width)) for x in logits]
         pooled = [F.avg_pool2d(x, window, ceil_mode=True) for x, window in zip(logits, windows, strict=True)]

@@ -121,7 +121,8 @@ def read_classifier(name: str, weights: str | Path | None = None) -> Classifier:
         write_once(folder / _kept_as(name, kept[0]), kept[0], folder)
     network.load_state_dict(safetensors.torch.load(kept[0]), assign=True)
     network.fingerprint = hashlib.sha256(kept[0]).hexdigest()
-    return network.requires_grad_(False).eval()
+    # On a CPU convolutions in this layout take three quarters of the time.
+    return network.requires_grad_(False).eval().to(memory_format=torch.channels_last)
 
 
 def _kept_as(name: str, content: bytes) -> str:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from wvq.tokenizer.adversarial.discriminators import FeatureDiscriminator, PatchDiscriminator
+from wvq.tokenizer.adversarial.discriminators import Discriminator, FeatureDiscriminator, PatchDiscriminator
 from wvq.tokenizer.adversarial.losses import hinge_discriminator_loss, r1_penalty
 from wvq.tokenizer.errors import InputError
 
@@ -20,7 +20,7 @@ def images(fashion_images: tuple[Tensor, Tensor]) -> Tensor:
     return F.pad(fashion_images[0][::75].float() / 127.5 - 1, (2, 2, 2, 2), value=-1)
 
 
-def build(name: str) -> nn.Module:
+def build(name: str) -> Discriminator:
     torch.manual_seed(0)
     return PatchDiscriminator(1, 8, 2) if name == "patch" else FeatureDiscriminator("st-lpips-alex", width=16)
 
@@ -34,7 +34,7 @@ def test_patches_of_70_pixels() -> None:
         if isinstance(layer, nn.GroupNorm):  # which sees the whole image
             layer.forward = nn.Identity().forward
     images = torch.zeros(1, 3, 160, 160, requires_grad=True)
-    logits = network(images)
+    logits = network.judge(images)
     assert logits.shape == (1, 1, 18, 18)
     logits[0, 0, 9, 9].backward()
     assert images.grad is not None
@@ -44,21 +44,21 @@ def test_patches_of_70_pixels() -> None:
 
 @given(side=st.integers(12, 40), base=st.integers(1, 12))
 def test_every_width_and_size_has_logits(side: int, base: int) -> None:
-    logits = PatchDiscriminator(1, base, 2)(torch.zeros(2, 1, side, side + 5))
+    logits = PatchDiscriminator(1, base, 2).judge(torch.zeros(2, 1, side, side + 5))
     assert logits.shape[:2] == (2, 1)
     assert logits.numel() > 0
 
 
 def test_images_that_are_too_small_are_refused() -> None:
     with pytest.raises(InputError, match=r"images are \(23, 64\); the discriminator takes 24 a side"):
-        PatchDiscriminator(3, 8)(torch.zeros(1, 3, 23, 64))
+        PatchDiscriminator(3, 8).judge(torch.zeros(1, 3, 23, 64))
 
 
 @pytest.mark.parametrize("name", ["patch", "feature"])
 def test_an_image_is_judged_alone(name: str, images: Tensor) -> None:
     """Whatever else is in the batch, so that any number of processes judge alike."""
     network = build(name).train()
-    torch.testing.assert_close(network(images)[2:4], network(images[2:4]), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(network.judge(images)[2:4], network.judge(images[2:4]), atol=1e-5, rtol=1e-4)
     assert not dict(network.named_buffers())
 
 
@@ -68,12 +68,12 @@ def test_it_tells_two_small_sets_apart(name: str, images: Tensor) -> None:
     optimizer = torch.optim.Adam(network.parameters(), 2e-3)
     loss = torch.zeros(())
     for _ in range(40):
-        loss = hinge_discriminator_loss(network(real), network(fake))
+        loss = hinge_discriminator_loss(network.judge(real), network.judge(fake))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     with torch.no_grad():
-        assert network(real).flatten(1).mean(1).min() > network(fake).flatten(1).mean(1).max()
+        assert network.judge(real).flatten(1).mean(1).min() > network.judge(fake).flatten(1).mean(1).max()
     assert loss.item() < 0.5
 
 
@@ -82,7 +82,7 @@ def test_it_tells_two_small_sets_apart(name: str, images: Tensor) -> None:
 def test_half_precision_is_finite(name: str, dtype: torch.dtype, images: Tensor) -> None:
     network, images = build(name), images[:1].clone().requires_grad_()
     with torch.autocast("cpu", dtype):
-        logits = network(images)
+        logits = network.judge(images)
     penalty = hinge_discriminator_loss(logits, logits)
     penalty.backward()
     assert images.grad is not None
@@ -94,12 +94,12 @@ def test_only_heads_are_trained_kept_and_counted(images: Tensor) -> None:
     assert {name.split(".")[0] for name in network.state_dict()} == {"heads"}
     assert all(parameter.requires_grad for parameter in network.parameters())
     assert len(network.heads) == 5
-    logits = network(images)
+    logits = network.judge(images)
     assert logits.ndim == 2
-    assert copy.deepcopy(network)(images).equal(logits)
+    assert copy.deepcopy(network).judge(images).equal(logits)
     # R1 goes through the frozen network to the images, and from there to the heads.
     pixels = images[:1].clone().requires_grad_()
-    r1_penalty(pixels, network(pixels)).backward()
+    r1_penalty(pixels, network.judge(pixels)).backward()
     weight = network.heads[0].get_submodule("1").get_parameter("weight")
     assert weight.grad is not None
     assert weight.grad.norm() > 0
@@ -111,5 +111,5 @@ def test_maps_count_alike(images: Tensor) -> None:
         last = head.get_submodule("5")
         nn.init.zeros_(last.get_parameter("weight"))
         nn.init.constant_(last.get_parameter("bias"), 2.0**number)
-    logits = network(images[:1])
+    logits = network.judge(images[:1])
     assert [(logits == 2.0**number).sum().item() for number in range(5)] == [16] * 5

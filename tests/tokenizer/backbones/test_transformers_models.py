@@ -50,7 +50,7 @@ def test_features_of_places_serve_both_losses(name: str, folders: dict[str, Path
     assert not any(parameter.requires_grad for parameter in backbone.parameters())
     reconstructions = images.roll(1, 0).requires_grad_()
     loss = PerceptualLoss(name, folders[name])(images, reconstructions)
-    logits = FeatureDiscriminator(name, folders[name], width=8)(reconstructions)
+    logits = FeatureDiscriminator(name, folders[name], width=8).judge(reconstructions)
     assert logits.shape == (2, 4 * sides[name][-1] ** 2)
     (loss + logits.mean()).backward()
     assert reconstructions.grad is not None
