@@ -21,7 +21,7 @@ FUNCTIONS = {
     "wvq.pipelines.train_prior.validate": _WHICH,
     "wvq.pipelines.train_prior.write_samples": _LABELS,
     "wvq.eval.codebook.examine_tokenizer": _WHICH,
-    "wvq.eval.comparison.compare.score": _LABELS,
+    "wvq.eval.comparison.scoring.score": _LABELS,
     "wvq.eval.feature_scores._interval": _FEATURES,
     "wvq.eval.features.sample_note.read_sample_note": "classes that a file names",
     "wvq.eval.features.samples.sample_features": _LABELS,

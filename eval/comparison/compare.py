@@ -4,44 +4,33 @@ import shlex
 import shutil
 import sys
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
+from operator import call
 from pathlib import Path
 from typing import Any, get_args
 
-import torch
-
-from wvq.pipelines import ClassConditionalPipeline
 from wvq.pipelines.adversarial.command import train_stage_one
-from wvq.pipelines.generation import sample_images
-from wvq.pipelines.processes import this_device
-from wvq.pipelines.sharing.card import write_card
 from wvq.pipelines.tokenize import Tokenization, tokenize
 from wvq.pipelines.train_prior import train_pipeline, train_prior
 from wvq.pipelines.training.same_run import FROM_DATA, INPUTS_FILE, inputs_difference, recorded_inputs
 from wvq.pipelines.training.saved_config import MAY_CHANGE, as_json, first_difference, read_config
-from wvq.tokenizer import InputError, VQTokenizer
+from wvq.tokenizer import InputError
 from wvq.tokenizer.data.dataset import ImageDataset, load_splits
 from wvq.tokenizer.storage.atomic import write_json
 from wvq.tokenizer.storage.untrusted import read_json
 
-from ..features.extractor import Extractor
-from ..features.feature_set import extract_features
-from ..features.reference import ReferenceStatistics
-from ..features.registry import build_extractor
-from ..perturbation import SomeImages, evaluate_perturbation
 from ..report.columns import table_columns
 from ..report.groups import group_rows, statistics_rows
 from ..report.page import write_report
 from ..report.pairs import pair_rows
 from ..report.table_files import plain, write_tables
-from ..scores import evaluate_generation, evaluate_reconstruction, reference_statistics
 from .budget import measure_steps
 from .clock import Clock
-from .collect import ablations, commands, load_run, run_report, shared_protocol, table_row
+from .collect import ablations, commands, run_report, shared_protocol, table_row
 from .config import Cell, Comparison, Method, Stage
 from .own_options import grid_comparison, grid_rows, with_own_options
-from .own_sampling import own_sampling, sweep_yardstick
 from .parallel import run_parallel
+from .scoring import References, score_cell, take_references
 
 __all__ = ["Comparison", "Method", "compare"]
 
@@ -70,9 +59,8 @@ def compare(config: Comparison) -> Path:
         tried, config = grid_rows(config), with_own_options(config)
     unfinished = [cell for cell in config.cells if not (root / cell.folder / "scores.json").exists()]
     if unfinished:
-        extractor = build_extractor(config.extractor, config.extractor_weights)  # before hours of training, not after
-        train_cells(config, unfinished)
-        score_cells(config, unfinished, train_set, evaluation_set, extractor)
+        references = take_references(config, train_set, evaluation_set)  # before hours of training, not after
+        run_cells(config, unfinished, references)
     return write_results(config, evaluation_set, tried)
 
 
@@ -126,20 +114,23 @@ def claim_folder(root: Path, config: Comparison, inputs: dict[str, str]) -> None
     write_json(root / INPUTS_FILE, inputs)
 
 
-def train_cells(config: Comparison, cells: list[Cell]) -> None:
-    """Train all these cells, each stage unless that has been done; several at once if there are jobs.
+def run_cells(config: Comparison, cells: list[Cell], references: References) -> None:
+    """Train all these cells, each stage unless that has been done, and score them; several at once if there are jobs.
 
-    A prior is trained as soon as its tokenizer is there, but where a budget of seconds is measured: all trainings of a
-    stage then have the same company.
+    What a cell needs next is done as soon as there is a place for it, but where a budget of seconds is measured: all
+    trainings of a stage then have the same company.
     """
-    at_once: list[tuple[Stage, ...]] = (
-        [(stage,) for stage in config.stages] if config.prior_budget.seconds else [config.stages]
-    )
-    for stages in at_once:
+    together = not config.prior_budget.seconds
+    scoring = {cell.folder: [(score_cell, config, cell, references)] for cell in cells}
+    for stages in [config.stages] if together else [(stage,) for stage in config.stages]:
         if seconds := config.budget(stages[0]).seconds:
             groups = {cell.group: cell for cell in reversed(cells)}
             run_parallel(measure_cell, [[(config, stages[0], cell, seconds)] for cell in groups.values()], config.jobs)
-        run_parallel(train_cell, [[(config, stage, cell) for stage in stages] for cell in cells], config.jobs)
+        chains = [[(train_cell, config, stage, cell) for stage in stages] for cell in cells]
+        scored = [scoring[cell.folder] if together else [] for cell in cells]
+        run_parallel(call, [[*chain, *last] for chain, last in zip(chains, scored, strict=True)], config.jobs)
+    if not together:
+        run_parallel(call, list(scoring.values()), config.jobs)
 
 
 def train_cell(config: Comparison, stage: Stage, cell: Cell) -> None:
@@ -175,59 +166,6 @@ def encode(config: Comparison, cell: Cell) -> None:
     if not Path(prior.output_dir).exists():
         with Clock(Path(config.output_dir) / cell.folder / "seconds.json").measure("tokens"):
             tokenize(Tokenization(prior.tokenizer, prior.data, prior.tokens_dir, prior.crops))
-
-
-def score_cells(
-    config: Comparison, cells: list[Cell], train_set: ImageDataset, evaluation_set: ImageDataset, extractor: Extractor
-) -> None:
-    """Write scores.json of these cells, one after the other, all against the same reference."""
-    device = this_device()
-    extractor = extractor.to(device)
-    reference = reference_statistics(evaluation_set, extractor)
-    perturbed = SomeImages(evaluation_set, config.perturbed_images)
-    originals = extract_features(perturbed, extractor) if config.perturbed_images else None
-    yardstick = sweep_yardstick(config, train_set, extractor)
-    for cell in cells:
-        folder = Path(config.output_dir) / cell.folder
-        tokenizer, pipeline = load_run(folder, config.tokenizers_only, device)
-        own = replace(config, sampling=own_sampling(config, cell, pipeline, yardstick))
-        clock = Clock(folder / "seconds.json")
-        scores = score(own, tokenizer, pipeline, evaluation_set, reference, extractor, clock)
-        if originals is not None:
-            with clock.measure("evaluation"):
-                scores["perturbation"] = evaluate_perturbation(tokenizer, perturbed, extractor, originals).as_dict()
-        if pipeline is not None:
-            write_card(folder / "prior" / "pipeline", pipeline, scores)
-        write_json(folder / "scores.json", scores)  # last: it makes the cell a finished one
-
-
-def score(
-    config: Comparison,
-    tokenizer: VQTokenizer,
-    pipeline: ClassConditionalPipeline | None,
-    evaluation_set: ImageDataset,
-    reference: ReferenceStatistics,
-    extractor: Extractor,
-    clock: Clock,
-) -> dict[str, Any]:
-    """All scores of one run, with their protocols and the histogram of its codes."""
-    with clock.measure("evaluation"):
-        reconstruction = evaluate_reconstruction(tokenizer, evaluation_set, extractor, reference)
-    scores: dict[str, Any] = {
-        "reconstruction": reconstruction.as_dict(),
-        "code_histogram": reconstruction.code_histogram.tolist(),
-        "perturbation": None,
-        "generation": None,
-    }
-    if pipeline is not None:
-        labels = torch.arange(config.num_generated) % max(1, pipeline.prior.config.num_classes)
-        images = sample_images(pipeline, labels, config.sampling)
-        about = {**asdict(config.sampling), "classes": "in equal shares", "tokenizer": tokenizer.fingerprint}
-        generation = evaluate_generation(
-            clock.each("sampling", images), reference, extractor, sampling=about, progress=False
-        )
-        scores["generation"] = generation.as_dict()
-    return scores
 
 
 def write_results(config: Comparison, evaluation_set: ImageDataset, tried: list[dict[str, Any]] | None = None) -> Path:

@@ -10,19 +10,29 @@ from wvq.tokenizer.data.dataset import ImageDataset
 from wvq.tokenizer.storage.untrusted import read_json
 
 from ..features.extractor import Extractor
+from ..features.feature_set import FeatureSet
 from ..perturbation import SomeImages
 from ..sweep.folder import RESULTS_FILE, Yardstick, sweep_in_folder
 from .clock import Clock
 from .config import Cell, Comparison
 
 
-def sweep_yardstick(config: Comparison, train_set: ImageDataset, extractor: Extractor) -> Yardstick | None:
-    """What the settings of all runs are measured with; None without a sweep."""
+def sweep_yardstick(
+    config: Comparison, train_set: ImageDataset, extractor: Extractor, features: FeatureSet | None = None
+) -> Yardstick | None:
+    """What the settings of all runs are measured with; None without a sweep.
+
+    Args:
+        config: of the comparison.
+        train_set: whose images are the reference.
+        extractor: of features.
+        features: of the reference, where they have been taken.
+    """
     if not swept(config):
         return None
     images = SomeImages(train_set, config.sweep.num_reference)
     # Compared with each other only, as the distances of a comparison are: few images are allowed there as well.
-    return Yardstick(images, extractor, config.sweep.num_generated, allow_few_images=True)
+    return Yardstick(images, extractor, config.sweep.num_generated, allow_few_images=True, features=features)
 
 
 def own_sampling(

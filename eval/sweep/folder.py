@@ -43,6 +43,7 @@ class Yardstick:
         scores: further ones than the Fréchet distance.
         allow_few_images: whether to give a Fréchet distance of no more images than dimensions.
         chunks: where the features of the reference are kept.
+        features: of the reference, where they have been taken.
 
     Raises:
         InputError: for too few images.
@@ -54,6 +55,7 @@ class Yardstick:
     scores: tuple[str, ...] = ()
     allow_few_images: bool = False
     chunks: Chunks = field(default_factory=Chunks)
+    features: FeatureSet | None = None
 
     def __post_init__(self) -> None:
         counts = {"generated": self.num_generated, "reference": len(self.images)}
@@ -61,7 +63,9 @@ class Yardstick:
 
     @cached_property
     def reference(self) -> FeatureSet:
-        """The features of the reference, taken when they are first asked for, on all processes."""
+        """Features of the reference; unless they are there, taken when they are first asked for, on all processes."""
+        if self.features is not None:
+            return self.features
         with_spatial = "sfid" in self.scores
         return extract_features(self.images, self.extractor, chunks=self.chunks, with_spatial=with_spatial)
 
