@@ -70,6 +70,9 @@ class PriorTraining(TrainingConfig):
     """Optimizer of the matrices inside the layers; embeddings, output layer and norms always have AdamW."""
     learning_rate: float = 1e-3
     """Peak learning rate."""
+    table_learning_rate: float | None = None
+    """Peak learning rate of the embeddings and of the output layer, whose rows AdamW moves by as much, however seldom
+    their id is met; None for learning_rate, much less for large codebooks with code_geometry."""
     weight_decay: float = 0.05
     """Decoupled weight decay of the matrices."""
     final_learning_rate: float = 0.05
@@ -103,6 +106,8 @@ class PriorTraining(TrainingConfig):
         super().__post_init__()
         expand_home(self, "tokenizer", "tokens_dir")
         check_range(self, "code_geometry", "sampled_ids", "crops", "sample_every", "sample_guidance_scale", least=0)
+        if self.table_learning_rate is not None:
+            check_range(self, "table_learning_rate", least=0)
         if self.gradient_accumulation_steps < 0:
             raise InputError(
                 f"gradient_accumulation_steps is {self.gradient_accumulation_steps}; it must be at least 1, or 0 to try"

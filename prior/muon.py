@@ -9,6 +9,8 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from wvq.tokenizer.distributed import whole_tensor
 
+_TABLES = ("embed_tokens.weight", "wte.weight", "lm_head.weight")  # a row for each id, in Llama and in GPT-2
+
 
 class Muon(torch.optim.Muon):
     """`torch.optim.Muon` (arXiv 2502.16982), which also is right for matrices that are sharded (FSDP2).
@@ -69,17 +71,21 @@ def _orthogonal_change(update: Tensor, group: dict[str, Any]) -> Tensor:
 def build_optimizers(model: nn.Module, config: Any) -> list[torch.optim.Optimizer]:
     """AdamW with decay on matrices only; with "muon", Muon (arXiv 2502.16982) for the matrices inside the layers.
 
-    Muon's update is scaled to the root mean square of AdamW's, so that both share one learning rate.
+    Muon's update is scaled to the root mean square of AdamW's, so that both share one learning rate. The rows of ids may
+    have another, `config.table_learning_rate`.
 
     AdamW is one kernel, which a GPU needs to skip a step without the host; on a CPU it takes an eighth of the time.
     """
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and (".layers." in name or ".h." in name)]
     inside = {id(p) for p in matrices}
-    tables = [p for p in model.parameters() if p.ndim == 2 and id(p) not in inside]
-    vectors = [p for p in model.parameters() if p.ndim != 2]
     rate, decay = config.learning_rate, config.weight_decay
-    kept, decayed = ({"params": own, "peak": rate, "weight_decay": d} for own, d in ((vectors, 0.0), (tables, decay)))
-    groups = [decayed, kept]
+    table_rate = rate if config.table_learning_rate is None else config.table_learning_rate
+    groups = [
+        {"params": [p], "peak": table_rate if name.endswith(_TABLES) else rate, "weight_decay": decay}
+        for name, p in model.named_parameters()
+        if p.ndim == 2 and id(p) not in inside
+    ]
+    groups.append({"params": [p for p in model.parameters() if p.ndim != 2], "peak": rate, "weight_decay": 0.0})
     if config.optimizer == "adamw":
         groups.append({"params": matrices, "peak": rate, "weight_decay": decay})
         return [torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.95), fused=True)]

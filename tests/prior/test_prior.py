@@ -162,6 +162,19 @@ def test_optimizers_have_every_parameter_once_and_never_decay_vectors(optimizer,
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("rate", [0.0, 1e-5, None])
+def test_rows_of_ids_have_their_own_learning_rate(architecture, tied, rate):
+    prior = tiny_prior(architecture=architecture, tie_embeddings=tied)
+    adamw, _ = build_optimizers(prior, PriorTraining(table_learning_rate=rate))
+    own = {id(prior.get_input_embeddings().weight), id(prior.get_output_embeddings().weight)}
+    peaks = {id(parameter): group["peak"] for group in adamw.param_groups for parameter in group["params"]}
+    expected = PriorTraining().learning_rate
+    assert all(peak == (expected if rate is None or key not in own else rate) for key, peak in peaks.items())
+    assert own <= peaks.keys()
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
 def test_muon_has_the_matrices_inside_the_layers_and_nothing_else(architecture):
     prior = tiny_prior(architecture=architecture)
     layers = prior.model.layers if architecture == "llama" else prior.transformer.h
@@ -183,6 +196,7 @@ def test_muon_has_the_matrices_inside_the_layers_and_nothing_else(architecture):
             "label_smoothing is 0.1 with sampled_ids 8",
         ),
         ({"sampled_ids": -1}, "sampled_ids is -1; it must be at least 0"),
+        ({"table_learning_rate": -0.1}, "table_learning_rate is -0.1; it must be at least 0"),
         ({"ema_decay": -0.1}, r"ema_decay is -0.1; it must be in \[0, 1\)"),
         ({"steps": 0}, "steps is 0; it must be at least 1"),
         ({"batch_size": 10, "gradient_accumulation_steps": 4}, "batch_size is 10; it must divide by"),
