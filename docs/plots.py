@@ -66,6 +66,31 @@ def alignments() -> Figure:
     return figure
 
 
+def codes() -> Figure:
+    """PSNR, rFD and FD against the number of codes, of Wasserstein-VQ and of vanilla from its best start."""
+    figure, panels = sheet(3)
+    scores = (("psnr", "PSNR, dB"), ("reconstruction_frechet_distance", "rFD[efficientnet-lite0]"),
+              ("generation_frechet_distance", "FD[efficientnet-lite0] of samples"))  # fmt: skip
+    for method, name, color in (
+        ("wasserstein", "Wasserstein-VQ", BLUE),
+        ("vanilla-from-data", "vanilla, from data", ORANGE),
+    ):
+        runs = sorted(
+            (row for row in rows("codes") if row["quantizer"] == method),
+            key=lambda row: row["setting"]["codebook_size"],
+        )
+        sizes = [row["setting"]["codebook_size"] for row in runs]
+        for axes, (score, _) in zip(panels, scores, strict=True):
+            axes.plot(sizes, [row[score] for row in runs], "o-", color=color, label=name)
+            axes.set_xscale("log", base=2)
+            axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+            axes.minorticks_off()
+    for axes, (_, label) in zip(panels, scores, strict=True):
+        finish(axes, "codes", label)
+    panels[0].legend(frameon=False)
+    return figure
+
+
 def quantizers() -> Figure:
     """Utilization, PSNR and rFD of every quantizer, a point for each of three seeds."""
     figure, panels = sheet(3, sharey=True)
@@ -98,7 +123,7 @@ def finish(axes: Axes, x: str, y: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-PLOTS = {"starts": starts, "alignments": alignments, "quantizers": quantizers}
+PLOTS = {"codes": codes, "starts": starts, "alignments": alignments, "quantizers": quantizers}
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else RESULTS

@@ -99,7 +99,7 @@ class Comparison:
     prior_budget: Budget = field(default_factory=Budget)
     """Images or seconds that each prior is trained on, in place of prior.steps."""
     jobs: int = 1
-    """Trainings at once, each with its share of the cores, and a GPU of its own where there are as many."""
+    """Trainings and scorings at once, each with its share of the cores, and a GPU of its own where there are enough."""
     tokenizers_only: bool = False
     """Compare the tokenizers alone, without training priors."""
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
