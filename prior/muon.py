@@ -71,8 +71,8 @@ def _orthogonal_change(update: Tensor, group: dict[str, Any]) -> Tensor:
 def build_optimizers(model: nn.Module, config: Any) -> list[torch.optim.Optimizer]:
     """AdamW with decay on matrices only; with "muon", Muon (arXiv 2502.16982) for the matrices inside the layers.
 
-    Muon's update is scaled to the root mean square of AdamW's, so that both share one learning rate. The rows of ids may
-    have another, `config.table_learning_rate`.
+    Muon's update is scaled to the root mean square of AdamW's, so that both share one learning rate. The rows of ids
+    may have another, `config.table_learning_rate`.
 
     AdamW is one kernel, which a GPU needs to skip a step without the host; on a CPU it takes an eighth of the time.
     """
