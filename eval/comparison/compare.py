@@ -120,17 +120,18 @@ def run_cells(config: Comparison, cells: list[Cell], references: References) -> 
     What a cell needs next is done as soon as there is a place for it, but where a budget of seconds is measured: all
     trainings of a stage then have the same company.
     """
-    together = not config.prior_budget.seconds
-    scoring = {cell.folder: [(score_cell, config, cell, references)] for cell in cells}
-    for stages in [config.stages] if together else [(stage,) for stage in config.stages]:
+    at_once: list[tuple[Stage, ...]] = (
+        [(stage,) for stage in config.stages] if config.prior_budget.seconds else [config.stages]
+    )
+    for stages in at_once:
         if seconds := config.budget(stages[0]).seconds:
             groups = {cell.group: cell for cell in reversed(cells)}
             run_parallel(measure_cell, [[(config, stages[0], cell, seconds)] for cell in groups.values()], config.jobs)
-        chains = [[(train_cell, config, stage, cell) for stage in stages] for cell in cells]
-        scored = [scoring[cell.folder] if together else [] for cell in cells]
-        run_parallel(call, [[*chain, *last] for chain, last in zip(chains, scored, strict=True)], config.jobs)
-    if not together:
-        run_parallel(call, list(scoring.values()), config.jobs)
+        chains: list[list[Any]] = [[(train_cell, config, stage, cell) for stage in stages] for cell in cells]
+        if stages[-1] == config.stages[-1]:
+            for chain, cell in zip(chains, cells, strict=True):
+                chain.append((score_cell, config, cell, references))
+        run_parallel(call, chains, config.jobs)
 
 
 def train_cell(config: Comparison, stage: Stage, cell: Cell) -> None:
