@@ -7,6 +7,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 RESULTS = Path(__file__).parents[1] / "eval" / "results"
 BLUE, ORANGE, GREY = "#0072B2", "#E69F00", "#555555"  # Okabe and Ito
@@ -85,8 +86,9 @@ def codes() -> Figure:
             axes.set_xscale("log", base=2)
             axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
             axes.minorticks_off()
-    for axes, (_, label) in zip(panels, scores, strict=True):
+    for axes, (score, label) in zip(panels, scores, strict=True):
         finish(axes, "codes", label)
+        axes.yaxis.set_major_locator(MaxNLocator(5, integer=score != "psnr"))
     panels[0].legend(frameon=False)
     return figure
 
