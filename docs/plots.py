@@ -89,7 +89,7 @@ def codes() -> Figure:
     for axes, (score, label) in zip(panels, scores, strict=True):
         finish(axes, "codes", label)
         axes.yaxis.set_major_locator(MaxNLocator(5, integer=score != "psnr"))
-    panels[0].legend(frameon=False)
+    panels[0].legend(frameon=False, loc="lower right")
     return figure
 
 
