@@ -8,9 +8,10 @@ import pytest
 import torch
 from adversarial_runs import DISCRIMINATOR, toy_training
 from safetensors.torch import load_file
-from toy_runs import assert_equal_runs, rows, untrained_tokenizer
+from toy_runs import MODEL, assert_equal_runs, rows, untrained_tokenizer
 
 from wvq.pipelines.adversarial.command import TokenizerRefinement, refine_tokenizer, train_stage_one
+from wvq.pipelines.adversarial.players import Players, build_discriminator
 from wvq.pipelines.train_tokenizer import TokenizerTraining, train_tokenizer
 from wvq.tokenizer import InputError, VQTokenizer
 from wvq.tokenizer.adversarial.config import PerceptualConfig
@@ -49,6 +50,22 @@ def test_the_checkpoint_before_the_switch_is_kept(config: TokenizerTraining):
     train_stage_one(dataclasses.replace(config, keep_checkpoints=1))
     found = sorted(path.name for path in (Path(config.output_dir) / "checkpoints").iterdir())
     assert found == ["step-00000005", "step-00000012"]
+
+
+@pytest.mark.parametrize("kind", ["patch", "features"])
+def test_each_loss_moves_its_own_player_alone(kind: Any):
+    """Though both see the features of the same reconstructions."""
+    settings = dataclasses.replace(DISCRIMINATOR, kind=kind, backbone="st-lpips-alex")
+    tokenizer = VQTokenizer(dataclasses.replace(MODEL, image_size=32))
+    judge = build_discriminator((1, 32, 32), settings)
+    images = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    _, game = Players(tokenizer, judge, settings).train()(images, plays=True, judges=True)
+    losses = {game.adversarial_loss: (tokenizer.decoder, judge), game.discriminator_loss: (judge, tokenizer)}
+    for loss, (moved, other) in losses.items():
+        gradients = torch.autograd.grad(loss, list(moved.parameters()), retain_graph=True, allow_unused=True)
+        assert any(gradient is not None and gradient.norm() > 0 for gradient in gradients)
+        gradients = torch.autograd.grad(loss, list(other.parameters()), retain_graph=True, allow_unused=True)
+        assert all(gradient is None for gradient in gradients)
 
 
 def test_losses_share_no_weights(config: TokenizerTraining):
