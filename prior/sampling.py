@@ -141,7 +141,7 @@ def sample_tokens(
                         if seen == 0:
                             new[len(block) :, 0] = null_class
                     logits.append(decoder(new, cache).view(-1, len(block), num_codes))
-                conditional, *rest = torch.cat(logits, dim=1)[:, :batch]
+                conditional, *rest = (torch.cat(logits, dim=1) if logits[1:] else logits[0])[:, :batch]
                 scores = conditional
                 if scales[position] != 1:
                     scores = rest[0] + scales[position] * (conditional - rest[0])

@@ -83,6 +83,9 @@ def test_onednn_operators_of_packed_matrices() -> None:
         "torch/_inductor/mkldnn_lowerings.py what they are called now, and call that in PackedLinear"
     )
     assert "binary" in torch.ops.mkldnn._linear_pointwise.overloads(), "see above, for PackedLinear.plus and times"
+    if torch.backends.mkl.is_available():
+        missing = [name for name in ("_mkl_reorder_linear_weight", "_mkl_linear") if not hasattr(torch.ops.mkl, name)]
+        assert not missing, f"torch.ops.mkl has no {missing}: look them up as well; without, Intel's CPUs have oneDNN"
     assert hasattr(torch.ops.aten, "_weight_int8pack_mm"), (
         "find torch's product of bfloat16 with int8 matrices for Int8Linear, or have it round its weights to bfloat16"
     )

@@ -90,25 +90,26 @@ class StaticCache:
         like = self.layers[0]
         return like.new_zeros(visible.shape).masked_fill_(~visible, float("-inf"))
 
-    def attend(self, layer: int, heads: Tensor, places: Tensor, mask: Tensor, scale: float) -> Tensor:
+    def attend(self, layer: int, heads: Tensor, places: Tensor, mask: Tensor) -> Tensor:
         """Store keys and values of the reserved positions, and attend from them.
 
-        heads: queries, keys and values, (R, n, 3, H, d), in any dtype; mask: by `mask`; returns (R * n, C).
+        heads: queries, already scaled, keys and values, (R, n, 3, H, d), in any dtype; mask: by `mask`; returns
+        (R * n, C).
         """
-        cache = self.layers[layer]
-        new = heads[:, :, 1:].permute(2, 0, 3, 1, 4)  # (2, R, H, n, d)
-        queries = heads[:, :, 0].transpose(1, 2).to(cache.dtype)  # (R, H, n, d)
+        rows, n, _, count, channels = heads.shape
+        queries, cache = heads.select(2, 0).transpose(1, 2).to(mask.dtype), self.layers[layer]  # (R, H, n, d)
         if self.captured:
+            new = heads[:, :, 1:].permute(2, 0, 3, 1, 4)  # (2, R, H, n, d)
             cache.index_copy_(2, places, new.flatten(1, 2).to(cache.dtype))
-            keys, values = cache.unflatten(1, (self.rows, self.heads))
-            attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask[:, None], scale=scale)
+            keys, values = cache.unflatten(1, (rows, count))
+            attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask[:, None], scale=1.0)
         else:
-            cache.unflatten(1, (self.rows, self.heads))[:, :, :, self.start : self.end] = new
+            stored = cache.view(2, rows, count, -1, channels).permute(1, 3, 0, 2, 4)  # (R, T, 2, H, d)
+            stored.narrow(1, self.start, n).copy_(heads.narrow(2, 1, 2))
             # On a CPU scaled_dot_product_attention of a few queries takes twice as long, six times in bfloat16, and its
-            # last bits depend on the number of threads.
-            keys, values = cache
-            if len(mask) > 1:
-                mask = mask.repeat_interleave(self.heads, dim=0)
-            scores = torch.baddbmm(mask, queries.flatten(0, 1), keys.mT, alpha=scale)
-            attended = torch.bmm(scores.softmax(dim=-1), values).unflatten(0, (self.rows, self.heads))
-        return attended.transpose(1, 2).flatten(0, 1).flatten(1)
+            # last bits depend on the number of threads; baddbmm with the mask takes up to 1.5 times as long as bmm.
+            keys, values = cache.unbind()
+            scores = torch.bmm(queries.flatten(0, 1), keys.mT)
+            scores.view(len(mask), -1, *mask.shape[1:]).add_(mask[:, None])
+            attended = torch.bmm(scores.softmax(dim=-1), values).view(rows, count, n, channels)
+        return attended.transpose(1, 2).reshape(rows * n, count * channels)

@@ -33,12 +33,16 @@ class GPT2Decoder(StaticDecoder):
         def product(layer: Conv1D) -> PackedLinear:
             return packed_linear(layer.weight.mT, layer.bias, rows, dtype)
 
+        def scaled(layer: Conv1D, scaling: float) -> PackedLinear:
+            scales = layer.bias.new_ones(layer.bias.shape, dtype=torch.float32)
+            scales[: len(scales) // 3] = scaling  # of the queries
+            return packed_linear((layer.weight.float() * scales).mT, layer.bias.float() * scales, rows, dtype)
+
         self.output = packed_linear(model.lm_head.weight[:num_codes], None, rows, dtype)
         self.layers: list[Any] = [
             (
                 block.ln_1,
-                product(block.attn.c_attn),
-                block.attn.scaling,
+                scaled(block.attn.c_attn, block.attn.scaling),
                 product(block.attn.c_proj),
                 block.ln_2,
                 product(block.mlp.c_fc),
@@ -60,9 +64,9 @@ class GPT2Decoder(StaticDecoder):
         mask = cache.mask(places, visible)
         x = F.embedding(tokens, self.embedding) + self.positions[places if positions is None else positions]
         x = x.float().flatten(0, 1)  # (R * n, C)
-        for index, (norm1, qkv, scale, project, norm2, up, down) in enumerate(self.layers):
+        for index, (norm1, qkv, project, norm2, up, down) in enumerate(self.layers):
             heads = qkv(self._normed(x, norm1)).view(rows, n, 3, cache.heads, -1)
-            x = project.plus(cache.attend(index, heads, places, mask, scale), x)
+            x = project.plus(cache.attend(index, heads, places, mask), x)
             x = down.plus(up.activated(self._normed(x, norm2), "gelu_tanh"), x)
         return self.output(self._normed(x.view(rows, n, -1)[:, -num_logits:], self.norm)).float()
 

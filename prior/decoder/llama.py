@@ -11,7 +11,7 @@ from transformers.activations import SiLUActivation
 from transformers.models.llama import modeling_llama as llama
 
 from .cache import StaticCache
-from .packed_linear import PackedLinear, packed_linear
+from .packed_linear import GatedLinear, PackedLinear, packed_linear
 from .static import StaticDecoder
 
 LLAMA_MODULES = {
@@ -37,28 +37,27 @@ class LlamaDecoder(StaticDecoder):
         channels, heads = model.config.hidden_size, model.config.num_attention_heads
         self.floor = torch.tensor(math.sqrt(channels * model.config.rms_norm_eps), device=self.embedding.device)
 
-        def product(*weights: Tensor, norm: Any = None) -> PackedLinear:
-            weight = torch.cat(weights).float()  # a copy, also of one
-            if norm is not None:
-                weight *= norm.weight.float() * math.sqrt(channels)
+        def product(weight: Tensor) -> PackedLinear:
             return packed_linear(weight, None, rows, dtype)
+
+        def normed(weight: Tensor, norm: Any) -> Tensor:
+            return weight.float() * (norm.weight.float() * math.sqrt(channels))
 
         def paired(weight: Tensor) -> Tensor:
             return weight.unflatten(0, (heads, 2, -1)).transpose(1, 2).flatten(0, 2)
 
-        self.output = product(model.lm_head.weight[:num_codes], norm=model.model.norm)
+        self.output = product(normed(model.lm_head.weight[:num_codes], model.model.norm))
         layers: Any = model.model.layers
         self.layers: list[Any] = []
         for layer in layers:
             attention, mlp, norm = layer.self_attn, layer.mlp, layer.post_attention_layernorm
-            projections = paired(attention.q_proj.weight), paired(attention.k_proj.weight), attention.v_proj.weight
+            queries = attention.q_proj.weight.float() * attention.scaling
+            projections = paired(queries), paired(attention.k_proj.weight), attention.v_proj.weight
             self.layers.append(
                 (
-                    product(*projections, norm=layer.input_layernorm),
-                    attention.scaling,
+                    product(normed(torch.cat(projections), layer.input_layernorm)),
                     product(attention.o_proj.weight),
-                    product(mlp.gate_proj.weight, norm=norm),
-                    product(mlp.up_proj.weight, norm=norm),
+                    GatedLinear(normed(mlp.gate_proj.weight, norm), normed(mlp.up_proj.weight, norm), rows, dtype),
                     product(mlp.down_proj.weight),
                 )
             )
@@ -80,24 +79,23 @@ class LlamaDecoder(StaticDecoder):
     ) -> Tensor:
         rows, n = tokens.shape
         mask = cache.mask(places, visible)
-        rotations = self.rotations[places if positions is None else positions].view(
-            -1, n, 1, 1, self.rotations.shape[-1]
-        )
+        rotations = self.rotations[places if positions is None else positions]
+        rotations = rotations.view(-1, n, 3, 1, rotations.shape[-1])
         x = F.embedding(tokens.flatten(), self.embedding).float()  # (R * n, C)
-        for index, (qkv, scale, project, gate, up, down) in enumerate(self.layers):
-            heads = qkv(self._normed(x)).float().view(rows, n, 3, cache.heads, -1)
-            pairs = torch.view_as_complex(heads[:, :, :2].unflatten(-1, (-1, 2)))
-            pairs *= rotations  # in place: queries and keys are rotated, values are not
-            x = project.plus(cache.attend(index, heads, places, mask, scale), x)
-            normed = self._normed(x)
-            x = down.plus(up.times(normed, gate.activated(normed, "silu")), x)
+        for index, (qkv, project, gated, down) in enumerate(self.layers):
+            heads = qkv(self._normed(x)).float().view(rows, n, 3, cache.heads, -1, 2)
+            torch.view_as_complex(heads).mul_(rotations)  # in place
+            x = project.plus(cache.attend(index, heads.flatten(-2), places, mask), x)
+            x = down.plus(gated(self._normed(x)), x)
         return self.output(self._normed(x.view(rows, n, -1)[:, -num_logits:])).float()
 
     def _normed(self, x: Tensor) -> Tensor:
         return (x / torch.linalg.vector_norm(x, dim=-1, keepdim=True).hypot(self.floor)).to(self.dtype)
 
     def _rotations(self, count: int) -> Tensor:
-        """Complex numbers (count, d / 2) by which queries and keys of the first positions are multiplied."""
+        """Complex numbers (count, 3, d / 2) by which queries, keys and values of the first positions are multiplied;
+        those of values are 1."""
         positions = torch.arange(count, device=self.embedding.device)[None]
         cos, sin = self.rotary(self.embedding.new_empty(0, dtype=torch.float32), positions)
-        return torch.complex(cos, sin)[0, :, : cos.shape[-1] // 2]
+        rotated = torch.complex(cos, sin)[0, :, : cos.shape[-1] // 2]
+        return torch.stack([rotated, rotated, torch.ones_like(rotated)], dim=1)

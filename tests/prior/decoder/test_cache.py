@@ -25,12 +25,17 @@ def attention(heads: Tensor, scale: float) -> Tensor:
     return attended.transpose(1, 2).flatten(0, 1).flatten(1)
 
 
+def scaled(heads: Tensor, scale: float) -> Tensor:
+    """Queries, which are scaled, keys and values (R, T, 3, H, d)."""
+    return heads * torch.tensor([scale, 1.0, 1.0])[:, None, None]
+
+
 def attend_in_parts(store: Any, heads: Tensor, parts: list[int], layer: int, scale: float) -> Tensor:
     """What a cache gives for positions that come in parts; (R * T, C)."""
     outputs = []
     for part in heads.split(parts, dim=1):
         places = store.reserve(part.shape[1])
-        attended = store.attend(layer, part.contiguous(), places, store.mask(places), scale)
+        attended = store.attend(layer, scaled(part, scale), places, store.mask(places))
         outputs.append(attended.unflatten(0, part.shape[:2]))
     return torch.cat(outputs, dim=1).flatten(0, 1)
 
@@ -66,7 +71,7 @@ def test_a_position_attends_to_what_it_is_told_to(captured, of_each_row):
     before, new = heads.split([35, n], dim=1)
     attend_in_parts(store, before, [35], 0, 0.3)
     places = store.reserve(n)
-    attended = store.attend(0, new, places, store.mask(places, visible), 0.3)
+    attended = store.attend(0, scaled(new, 0.3), places, store.mask(places, visible))
     queries, keys, values = heads.double().permute(2, 0, 3, 1, 4)
     hidden = visible if not of_each_row else visible[:, None]
     expected = scaled_dot_product_attention(queries[:, :, -n:], keys, values, attn_mask=hidden, scale=0.3)

@@ -1,0 +1,71 @@
+"""Products by reordered matrices, `wvq.prior.decoder.packed_linear`, against plain ones in float64."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from wvq.prior.decoder import packed_linear
+from wvq.prior.decoder.packed_linear import GatedLinear, PackedLinear, library_for
+
+ROWS = 5
+
+
+@pytest.fixture(params=["mkl", "onednn", "torch"])
+def library(request, monkeypatch):
+    """Each of the libraries, whatever the processor."""
+    if request.param == "mkl" and not torch.backends.mkl.is_available():
+        pytest.skip("this torch has no MKL")
+    if request.param == "onednn" and not torch.backends.mkldnn.is_available():
+        pytest.skip("this torch has no oneDNN")
+    monkeypatch.setattr(packed_linear, "library_for", lambda weight, rows: request.param)
+    return request.param
+
+
+def normal(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+@pytest.mark.parametrize("bias", [None, normal(7)])
+@pytest.mark.parametrize("rows", [1, ROWS, 33])
+def test_it_multiplies_for_any_number_of_rows(library, rows, bias):
+    weight, x, other = normal(7, 12), normal(rows, 12), normal(rows, 7)
+    product = PackedLinear(weight, bias, ROWS)
+    assert product.library == library
+    expected = F.linear(x.double(), weight.double(), None if bias is None else bias.double())
+
+    def equal(actual: Tensor, expected: Tensor) -> None:
+        torch.testing.assert_close(actual, expected.float(), rtol=1e-5, atol=1e-5)
+
+    equal(product(x), expected)
+    equal(product.activated(x, "silu"), F.silu(expected))
+    equal(product.activated(x, "gelu_tanh"), F.gelu(expected, approximate="tanh"))
+    equal(product.plus(x, other), expected + other)
+    equal(product.times(x, other), expected * other)
+
+
+def test_gate_and_up_are_multiplied_together(library):
+    gate, up, x = normal(9, 12), normal(9, 12) + 1, normal(ROWS, 12)
+    expected = F.silu(x.double() @ gate.double().T) * (x.double() @ up.double().T)
+    gated = GatedLinear(gate, up, ROWS, torch.float32)
+    assert len(gated.products) == (2 if library == "onednn" else 1)
+    torch.testing.assert_close(gated(x), expected.float(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "of_few", "of_many"),
+    [("Intel Xeon", "torch", "mkl"), ("AMD EPYC", "onednn", "onednn"), (None, "onednn", "onednn")],
+)
+def test_float32_is_multiplied_by_the_library_of_the_processor(name, of_few, of_many, monkeypatch):
+    if not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()):
+        pytest.skip("this torch has one library at most")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"cpu_name": name}, raising=False)
+    packed_linear._on_intel.cache_clear()
+    try:
+        for rows, library in ((2, of_few), (ROWS, of_many)):
+            assert library_for(torch.empty(2, 2), rows) == library
+            assert library_for(torch.empty(2, 2, dtype=torch.bfloat16), rows) == "onednn"
+            assert library_for(torch.empty(2, 2, dtype=torch.float64), rows) == "torch"
+            assert library_for(torch.empty(2, 2, device="meta"), rows) == "torch"
+    finally:
+        packed_linear._on_intel.cache_clear()
