@@ -46,9 +46,9 @@ class SamplingBenchmark:
     """Images at once."""
     guidance_scales: tuple[float, ...] = (1.0, 2.0)
     """1 is without guidance."""
-    num_passes: tuple[int, ...] = (24,)
-    """Passes in which a prior of free order and the same size draws an image, beside those of raster order; those that
-    are more than the tokens are left out."""
+    num_passes: tuple[int, ...] = (24, 16)
+    """Passes in which a prior of free order and the same size draws an image, beside raster order in the same type;
+    those that are more than the tokens are left out."""
     repeats: int = 5
     """Runs of each, after a short one that does not count."""
     seed: int = 0
@@ -135,9 +135,9 @@ def _compare(
         forget_decoder(model)
         sample_tokens(model, labels, tokens, codes, scale, on_token=lambda *_: ticks.append(_now(model)), dtype=dtype)
 
-    def in_passes(number: int) -> None:
+    def in_passes(number: int, dtype: torch.dtype | None = None) -> None:
         forget_decoder(free)
-        sample_tokens(free, labels, length, codes, scale, num_passes=number)
+        sample_tokens(free, labels, length, codes, scale, num_passes=number, dtype=dtype)
 
     samplers: dict[str, Callable[[int], Any]] = {
         "wvq": ours,
@@ -146,7 +146,9 @@ def _compare(
         "transformers": lambda tokens: generate_with_transformers(model, labels, tokens, codes, scale),
     }
     fewer = [number for number in config.num_passes if number <= length]
-    samplers |= {f"wvq, {number} passes": lambda _, number=number: in_passes(number) for number in fewer}
+    for number in fewer:
+        samplers[f"wvq, {number} passes"] = lambda _, number=number: in_passes(number)
+        samplers[f"wvq, bfloat16, {number} passes"] = lambda _, number=number: in_passes(number, torch.bfloat16)
     passes = 1 if scale == 1 else 2
     seconds: dict[str, list[float]] = {name: [] for name in samplers}
     growth: dict[str, list[float]] = {name: [] for name in samplers}
@@ -177,7 +179,7 @@ def _compare(
             "guidance": scale,
             "tokens_per_second": batch * length / statistics.median(seconds[name]),
             "times_transformers": statistics.median(seconds["transformers"]) / statistics.median(seconds[name]),
-            "times_raster": statistics.median(seconds["wvq"]) / statistics.median(seconds[name]),
+            "times_raster": statistics.median(seconds[_raster_of(name)]) / statistics.median(seconds[name]),
             "last_over_first": statistics.median(growth[name]) if growth[name] else None,
             "peak_mebibytes": memory[name] / 2**20,
             "arithmetic_limit": arithmetic,
@@ -186,6 +188,11 @@ def _compare(
         }
         for name in samplers
     ]
+
+
+def _raster_of(sampler: str) -> str:
+    """The sampler in raster order that one of a few passes is compared with, of the same type; else that in float32."""
+    return "wvq, bfloat16" if sampler.startswith("wvq, bfloat16, ") else "wvq"
 
 
 def _product_seconds(model: PreTrainedModel, num_codes: int, rows: int) -> float:

@@ -24,15 +24,23 @@ def test_every_sampler_is_measured_at_every_setting(tmp_path, architecture):
     table = benchmark_sampling(config)
     written = json.loads((tmp_path / "scores.json").read_text())
     rows = written["rows"]
-    settings = [(r["tokens"], r["batch"], r["guidance"], r["sampler"]) for r in rows]
+
+    def setting(row):
+        return row["tokens"], row["batch"], row["guidance"]
+
+    settings = [(*setting(r), r["sampler"]) for r in rows]
     names = ("wvq", "wvq, bfloat16", "wvq, int8", "transformers")
-    few = {6: (), 40: ("wvq, 24 passes",)}  # not more passes than tokens
+    passes = [f"wvq{dtype}, {number} passes" for number in (24, 16) for dtype in ("", ", bfloat16")]
+    few = {6: [], 40: passes}  # not more passes than tokens
     assert settings == [(t, b, g, n) for t in (6, 40) for b in (1, 3) for g in (1.0, 2.0) for n in (*names, *few[t])]
     for row in rows:
         assert row["tokens_per_second"] == pytest.approx(row["batch"] * row["tokens"] / (sum(row["seconds"]) / 2))
         assert min(row["arithmetic_limit"], row["bandwidth_limit"]) > 0
         assert (row["last_over_first"] is not None) == (row["tokens"] == 40 and row["sampler"] in names[:3])
         assert row["times_transformers"] == 1 or row["sampler"] != "transformers"
+        raster = "wvq, bfloat16" if row["sampler"].startswith("wvq, bfloat16, ") else "wvq"
+        of_raster = next(r for r in rows if r["sampler"] == raster and setting(r) == setting(row))
+        assert row["times_raster"] == pytest.approx(sum(of_raster["seconds"]) / sum(row["seconds"]))
     assert len(table.splitlines()) == 1 + len(rows) + 1
     about = written["protocol"]
     assert about["threads"] == torch.get_num_threads()
