@@ -13,8 +13,9 @@ PLAIN = tuple(name for name in NAMES if name not in ("spherical", "fsq"))  # vec
 
 
 def one_codebook(name: str, codebook_size: int = 16, codebook_dim: int = 4, **options: Any) -> Any:
-    """A `Quantizer`; init_std is for those that have it."""
-    own = {option: value for option, value in options.items() if name in TABLES or option != "init_std"}
+    """A `Quantizer` whose codes are drawn at once; init_std and initialization are for those that have them."""
+    options = {"initialization": "normal", **options}
+    own = {option: value for option, value in options.items() if name in TABLES or not option.startswith("init")}
     quantizer = build_quantizer(name, codebook_size, codebook_dim, **own)
     assert isinstance(quantizer, Quantizer)
     return quantizer

@@ -122,7 +122,7 @@ def build_step(contender: str, size: int, dim: int) -> tuple[Callable[[Tensor], 
     """From vectors (N, D) to the loss of a training step, and the vectors' standard deviations (D,)."""
     if contender in OURS:
         name, options = OURS[contender]
-        quantizer = build_quantizer(name, size, dim, **{"init_std": 1.0, **options})
+        quantizer = build_quantizer(name, size, dim, **{"init_std": 1.0, "initialization": "normal", **options})
         assert isinstance(quantizer, Quantizer)
         fits = "init_std" not in options
         scale = quantizer.codebook.detach().std(dim=0) if fits else torch.ones(dim)

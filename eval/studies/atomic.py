@@ -118,7 +118,7 @@ def build(method: str, config: Atomic) -> tuple[CodebookQuantizer, float]:
     Losses here are means over all K*D elements, the paper's are sums over the D coordinates, hence the factors D.
     """
     dim = config.codebook_dim
-    sizes: dict[str, Any] = {"codebook_size": config.codebook_size, "codebook_dim": dim}
+    sizes: dict[str, Any] = {"codebook_size": config.codebook_size, "codebook_dim": dim, "initialization": "normal"}
     share = config.codebook_size / PAPER_CODEBOOK_SIZE  # the gradient of one code shrinks as 1 / K
     if method == "vanilla":
         return VanillaQuantizer(**sizes, commitment_weight=0, codebook_weight=dim), 1.0 * share

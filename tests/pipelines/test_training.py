@@ -139,7 +139,9 @@ def test_a_batch_in_two_parts_is_the_whole_batch_to_rounding(stage):
     train, config = stage
     config = changed(config, steps=6, warmup_steps=0)
     if train is train_tokenizer:  # the Wasserstein window counts parts
-        config = changed(config, model=dataclasses.replace(config.model, quantizer="vanilla"))
+        options = {"initialization": "normal"}
+        model = dataclasses.replace(config.model, quantizer="vanilla", quantizer_options=options)
+        config = changed(config, model=model)
     else:  # Muon rounds to bfloat16, drop-out is drawn for each part
         config = changed(config, optimizer="adamw", class_dropout=0.0)
     whole, parts = changed(config, "whole"), changed(config, "parts", gradient_accumulation_steps=2)

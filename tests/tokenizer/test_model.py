@@ -21,7 +21,7 @@ TINY: dict[str, Any] = {
     "latent_channels": 8,
     "codebook_size": 32,
     "codebook_dim": 4,
-    "quantizer_options": {"init_std": 1.0},
+    "quantizer_options": {"init_std": 1.0, "initialization": "normal"},
 }
 
 

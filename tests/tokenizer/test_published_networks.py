@@ -70,6 +70,7 @@ def test_vq_16_of_llamagen():
 def test_every_weight_of_such_a_network_is_used_and_its_places_are_those_of_vqgan():
     torch.manual_seed(0)
     options: dict[str, Any] = TINY | VQGAN | {"decoder_blocks": 2, "image_size": 8, "channel_multipliers": (1, 2)}
+    options["quantizer_options"] = {"initialization": "normal"}
     tokenizer = VQTokenizer(TokenizerConfig(**options))
     images = torch.rand(2, 3, 8, 8, device="cpu") * 2 - 1
     output = tokenizer(images)

@@ -28,8 +28,8 @@ class CodebookQuantizer(Quantizer):
         codebook_size, codebook_dim: see `Quantizer`.
         init_std: standard deviation of the normal distribution from which the codes are drawn; 0.01 is the paper's
             (arXiv 2506.15078).
-        initialization: "normal", "uniform" (between -1/K and 1/K), or, from the first vectors of the training, "data"
-            (drawn at random) or "kmeans++" (spread out).
+        initialization: from the first vectors of the training, "data" (drawn at random) or "kmeans++" (spread out); or
+            "normal", or "uniform" (between -1/K and 1/K), at once.
         initialization_steps: optimizer steps before which codes are not drawn from data, but features pass unquantized;
             they are then drawn from the latest vectors.
         gradient_estimator: "straight-through" or "rotation".
@@ -41,7 +41,7 @@ class CodebookQuantizer(Quantizer):
     """
 
     init_std: float = 0.01
-    initialization: Initialization = "normal"
+    initialization: Initialization = "data"
     initialization_steps: int = 0
     gradient_estimator: GradientEstimator = "straight-through"
     revival: float = 0.0

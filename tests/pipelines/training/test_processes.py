@@ -51,7 +51,9 @@ class Wrapped(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.quantizer = WassersteinQuantizer(codebook_size=K, codebook_dim=D, init_std=0.5, statistics_window=3)
+        self.quantizer = WassersteinQuantizer(
+            codebook_size=K, codebook_dim=D, init_std=0.5, initialization="normal", statistics_window=3
+        )
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
         output = self.quantizer(z)

@@ -40,7 +40,11 @@ def trainings(images: Path, shards: Path, folder: Path) -> Runs:
     streamed = dataclasses.replace(config.data, source=str(shards), streaming=True, skip_bad_images=True)
     runs["stream"] = train, changed(config, "stream", data=streamed)
     settings = {"ema_decay": 0.5, "discriminator_start": 0, "gradient_accumulation_steps": 2}
-    runs["adversarial"] = train_stage_one, toy_training(images, folder / "adversarial", **short | settings)
+    config = toy_training(images, folder / "adversarial", **short | settings)
+    # Micro-batches of two processes come in another order, and codes from data would be other vectors.
+    model = dataclasses.replace(config.model, quantizer_options={"initialization": "normal"})
+    slow = dataclasses.replace(config.discriminator, learning_rate=3e-4)  # what rounding decides is as large as a step
+    runs["adversarial"] = train_stage_one, changed(config, model=model, discriminator=slow)
     train, config = toy_stage("prior", images, folder)
     accumulated = {"gradient_accumulation_steps": 2, "optimizer": "adamw", "code_geometry": 8}  # Muon is bfloat16
     runs["prior"] = train, changed(config, sample_every=0, **accumulated, **short)
@@ -91,7 +95,7 @@ def test_two_processes_play_the_game_that_one_does(both: list[Runs]):
     for row, its in zip(untimed(one), untimed(two), strict=True):
         split = row.pop("split"), its.pop("split")
         assert split[0] == split[1]
-        assert its == pytest.approx(row, rel=1e-2, abs=1e-3)
+        assert its == pytest.approx(row, rel=5e-3, abs=5e-4)
     expected, found = (
         load_file(Path(run.output_dir) / "checkpoints" / f"step-{STEPS:08d}" / "model.safetensors")
         for run in (one, two)
@@ -100,4 +104,4 @@ def test_two_processes_play_the_game_that_one_does(both: list[Runs]):
     assert {"lecam.mean_real", "lecam.mean_fake"} < names
     assert expected["lecam.mean_real"] != 0 != expected["lecam.mean_fake"]
     for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=5e-4, msg=lambda text, n=name: f"{n}: {text}")
+        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=2e-4, msg=lambda text, n=name: f"{n}: {text}")

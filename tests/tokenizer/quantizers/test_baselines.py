@@ -24,7 +24,7 @@ def _seed() -> None:
 
 
 def test_spherical_takes_the_code_of_the_largest_cosine_and_knows_no_length():
-    quantizer, z = SphericalQuantizer(codebook_size=32, codebook_dim=4), torch.randn(50, 4)
+    quantizer, z = SphericalQuantizer(codebook_size=32, codebook_dim=4, initialization="normal"), torch.randn(50, 4)
     cosine = F.cosine_similarity(z[:, None], quantizer.weight, dim=2)
     output = quantizer(z)
     assert torch.equal(output.indices, cosine.argmax(dim=1))
@@ -37,7 +37,10 @@ def test_spherical_takes_the_code_of_the_largest_cosine_and_knows_no_length():
 
 
 def test_gradient_of_a_spherical_vector_is_across_it():
-    quantizer, z = SphericalQuantizer(codebook_size=32, codebook_dim=4), torch.randn(50, 4, requires_grad=True)
+    quantizer, z = (
+        SphericalQuantizer(codebook_size=32, codebook_dim=4, initialization="normal"),
+        torch.randn(50, 4, requires_grad=True),
+    )
     (quantizer(z).quantized * torch.randn(50, 4)).sum().backward()
     assert z.grad is not None
     torch.testing.assert_close((z.grad * z).sum(dim=1), torch.zeros(50), atol=1e-6, rtol=0)
@@ -151,7 +154,7 @@ def test_assignment_is_that_of_the_plan():
 
 
 def test_codes_far_from_all_vectors_are_used_in_training():
-    quantizer = SinkhornQuantizer(codebook_size=32, codebook_dim=4, init_std=1.0)
+    quantizer = SinkhornQuantizer(codebook_size=32, codebook_dim=4, initialization="normal", init_std=1.0)
     z = torch.randn(4096, 4) + 3  # the codes lie around 0
     nearest, shared = (quantizer.train(mode)(z).indices.unique() for mode in (False, True))
     assert len(nearest) < len(shared) - 3

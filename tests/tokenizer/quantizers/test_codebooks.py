@@ -23,7 +23,7 @@ def _seed() -> None:
 
 def test_moving_averages_are_those_of_the_paper():
     """e = m / N with N and m averaged from 0 on, for a code that is used."""
-    quantizer = EMAQuantizer(codebook_size=2, codebook_dim=1, init_std=1.0, decay=0.9)
+    quantizer = EMAQuantizer(codebook_size=2, codebook_dim=1, initialization="normal", init_std=1.0, decay=0.9)
     quantizer.weight.data = torch.tensor([[0.0], [100.0]])
     counts, sums = torch.zeros(2), torch.zeros(2)
     for _ in range(20):
@@ -35,7 +35,7 @@ def test_moving_averages_are_those_of_the_paper():
 
 
 def test_unused_codes_stay_where_they_are():
-    quantizer = EMAQuantizer(codebook_size=3, codebook_dim=2, decay=0.5)
+    quantizer = EMAQuantizer(codebook_size=3, codebook_dim=2, initialization="normal", decay=0.5)
     quantizer.weight.data = torch.tensor([[0.0, 0.0], [50.0, 0.0], [0.0, 50.0]])
     for _ in range(2000):  # long enough that a moving average of counts underflows
         quantizer(torch.randn(4, 2))
@@ -45,7 +45,7 @@ def test_unused_codes_stay_where_they_are():
 
 
 def test_decay_zero_is_a_step_of_k_means():
-    quantizer = EMAQuantizer(codebook_size=8, codebook_dim=2, init_std=1.0, decay=0)
+    quantizer = EMAQuantizer(codebook_size=8, codebook_dim=2, initialization="normal", init_std=1.0, decay=0)
     z = torch.randn(100, 2)
     indices = nearest_codes(z, quantizer.codebook)
     expected = torch.stack([z[indices == k].mean(dim=0) for k in indices.unique()])
@@ -57,7 +57,7 @@ def test_decay_zero_is_a_step_of_k_means():
 
 
 def test_dead_codes_jump_to_their_nearest_vector():
-    quantizer = OnlineQuantizer(codebook_size=3, codebook_dim=1, decay=0.9)
+    quantizer = OnlineQuantizer(codebook_size=3, codebook_dim=1, initialization="normal", decay=0.9)
     quantizer.weight.data = torch.tensor([[0.0], [50.0], [-9.0]])
     quantizer(torch.tensor([[0.1], [-0.2], [0.4]]))
     # Code 0 has every vector and stays; the others go to the vector nearest to each, not the farthest.

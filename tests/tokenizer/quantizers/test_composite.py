@@ -17,7 +17,7 @@ def three(name: str, dim: int) -> list[Quantizer]:
 
 
 def vanilla(dim: int) -> VanillaQuantizer:
-    return VanillaQuantizer(codebook_size=4, codebook_dim=dim)
+    return VanillaQuantizer(codebook_size=4, codebook_dim=dim, initialization="normal")
 
 
 @pytest.mark.parametrize(("kind", "name"), COMPOSED)

@@ -70,7 +70,9 @@ def test_codebook_loss_moves_only_the_codes(name: str):
 
 
 def test_linear_codebook_loss_moves_only_the_map():
-    quantizer = LinearQuantizer(codebook_size=16, codebook_dim=4, commitment_weight=0, codebook_weight=2.0)
+    quantizer = LinearQuantizer(
+        codebook_size=16, codebook_dim=4, initialization="normal", commitment_weight=0, codebook_weight=2.0
+    )
     z = torch.randn(20, 4, requires_grad=True)
     output = quantizer(z)
     output.loss.backward()
@@ -83,7 +85,13 @@ def test_linear_codebook_loss_moves_only_the_map():
 
 def test_mmd_loss_moves_every_code_and_nothing_else():
     quantizer = MMDQuantizer(
-        codebook_size=16, codebook_dim=4, init_std=1.0, commitment_weight=0, codebook_weight=0, mmd_weight=0.25
+        codebook_size=16,
+        codebook_dim=4,
+        initialization="normal",
+        init_std=1.0,
+        commitment_weight=0,
+        codebook_weight=0,
+        mmd_weight=0.25,
     )
     z = torch.randn(200, 4, requires_grad=True)
     output = quantizer(z)

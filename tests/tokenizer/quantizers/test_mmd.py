@@ -63,7 +63,9 @@ def test_gradient_pulls_the_codes_to_the_features():
 
 @pytest.mark.parametrize("steps", [1, 8])
 def test_large_sets_are_thinned_to_others_in_every_step(steps: int):
-    quantizer = MMDQuantizer(codebook_size=64, codebook_dim=2, max_points=8, codebook_weight=0, init_std=1.0)
+    quantizer = MMDQuantizer(
+        codebook_size=64, codebook_dim=2, initialization="normal", max_points=8, codebook_weight=0, init_std=1.0
+    )
     touched = torch.zeros(64, dtype=torch.bool)
     for _ in range(steps):
         quantizer.weight.grad = None

@@ -12,7 +12,7 @@ from wvq.tokenizer.quantizers.baselines.online import drawn_vectors
 def used_after_one_update(anchor) -> int:
     """Codes that 8,192 features choose, of 4,096 that were drawn around 0 with deviation 0.01."""
     torch.manual_seed(0)
-    quantizer = OnlineQuantizer(codebook_size=4096, codebook_dim=8, anchor=anchor)
+    quantizer = OnlineQuantizer(codebook_size=4096, codebook_dim=8, initialization="normal", anchor=anchor)
     generator = torch.Generator().manual_seed(1)
     quantizer(torch.randn(8192, 8, generator=generator))
     return len(quantizer.eval()(torch.randn(8192, 8, generator=generator)).indices.unique())
@@ -25,7 +25,7 @@ def test_drawn_anchors_use_more_of_the_codebook_after_one_update():
 
 
 def test_nearest_is_the_default():
-    assert OnlineQuantizer(codebook_size=4, codebook_dim=2).anchor == "nearest"
+    assert OnlineQuantizer(codebook_size=4, codebook_dim=2, initialization="normal").anchor == "nearest"
 
 
 def test_anchors_are_drawn_by_the_exponential_of_the_cosine():
@@ -46,4 +46,4 @@ def test_vectors_without_a_direction_are_drawn_all_the_same(vectors: Tensor):
 
 def test_unknown_anchors_are_named():
     with pytest.raises(InputError, match="anchor is 'closest'; valid are nearest, probrandom"):
-        OnlineQuantizer(codebook_size=4, codebook_dim=2, anchor="closest")  # pyright: ignore[reportArgumentType]
+        OnlineQuantizer(codebook_size=4, codebook_dim=2, initialization="normal", anchor="closest")  # pyright: ignore[reportArgumentType]

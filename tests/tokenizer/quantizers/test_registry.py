@@ -25,7 +25,7 @@ from wvq.tokenizer.quantizers.registry import (
 
 OF_ALL = {
     "init_std": 0.01,
-    "initialization": "normal",
+    "initialization": "data",
     "initialization_steps": 0,
     "gradient_estimator": "straight-through",
     "revival": 0.0,

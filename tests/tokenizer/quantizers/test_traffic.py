@@ -38,7 +38,9 @@ def count(file: Path) -> None:
     dist.all_reduce, dist.all_gather = counted(dist.all_reduce, 0), counted(dist.all_gather, 1)
     found: dict[str, list[int]] = {}
     for name in BYTES:
-        quantizer = build_quantizer(name, codebook_size=K, codebook_dim=D, init_std=0.5).train()
+        quantizer = build_quantizer(
+            name, codebook_size=K, codebook_dim=D, init_std=0.5, initialization="normal"
+        ).train()
         found[name] = []
         for batch in BATCHES:
             sent.clear()

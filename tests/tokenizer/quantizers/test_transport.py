@@ -14,7 +14,7 @@ def _seed() -> None:
 
 @pytest.mark.parametrize("decay", [None, 0.9])
 def test_first_step_carries_the_codes_all_the_way(decay: float | None):
-    quantizer = TransportQuantizer(codebook_size=64, codebook_dim=4, decay=decay)
+    quantizer = TransportQuantizer(codebook_size=64, codebook_dim=4, initialization="normal", decay=decay)
     z = torch.randn(500, 4) @ torch.randn(4, 4) + 10
     output = quantizer(z)
     reached = gaussian_wasserstein_distance(*mean_and_covariance(quantizer.codebook), *mean_and_covariance(z))
@@ -23,7 +23,9 @@ def test_first_step_carries_the_codes_all_the_way(decay: float | None):
 
 
 def test_later_steps_go_a_part_of_the_way():
-    quantizer = TransportQuantizer(codebook_size=64, codebook_dim=4, transport_step=0.25, statistics_window=1)
+    quantizer = TransportQuantizer(
+        codebook_size=64, codebook_dim=4, initialization="normal", transport_step=0.25, statistics_window=1
+    )
     quantizer(torch.randn(500, 4))
     before, z = quantizer.codebook.detach().clone(), torch.randn(500, 4) + 8
     quantizer(z)
@@ -32,8 +34,10 @@ def test_later_steps_go_a_part_of_the_way():
 
 
 def test_transport_follows_by_gradient_or_by_averages():
-    assert TransportQuantizer(codebook_size=64, codebook_dim=4).weight.requires_grad
-    assert not TransportQuantizer(codebook_size=64, codebook_dim=4, decay=0.9).weight.requires_grad
+    assert TransportQuantizer(codebook_size=64, codebook_dim=4, initialization="normal").weight.requires_grad
+    assert not TransportQuantizer(
+        codebook_size=64, codebook_dim=4, initialization="normal", decay=0.9
+    ).weight.requires_grad
 
 
 @pytest.mark.parametrize("decay", [None, 0.9])

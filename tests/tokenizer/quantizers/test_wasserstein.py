@@ -21,7 +21,13 @@ def gradient(tensor: Tensor) -> Tensor:
 
 def test_wasserstein_loss_moves_every_code_and_nothing_else():
     quantizer = WassersteinQuantizer(
-        codebook_size=16, codebook_dim=4, init_std=1.0, commitment_weight=0, codebook_weight=0, wasserstein_weight=0.25
+        codebook_size=16,
+        codebook_dim=4,
+        initialization="normal",
+        init_std=1.0,
+        commitment_weight=0,
+        codebook_weight=0,
+        wasserstein_weight=0.25,
     )
     z = torch.randn(200, 4, requires_grad=True)
     output = quantizer(z)
@@ -39,10 +45,10 @@ def test_wasserstein_loss_moves_every_code_and_nothing_else():
 
 
 def test_wasserstein_term_ignores_a_common_scale():
-    quantizer = WassersteinQuantizer(codebook_size=32, codebook_dim=4, init_std=1.0)
+    quantizer = WassersteinQuantizer(codebook_size=32, codebook_dim=4, initialization="normal", init_std=1.0)
     z = torch.randn(100, 4) + 1
     before = quantizer(z).terms["wasserstein_distance"]
-    scaled = WassersteinQuantizer(codebook_size=32, codebook_dim=4)
+    scaled = WassersteinQuantizer(codebook_size=32, codebook_dim=4, initialization="normal")
     scaled.weight.data = quantizer.weight.data * 1024
     torch.testing.assert_close(scaled(z * 1024).terms["wasserstein_distance"], before)
 
@@ -50,7 +56,7 @@ def test_wasserstein_term_ignores_a_common_scale():
 @pytest.mark.parametrize("codes", ["collapsed", "spread"])
 @pytest.mark.parametrize("features", ["constant", "spread"])
 def test_loss_and_gradient_stay_finite(features: str, codes: str):
-    quantizer = WassersteinQuantizer(codebook_size=32, codebook_dim=4)
+    quantizer = WassersteinQuantizer(codebook_size=32, codebook_dim=4, initialization="normal")
     if codes == "collapsed":
         quantizer.weight.data[:] = quantizer.weight.data[0]
     z = torch.randn(64, 4) if features == "spread" else torch.ones(64, 4)
@@ -81,8 +87,8 @@ def test_window_of_float32_vectors_with_a_large_mean_keeps_its_digits():
 
 def test_window_goes_on_from_a_saved_state():
     quantizer, resumed = (
-        WassersteinQuantizer(codebook_size=16, codebook_dim=4),
-        WassersteinQuantizer(codebook_size=16, codebook_dim=4),
+        WassersteinQuantizer(codebook_size=16, codebook_dim=4, initialization="normal"),
+        WassersteinQuantizer(codebook_size=16, codebook_dim=4, initialization="normal"),
     )
     for _ in range(11):
         quantizer(torch.randn(9, 4))
