@@ -23,7 +23,7 @@ from wvq.tokenizer.metrics import ReconstructionQuality
 from wvq.tokenizer.precision import float64_device
 
 from .training.accelerator import build_accelerator
-from .training.collapse import collapse_warning
+from .training.collapse import collapse_warning, waiting_warning
 from .training.config import TrainingConfig
 from .training.loop import Loop
 from .training.run import Run, finished_model
@@ -208,7 +208,8 @@ def evaluate(loop: Loop, model: VQTokenizer, dataset: ImageDataset, config: Any)
     loop.draw("reconstructions", partial(write_reconstructions, model, dataset))
     if loop.accelerator.is_main_process:
         count = config.evaluation_images or len(dataset)
-        if warning := collapse_warning(loop.run.metrics(), model.config, count):
+        collapse = collapse_warning(loop.run.metrics(), model.config, count)
+        if warning := waiting_warning(model, loop.step_number) or collapse:
             loop.say(warning, warning=True)
     return scores
 

@@ -1,10 +1,11 @@
-"""Whether a codebook is collapsing, told while it is trained."""
+"""Whether a codebook is collapsing, or has no codes yet, told while it is trained."""
 
 import math
 from collections.abc import Sequence
 from typing import Any
 
-from wvq.tokenizer.model import TokenizerConfig
+from wvq.tokenizer.model import TokenizerConfig, VQTokenizer
+from wvq.tokenizer.quantizers.codebook import CodebookQuantizer
 
 LOW = 0.25  # of the utilization that codes drawn at random would reach
 FALLEN = 0.5  # of the best utilization so far
@@ -32,4 +33,14 @@ def collapse_warning(metrics: Sequence[dict[str, Any]], model: TokenizerConfig, 
         f"step {last['step']}: the codebook is collapsing: utilization {what} (perplexity {last['perplexity']:.0f} of "
         f"{model.num_codes}); try --model.quantizer wasserstein, a higher wasserstein_weight, "
         f"initialization data, or a smaller --model.codebook-size"
+    )
+
+
+def waiting_warning(model: VQTokenizer, step: int) -> str | None:
+    """What to tell the user where codes from data are still to be drawn, or None."""
+    if not any(part.waiting for part in model.modules() if isinstance(part, CodebookQuantizer)):
+        return None
+    return (
+        f"step {step}: features still pass unquantized, since codes start from data and fewer vectors than they need "
+        f"have been seen, or fewer steps than initialization_steps; train longer, or take initialization normal"
     )

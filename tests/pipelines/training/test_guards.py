@@ -162,3 +162,11 @@ def test_collapse_is_told_while_training(stage_one, monkeypatch, capsys):
     monkeypatch.setattr(collapse, "LOW", 2.0)
     train_tokenizer(dataclasses.replace(stage_one, steps=4))
     assert "step 4: the codebook is collapsing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("initialization_steps", "told"), [(2, False), (100, True)])
+def test_a_tokenizer_without_codes_is_told(stage_one, capsys, initialization_steps: int, told: bool):
+    options = {"initialization": "data", "initialization_steps": initialization_steps}
+    model = dataclasses.replace(stage_one.model, quantizer_options=options)
+    train_tokenizer(dataclasses.replace(stage_one, steps=4, model=model))
+    assert ("step 4: features still pass unquantized" in capsys.readouterr().err) == told
