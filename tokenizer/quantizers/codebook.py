@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +39,8 @@ class CodebookQuantizer(Quantizer):
     Raises:
         InputError: for an option outside these bounds, or a name that there is not.
     """
+
+    step_terms: ClassVar[tuple[str, ...]] = ()  # names of those of `codebook_step`
 
     init_std: float = 0.01
     initialization: Initialization = "data"
@@ -95,7 +97,7 @@ class CodebookQuantizer(Quantizer):
     def end_step(self, vectors: Tensor, indices: Tensor) -> tuple[Tensor | None, dict[str, Tensor]]:
         if self.waiting:
             self._collect(rows_of_all_processes(vectors))
-            return None, {}
+            return None, dict.fromkeys(self.step_terms, vectors.new_zeros(()))
         loss, terms = self.codebook_step(vectors, indices)
         if self.dead_codes is not None:
             self.dead_codes.replace(self.weight.data, vectors, indices)

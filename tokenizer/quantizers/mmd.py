@@ -1,6 +1,7 @@
 """MMD VQ (arXiv 2506.15078): the codebook is drawn to the features by their maximum mean discrepancy."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -31,6 +32,8 @@ class MMDQuantizer(VanillaQuantizer):
     Raises:
         InputError: for max_points below 2, and as `CodebookQuantizer`.
     """
+
+    step_terms: ClassVar[tuple[str, ...]] = ("mmd",)
 
     commitment_weight: float = 0.1
     mmd_weight: float = 0.5

@@ -1,6 +1,7 @@
 """What the quantizers share that hold their codebook at the mean and covariance of the features."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -27,6 +28,8 @@ class MomentMatchingQuantizer(VanillaQuantizer):
     Raises:
         InputError: for a codebook_size that is too small, a statistics_window below 1, and as `CodebookQuantizer`.
     """
+
+    step_terms: ClassVar[tuple[str, ...]] = ("wasserstein_distance",)
 
     commitment_weight: float = 0.1
     statistics_window: int = 8

@@ -48,6 +48,7 @@ def test_features_pass_until_there_are_vectors_for_all_codes(name: str, initiali
         assert quantizer.waiting
         z = features(batch, step).requires_grad_()
         output = quantizer(z)
+        names = output.terms.keys()
         assert torch.equal(output.quantized, quantizer.project(z))
         assert output.indices.dtype == torch.int64
         assert 0 <= output.indices.min() <= output.indices.max() < 16
@@ -65,7 +66,9 @@ def test_features_pass_until_there_are_vectors_for_all_codes(name: str, initiali
     torch.testing.assert_close(distances.amin(dim=1), torch.zeros(16), atol=1e-3, rtol=0)
     assert len(distances.argmin(dim=1).unique()) == 16  # sixteen different vectors
     z = features(batch, 9)
-    torch.testing.assert_close(quantizer(z).quantized, codes[quantizer.eval()(z).indices], rtol=1, atol=1)
+    output = quantizer(z)
+    assert output.terms.keys() == names  # which were 0 meanwhile
+    torch.testing.assert_close(output.quantized, codes[quantizer.eval()(z).indices], rtol=1, atol=1)
     assert not quantizer.waiting
 
 
