@@ -44,6 +44,7 @@ def test_features_pass_until_there_are_vectors_for_all_codes(name: str, initiali
     quantizer.eval()(features(batch))
     assert quantizer.waiting
     quantizer.train()
+    names = None
     for step in range(steps):
         assert quantizer.waiting
         z = features(batch, step).requires_grad_()
