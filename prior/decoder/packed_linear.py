@@ -27,23 +27,23 @@ class PackedLinear:
     def __init__(self, weight: Tensor, bias: Tensor | None, rows: int):
         self.weight, self.dtype, self.rows = weight.detach().contiguous(), weight.dtype, rows
         self.bias = None if bias is None else bias.detach()
-        self.library = library_for(weight, rows)
+        self.backend = library_for(weight, rows)
         self.packed: Tensor = self.weight
-        if self.library == "onednn":
+        if self.backend == "onednn":
             self.weight = self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight, rows)
-        if self.library == "mkl":
+        if self.backend == "mkl":
             self.packed = torch.ops.mkl._mkl_reorder_linear_weight(self.weight, rows)
 
     def __call__(self, x: Tensor) -> Tensor:
-        if self.library == "onednn":
+        if self.backend == "onednn":
             return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
-        if self.library == "mkl":
+        if self.backend == "mkl":
             return torch.ops.mkl._mkl_linear(x, self.packed, self.weight, self.bias, self.rows)
         return F.linear(x, self.weight, self.bias)
 
     def activated(self, x: Tensor, activation: Activation) -> Tensor:
         """The activation of the product."""
-        if self.library != "onednn":
+        if self.backend != "onednn":
             y = self(x)
             return F.silu(y, inplace=True) if activation == "silu" else F.gelu(y, approximate="tanh")
         name, algorithm = {"silu": ("swish", ""), "gelu_tanh": ("gelu", "tanh")}[activation]  # oneDNN's names
@@ -53,14 +53,14 @@ class PackedLinear:
         """The product plus other (R, C_out), in the wider of their types."""
         if other.dtype != self.dtype:
             return self(x) + other
-        if self.library != "onednn":
-            at_once = self.library == "torch" and self.bias is None
+        if self.backend != "onednn":
+            at_once = self.backend == "torch" and self.bias is None and self.weight.dtype == self.dtype
             return torch.addmm(other, x, self.weight.mT) if at_once else self(x).add_(other)
         return torch.ops.mkldnn._linear_pointwise.binary(x, other, self.packed, self.bias, "add")
 
     def times(self, x: Tensor, other: Tensor) -> Tensor:
         """The product times other (R, C_out), elementwise."""
-        if self.library != "onednn" or other.dtype != self.dtype:
+        if self.backend != "onednn" or other.dtype != self.dtype:
             return self(x) * other
         return torch.ops.mkldnn._linear_pointwise.binary(x, other, self.packed, self.bias, "mul")
 
@@ -103,7 +103,7 @@ class Int8Linear(PackedLinear):
             super().__init__((steps * scales[:, None]).bfloat16(), bias, rows)
             return
         self.weight, self.scales, self.bias = steps.to(torch.int8).contiguous(), scales.bfloat16(), bias
-        self.dtype, self.library = torch.bfloat16, "torch"
+        self.dtype, self.backend = torch.bfloat16, "torch"
 
     def __call__(self, x: Tensor) -> Tensor:
         if self.weight.dtype != torch.int8:

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wvq.prior.decoder import packed_linear
-from wvq.prior.decoder.packed_linear import GatedLinear, PackedLinear, library_for
+from wvq.prior.decoder.packed_linear import FEW_ROWS, GatedLinear, Int8Linear, PackedLinear, library_for
 
 ROWS = 5
 
@@ -31,7 +31,7 @@ def normal(*shape: int) -> Tensor:
 def test_it_multiplies_for_any_number_of_rows(library, rows, bias):
     weight, x, other = normal(7, 12), normal(rows, 12), normal(rows, 7)
     product = PackedLinear(weight, bias, ROWS)
-    assert product.library == library
+    assert product.backend == library
     expected = F.linear(x.double(), weight.double(), None if bias is None else bias.double())
 
     def equal(actual: Tensor, expected: Tensor) -> None:
@@ -42,6 +42,13 @@ def test_it_multiplies_for_any_number_of_rows(library, rows, bias):
     equal(product.activated(x, "gelu_tanh"), F.gelu(expected, approximate="tanh"))
     equal(product.plus(x, other), expected + other)
     equal(product.times(x, other), expected * other)
+
+
+@pytest.mark.parametrize("rows", [1, FEW_ROWS + 1])
+def test_rounded_weights_are_added_to_bfloat16_as_well(rows):
+    x, other = normal(rows, 16).bfloat16(), normal(rows, 8).bfloat16()
+    product = Int8Linear(normal(8, 16), None, rows)
+    torch.testing.assert_close(product.plus(x, other), product(x) + other, rtol=2e-2, atol=2e-2)
 
 
 def test_gate_and_up_are_multiplied_together(library):
