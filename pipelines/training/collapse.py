@@ -42,5 +42,5 @@ def waiting_warning(model: VQTokenizer, step: int) -> str | None:
         return None
     return (
         f"step {step}: features still pass unquantized, since codes start from data and fewer vectors than they need "
-        f"have been seen, or fewer steps than initialization_steps; train longer, or take initialization normal"
+        "have been seen, or fewer steps than initialization_steps; train longer, or take initialization normal"
     )

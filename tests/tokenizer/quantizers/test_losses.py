@@ -7,7 +7,7 @@ import torch
 from codebooks import NAMES, PLAIN, one_codebook
 from torch import Tensor
 
-from wvq.tokenizer import LinearQuantizer, MMDQuantizer, maximum_mean_discrepancy
+from wvq.tokenizer import LinearQuantizer, maximum_mean_discrepancy
 from wvq.tokenizer.quantizers.registry import quantizer_options
 
 LEARNT = ("vanilla", "online", "sinkhorn", "wasserstein", "mmd", "transport")  # codes that are parameters themselves
@@ -84,15 +84,7 @@ def test_linear_codebook_loss_moves_only_the_map():
 
 
 def test_mmd_loss_moves_every_code_and_nothing_else():
-    quantizer = MMDQuantizer(
-        codebook_size=16,
-        codebook_dim=4,
-        initialization="normal",
-        init_std=1.0,
-        commitment_weight=0,
-        codebook_weight=0,
-        mmd_weight=0.25,
-    )
+    quantizer = with_weight("mmd", mmd_weight=0.25)
     z = torch.randn(200, 4, requires_grad=True)
     output = quantizer(z)
     output.loss.backward()
