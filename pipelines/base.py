@@ -11,6 +11,7 @@ from einops import rearrange
 from PIL import Image
 from torch import Tensor, nn
 
+from wvq.prior.loading import without_bars
 from wvq.tokenizer import InputError
 from wvq.tokenizer.data.decoding import BadImage, sized_pixels, to_uint8
 from wvq.tokenizer.errors import NonFiniteError
@@ -112,8 +113,9 @@ class Pipeline(Pushed):
         """
         with written_whole(Path(folder), beside=AUTHORS_OWN) as partial:
             write_json(partial / "model_index.json", self.index())
-            for name, component in self.components.items():
-                component.save_pretrained(partial / name)  # pyright: ignore[reportCallIssue]
+            with without_bars():
+                for name, component in self.components.items():
+                    component.save_pretrained(partial / name)  # pyright: ignore[reportCallIssue]
             if self.origin is not None:
                 write_json(partial / ORIGIN_FILE, self.origin)
             for name, code in self.shims.items():

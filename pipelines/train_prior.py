@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from wvq.prior.code_geometry import CodeGeometry, code_features
-from wvq.prior.loading import load_prior
+from wvq.prior.loading import load_prior, without_bars
 from wvq.prior.loss import TokenLoss
 from wvq.prior.model import SIZES, PriorConfig, PriorSize, build_prior, transformer_layers
 from wvq.prior.muon import build_optimizers
@@ -245,7 +245,8 @@ def train_prior(config: PriorTraining) -> Path:
                 loop.draw("samples", write)
                 del sampler, write  # a copy, if the prior is sharded
 
-        return run.save_model(whole_model(loop.evaluated).prior)
+        with without_bars():
+            return run.save_model(whole_model(loop.evaluated).prior)
 
 
 def smaller_sizes(config: PriorTraining) -> str:

@@ -52,7 +52,7 @@ def load_prior(
     try:
         config = _configuration(description, model_class.config_class, path)
         weights = load_weights(folder, lambda: model_class(config))
-        with _no_bar():
+        with without_bars():
             prior, report = model_class.from_pretrained(
                 None, config=config, state_dict=weights, attn_implementation="sdpa", output_loading_info=True
             )
@@ -67,8 +67,8 @@ def load_prior(
 
 
 @contextmanager
-def _no_bar() -> Iterator[None]:
-    """Without transformers' bar, which a prior of a few matrices shows for no time at all."""
+def without_bars() -> Iterator[None]:
+    """Without transformers' bars, which a prior of a few matrices, read or written, shows for no time at all."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:

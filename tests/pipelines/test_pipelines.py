@@ -102,6 +102,12 @@ def test_the_callback_gets_every_position(pipeline):
         assert torch.equal(values["tokens"], grid.reshape(2, 16)[:, : position + 1])
 
 
+def test_nothing_is_shown_of_writing_and_reading_a_few_matrices(pipeline, tmp_path: Path, capfd):
+    pipeline.save_pretrained(tmp_path / "pipeline")
+    ClassConditionalPipeline.from_pretrained(tmp_path / "pipeline")
+    assert capfd.readouterr() == ("", "")
+
+
 def test_the_progress_bar_takes_the_options_of_tqdm(capsys):
     pipeline = tiny_pipeline()
     pipeline.set_progress_bar_config(desc="drawing a bag")

@@ -14,7 +14,7 @@ from wvq.pipelines.training.accelerator import build_accelerator
 from wvq.pipelines.training.config import TrainingConfig
 from wvq.pipelines.training.loop import Loop
 from wvq.pipelines.training.run import Run
-from wvq.tokenizer import InputError
+from wvq.tokenizer import InputError, progress
 from wvq.tokenizer.data import DataConfig, load_splits, to_model
 
 MODULES = ("generator", "discriminator")
@@ -119,6 +119,17 @@ def test_a_resumed_run_is_the_uninterrupted_one(config: TrainingConfig):
     one, two = state(config, 8), state(other, 8)
     assert one.keys() == two.keys()
     assert [name for name in one if not torch.equal(one[name], two[name])] == []
+
+
+def test_beside_other_trainings_each_line_says_whose_it_is(
+    config: TrainingConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    train(config)
+    assert "step 8: one\n" in capsys.readouterr().out.splitlines(keepends=True)
+    monkeypatch.setattr(progress, "_line", 2)
+    train(dataclasses.replace(config, output_dir=config.output_dir + "-beside"))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition("/")[2] for line in lines] == ["run-beside: step 4: one", "run-beside: step 8: one"]
 
 
 def test_an_update_that_is_not_finite_is_not_made_and_counted(config: TrainingConfig):
