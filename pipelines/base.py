@@ -11,7 +11,6 @@ from einops import rearrange
 from PIL import Image
 from torch import Tensor, nn
 
-from wvq.prior.loading import without_bars
 from wvq.tokenizer import InputError
 from wvq.tokenizer.data.decoding import BadImage, sized_pixels, to_uint8
 from wvq.tokenizer.errors import NonFiniteError
@@ -113,9 +112,8 @@ class Pipeline(Pushed):
         """
         with written_whole(Path(folder), beside=AUTHORS_OWN) as partial:
             write_json(partial / "model_index.json", self.index())
-            with without_bars():
-                for name, component in self.components.items():
-                    component.save_pretrained(partial / name)  # pyright: ignore[reportCallIssue]
+            for name, component in self.components.items():
+                component.save_pretrained(partial / name)  # pyright: ignore[reportCallIssue]
             if self.origin is not None:
                 write_json(partial / ORIGIN_FILE, self.origin)
             for name, code in self.shims.items():

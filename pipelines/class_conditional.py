@@ -1,6 +1,7 @@
 """Classes to images: sample tokens from the prior, decode them with the tokenizer."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
@@ -10,7 +11,7 @@ from transformers import GPT2LMHeadModel, LlamaForCausalLM
 from wvq.prior import sample_tokens
 from wvq.prior.guidance import GuidanceSchedule
 from wvq.prior.likelihood import bits_per, log_likelihood
-from wvq.prior.loading import load_prior
+from wvq.prior.loading import load_prior, without_bars
 from wvq.prior.model import PRIOR_CLASSES
 from wvq.prior.next_scale import sample_scales, scales_of
 from wvq.tokenizer import InputError, VQTokenizer
@@ -95,6 +96,10 @@ class ClassConditionalPipeline(EditingPipeline):
         if self.tokenizer.dtype != before and getattr(self.prior.config, "tokenizer_fingerprint", None) is not None:
             self.prior.config.tokenizer_fingerprint = self.tokenizer.fingerprint  # the rounded one belongs to it too
         return self
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        with without_bars():
+            super().save_pretrained(folder)
 
     def index(self) -> dict[str, Any]:
         return super().index() | {"id2label": dict(enumerate(self.class_names))}

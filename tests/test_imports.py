@@ -174,8 +174,9 @@ def test_a_new_file_needs_a_place(copied: Path, package: str) -> None:
     assert f"- wvq.{package}.new" in report
 
 
-def test_importing_the_tokenizer_imports_no_framework_of_a_run() -> None:
+@pytest.mark.parametrize(("module", "needed"), [("wvq.tokenizer", []), ("wvq.pipelines.reconstruction", ["datasets"])])
+def test_importing_what_has_no_prior_imports_no_framework_of_a_run(module: str, needed: list[str]) -> None:
     frameworks = {"accelerate", "datasets", "matplotlib", "torchmetrics", "transformers"}
-    script = f"import sys, wvq.tokenizer; print(*sorted({frameworks} & sys.modules.keys()))"
+    script = f"import sys, {module}; print(*sorted({frameworks} & sys.modules.keys()))"
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert result.stdout.split() == []
+    assert result.stdout.split() == needed

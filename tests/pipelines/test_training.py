@@ -99,9 +99,10 @@ def test_a_saved_tokenizer_is_the_one_that_was_evaluated(stage_one):
     assert rows(stage_one, "evaluation")[-1]["reconstruction_loss"] == pytest.approx(loss.item(), rel=1e-3)
 
 
-def test_a_prior_run_learns_and_leaves_its_files(stage_two):
+def test_a_prior_run_learns_and_leaves_its_files(stage_two, capfd):
     config = changed(stage_two, steps=60, log_every=20, evaluate_every=30, sample_every=25, checkpoint_every=60)
     folder = train_prior(config)
+    assert "model shards" not in capfd.readouterr().err  # no bar of transformers
     run = Path(config.output_dir)
     assert json.loads((run / "run.json").read_text())["model"]["hidden_size"] == 16
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-00000060"]
