@@ -271,7 +271,7 @@ class Loop:
     def say(self, text: str, warning: bool = False) -> None:
         """Show a line above the bar, of the first process alone."""
         if self.accelerator.is_main_process:
-            text = f"{self.progress.desc.removesuffix(': ')}: {text}" if shares_output() else text
+            text = f"{self.progress.desc}: {text}" if shares_output() else text
             self.progress.write(text, file=sys.stderr if warning else sys.stdout)
 
 
