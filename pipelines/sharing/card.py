@@ -16,8 +16,7 @@ from wvq.pipelines.generation import SamplingOptions, sample_images
 from wvq.pipelines.processes import this_device
 from wvq.tokenizer import InputError
 from wvq.tokenizer.data.batches import evenly_spaced
-from wvq.tokenizer.data.fashion_mnist import HUB_NAME
-from wvq.tokenizer.data.sources import FASHION_MNIST
+from wvq.tokenizer.data.published import HUB_NAMES
 from wvq.tokenizer.image_grid import save_grid
 from wvq.tokenizer.image_size import size_in_words
 from wvq.tokenizer.storage.atomic import write_file
@@ -124,7 +123,7 @@ def _metadata(
     before = old.data.to_dict() if old else {}
     size = size_in_words(pipeline.tokenizer.config.image_size)
     source = ((pipeline.origin or {}).get("tokenizer", {}).get("data") or {}).get("source")
-    known = HUB_NAME if source == FASHION_MNIST else source
+    known = HUB_NAMES.get(source, source)
     called = Path(source).name if source else "images"
     licence: dict[str, Any] = {name: getattr(config, name) for name in ("license", "license_name", "license_link")}
     if not any(licence.values()):

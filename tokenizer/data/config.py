@@ -5,7 +5,7 @@ from typing import Any, Self
 
 from ..errors import InputError
 from ..image_size import ImageSize, height_and_width, image_size
-from .sources import FASHION_MNIST
+from .published import READERS
 
 IMAGE_SIZE, CHANNELS = 28, 3
 """What images have by default."""
@@ -15,10 +15,10 @@ IMAGE_SIZE, CHANNELS = 28, 3
 class DataConfig:
     """Where images come from and what is made of them."""
 
-    source: str = FASHION_MNIST
-    """fashion-mnist, a folder of images, .tar (webdataset) or .parquet shards, or a hub data set owner/name."""
+    source: str = "fashion-mnist"
+    """fashion-mnist, cifar-10, a folder of images, .tar (webdataset) or .parquet shards, or owner/name on the hub."""
     root: str | None = None
-    """Folder with the four idx files of fashion-mnist, gzipped or not; by default it is searched for."""
+    """Folder with the files of fashion-mnist or cifar-10; by default they are searched for."""
     image_size: ImageSize | None = None
     """Height and width after the centre crop and resize, or [h, w]; by default the tokenizer's, or 28 without one."""
     channels: int | None = None
@@ -53,8 +53,8 @@ class DataConfig:
             raise InputError(f"validation_fraction is {self.validation_fraction}; it must be at least 0 and below 1")
         if self.num_workers < 0:
             raise InputError(f"num_workers is {self.num_workers}; it must be at least 0")
-        if self.root is not None and self.source != FASHION_MNIST:
-            raise InputError(f"root is {self.root!r}, but only the source {FASHION_MNIST} has one, not {self.source!r}")
+        if self.root is not None and self.source not in READERS:
+            raise InputError(f"root is {self.root!r}, but only {' and '.join(READERS)} have one, not {self.source!r}")
 
     def sized(self, like: Any) -> Self:
         """With the image_size and the channels that were left open: those of the configuration of a tokenizer."""

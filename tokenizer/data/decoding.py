@@ -42,7 +42,7 @@ def sized_pixels(
     gives other pixels.
 
     Args:
-        content: an encoded image, the pixels of a grey one (H, W), or a PIL image of any mode.
+        content: an encoded image, pixels (H, W) or (H, W, 3), or a PIL image of any mode.
         image_size: height and width wanted, one number or both.
         channels: 1 for grey (ITU-R 601 luma), 3 for RGB.
 

@@ -20,7 +20,7 @@ class StoredImages(Protocol):
     def __len__(self) -> int: ...
 
     def content(self, row: int) -> bytes | npt.NDArray[np.uint8]:
-        """An encoded image, or the pixels (H, W) of a grey one. Raises: BadImage: where there is nothing to read."""
+        """An encoded image, or pixels (H, W) or (H, W, 3). Raises: BadImage: where there is nothing to read."""
         ...
 
     def name(self, row: int) -> str:
@@ -30,7 +30,7 @@ class StoredImages(Protocol):
 
 @dataclass(frozen=True)
 class PixelArray:
-    """Grey images that are no files: pixels (M, H, W) uint8."""
+    """Images that are no files: pixels (M, H, W) or (M, H, W, 3) uint8."""
 
     pixels: npt.NDArray[np.uint8]
 
@@ -90,7 +90,7 @@ class Records:
         return len(self.rows)
 
     def content(self, index: int) -> bytes | npt.NDArray[np.uint8]:
-        """An encoded image, or the pixels (H, W) of one.
+        """An encoded image, or pixels (H, W) or (H, W, 3).
 
         Raises:
             BadImage: if it cannot be read, or is another one than when it was hashed.

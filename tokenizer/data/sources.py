@@ -8,15 +8,15 @@ from pathlib import Path
 from ..errors import InputError
 from ..storage.untrusted import user_path
 from .decoding import SUFFIXES
-from .fashion_mnist import read_fashion_mnist
 from .folders import ImageFiles, counted, files_under, tell_passed_over
 from .names import EVALUATION_NAMES, SPLIT_NAMES, in_nfc, in_order, split_of, train_and_evaluation
+from .published import READERS
 from .records import Records, Source
 from .shard_files import find_shards, read_webdataset, stream_parquet
 from .shards import ShardRecords
 from .tables import load_from_hub, read_parquet, read_tables
 
-FASHION_MNIST = "fashion-mnist"
+PUBLISHED = " and ".join(READERS)
 
 
 def find_source(source: str, root: str | None, image_column: str, label_column: str, streaming: bool = False) -> Source:
@@ -26,29 +26,27 @@ def find_source(source: str, root: str | None, image_column: str, label_column: 
         InputError: if there is no such source, it cannot be read, or it is to be streamed and has no shards.
     """
     path = user_path(source)
-    if source != FASHION_MNIST and (shards := find_shards(source)):
+    if source not in READERS and (shards := find_shards(source)):
         if shards.suffix == ".tar":
             return read_webdataset(shards, label_column, streaming)
         if streaming:
             return stream_parquet(shards, image_column, label_column)
         return read_parquet(shards.splits, source, image_column, label_column)
-    if streaming and (source == FASHION_MNIST or os.path.exists(path)):
+    if streaming and (source in READERS or os.path.exists(path)):
         raise InputError(
             f"streaming is true, but {source!r} has no .tar or .parquet shards, which a stream is read from"
         )
-    if source == FASHION_MNIST:
-        return read_fashion_mnist(root)
+    if source in READERS:
+        return READERS[source](root)
     if os.path.isdir(path):
         return read_folder(path)
     if os.path.isfile(path):
-        raise InputError(
-            f"data source {source!r} is a file; valid are a folder, .tar and .parquet files, {FASHION_MNIST}"
-        )
+        raise InputError(f"data source {source!r} is a file; valid are a folder, .tar and .parquet files, {PUBLISHED}")
     if near := _meant(source, path):
         raise InputError(f"data source {source!r} does not exist; did you mean {' or '.join(map(repr, near))}?")
     if not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", source) or path.suffix in (".parquet", ".tar") or _beside_files(path):
         raise InputError(
-            f"data source {source!r} does not exist; valid are {FASHION_MNIST}, a folder of images, .tar or "
+            f"data source {source!r} does not exist; valid are {PUBLISHED}, a folder of images, .tar or "
             ".parquet shards (a file, a folder, a pattern like {000..099}.tar), a hub data set owner/name"
         )
     if streaming:
@@ -69,7 +67,7 @@ def _beside_files(path: Path) -> bool:
 
 
 def _meant(source: str, path: Path) -> list[str]:
-    known = [FASHION_MNIST]
+    known = list(READERS)
     if _beside_files(path):
         known += [str(path.parent / name) for name in sorted(os.listdir(path.parent))]
     return difflib.get_close_matches(source.lower(), known, n=2, cutoff=0.8)

@@ -22,7 +22,7 @@ from PIL import Image
 from wvq.eval import ImageArchive, ReferenceStatistics, open_images
 from wvq.eval.features.archives import read_headers
 from wvq.tokenizer import InputError
-from wvq.tokenizer.data.fashion_mnist import SHA256, read_fashion_mnist
+from wvq.tokenizer.data.published.fashion_mnist import SHA256, read_fashion_mnist
 from wvq.tokenizer.data.sources import find_source
 
 

@@ -258,7 +258,7 @@ def test_a_split_that_leaves_one_side_empty(photos):
         ({"evaluation_fraction": 0.0}, "evaluation_fraction is 0.0"),
         ({"evaluation_fraction": 1.0}, "evaluation_fraction is 1.0"),
         ({"num_workers": -1}, "num_workers is -1"),
-        ({"source": "photos", "root": "here"}, "only the source fashion-mnist has one"),
+        ({"source": "photos", "root": "here"}, "only fashion-mnist and cifar-10 have one"),
     ],
 )
 def test_values_that_no_configuration_may_have(arguments, message):

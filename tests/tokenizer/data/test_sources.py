@@ -16,9 +16,9 @@ import pytest
 import torch
 from PIL import Image
 
-from wvq.tokenizer.data import fashion_mnist
 from wvq.tokenizer.data.config import DataConfig
 from wvq.tokenizer.data.dataset import load_splits
+from wvq.tokenizer.data.published import fashion_mnist
 from wvq.tokenizer.errors import InputError
 
 
@@ -258,7 +258,9 @@ def test_a_path_that_does_not_exist(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"photo' does not exist; did you mean '.*/photos'"):
         load_splits(DataConfig(source=str(tmp_path / "photo")))
     for source in ("/no/such/folder", "./absent", "absent.parquet", "photos/absent", "two words"):
-        with pytest.raises(InputError, match=f"{source!r} does not exist; valid are fashion-mnist, a folder"):
+        with pytest.raises(
+            InputError, match=f"{source!r} does not exist; valid are fashion-mnist and cifar-10, a folder"
+        ):
             load_splits(DataConfig(source=source))
     with pytest.raises(InputError, match=r"notes.txt' is a file; valid are a folder"):
         load_splits(DataConfig(source=str(tmp_path / "notes.txt")))

@@ -11,12 +11,12 @@ import datasets
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import InputError
-from ..storage.untrusted import user_path
-from .decoding import BadImage, sized_pixels
-from .folders import read_regular_file
-from .records import PixelArray, Records, Source
-from .tables import image_table, load_from_hub
+from ...errors import InputError
+from ...storage.untrusted import user_path
+from ..decoding import BadImage, sized_pixels
+from ..folders import read_regular_file
+from ..records import PixelArray, Records, Source
+from ..tables import image_table, load_from_hub
 
 CLASS_NAMES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
