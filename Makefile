@@ -30,7 +30,7 @@ $(VENV)/.demo: pyproject.toml constraints.txt
 	$(PIP) install --constraint constraints.txt --editable ".[app,offline,adversarial]"
 	touch $@
 
-demo: $(VENV)/.demo data
+demo: $(VENV)/.demo data-cifar10
 	$(BIN)/wvq demo
 
 # The site, in build/docs/site; a warning or a link that leads nowhere is an error.

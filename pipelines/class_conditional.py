@@ -44,7 +44,7 @@ class ClassConditionalPipeline(EditingPipeline):
 
     Example:
         >>> pipeline = ClassConditionalPipeline.from_pretrained("runs/demo/wasserstein-0/prior/pipeline")
-        >>> images = pipeline(["Sneaker", "Bag"], num_images_per_label=4, guidance_scale=2.0).images
+        >>> images = pipeline(["horse", "ship"], num_images_per_label=4, guidance_scale=3.0).images
     """
 
     component_classes: ClassVar = {

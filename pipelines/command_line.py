@@ -38,7 +38,7 @@ _COMPARISON = (
 
 COMMANDS = {
     "demo": Command(
-        "both stages, samples, scores and a report on Fashion-MNIST, sized for 2 CPU cores",
+        "both stages, samples, scores and a report on CIFAR-10, sized for 2 CPU cores",
         "wvq.eval.comparison.compare:compare_and_summarize",
         "wvq.eval.comparison.compare:Comparison",
         _COMPARISON,

@@ -52,7 +52,7 @@ class TrainingBenchmark:
             channels=1, patch_size=2, base_channels=32, channel_multipliers=(1, 2), num_blocks=1, codebook_size=1024
         )
     )
-    """The tokenizer; the default is that of `wvq demo`."""
+    """The tokenizer; by default a small one of 1,024 codes."""
     prior: PriorSize = field(default_factory=lambda: PriorSize(hidden_size=128, num_layers=4, num_heads=4))
     """Size of the prior; the default is that of `wvq demo`."""
     batch_size: int = 64

@@ -23,7 +23,7 @@ class EditingPipeline(Pipeline, ABC):
 
     Example:
         >>> pipeline = ClassConditionalPipeline.from_pretrained("runs/demo/wasserstein-0/prior/pipeline")
-        >>> edited = pipeline.inpaint(Image.open("shoe.png"), Image.open("mask.png"), "Sneaker").images
+        >>> edited = pipeline.inpaint(Image.open("ship.png"), Image.open("mask.png"), "ship").images
     """
 
     tokenizer: VQTokenizer
