@@ -123,7 +123,7 @@ def _metadata(
     before = old.data.to_dict() if old else {}
     size = size_in_words(pipeline.tokenizer.config.image_size)
     source = ((pipeline.origin or {}).get("tokenizer", {}).get("data") or {}).get("source")
-    known = HUB_NAMES.get(source, source)
+    known = HUB_NAMES.get(source, source) if source else None
     called = Path(source).name if source else "images"
     licence: dict[str, Any] = {name: getattr(config, name) for name in ("license", "license_name", "license_link")}
     if not any(licence.values()):

@@ -53,15 +53,15 @@ def read_cifar10(root: str | None) -> Source:
 
 def _source(splits: dict[str, npt.NDArray[np.uint8]], place: str) -> Source:
     """Of each split's rows (N, 3073)."""
-    parts = []
+    parts: dict[str, Records] = {}
     for split, rows in splits.items():
         ordered = b"".join(sorted(row.tobytes() for row in rows))
         if hashlib.sha256(ordered).hexdigest() != SHA256[split]:
             raise InputError(f"the {split} images from {place} are not those of CIFAR-10 (by sha256); get them again")
         rows = np.frombuffer(ordered, np.uint8).reshape(-1, _ROW)
         images = rows[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-        parts.append(Records.of(PixelArray(np.ascontiguousarray(images)), rows[:, 0], f"official {split} split"))
-    return Source(*parts, CLASS_NAMES)
+        parts[split] = Records.of(PixelArray(np.ascontiguousarray(images)), rows[:, 0], f"official {split} split")
+    return Source(parts["train"], parts["test"], CLASS_NAMES)
 
 
 def _from_folder(folder: Path) -> Source:
