@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -12,20 +13,39 @@ from hypothesis import strategies as st
 from wvq.prior.sampled_softmax import Proposal, sampled_cross_entropy
 
 
-@given(count=st.integers(1, 12), vocabulary=st.integers(2, 30), seed=st.integers(0, 2**31))
+@given(count=st.integers(1, 12), vocabulary=st.integers(2, 30), rows=st.integers(1, 13), seed=st.integers(0, 2**31))
 @settings(max_examples=40, deadline=None)
-def test_with_every_id_drawn_once_it_is_the_loss_of_all(count, vocabulary, seed):
+def test_with_every_id_drawn_once_it_is_the_loss_of_all(count, vocabulary, rows, seed):
     generator = torch.Generator().manual_seed(seed)
     hidden = torch.randn(count, 6, generator=generator, requires_grad=True)
     weight = torch.randn(vocabulary, 6, generator=generator, requires_grad=True)
     targets = torch.randint(vocabulary, (count,), generator=generator)
     ids = torch.randperm(vocabulary, generator=generator)
     is_own = targets[:, None] == ids
-    found = sampled_cross_entropy(hidden, weight[targets], weight[ids], torch.zeros(vocabulary), is_own)
+    with patch("wvq.prior.sampled_softmax._CPU_BLOCK_ENTRIES", rows * vocabulary):
+        found = sampled_cross_entropy(hidden, weight[targets], weight[ids], torch.zeros(vocabulary), is_own)
     expected = F.cross_entropy(hidden @ weight.mT, targets)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
     gradients = (torch.autograd.grad(loss, [hidden, weight]) for loss in (found, expected))
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gradients_are_those_of_the_same_loss_written_out(dtype):
+    generator = torch.Generator().manual_seed(0)
+    hidden, own, others = (torch.randn(n, 6, generator=generator).requires_grad_() for n in (7, 7, 5))
+    log_times, is_own = torch.randn(5, generator=generator), torch.rand(7, 5, generator=generator) < 0.3
+    loss = sampled_cross_entropy(hidden.to(dtype), own, others, log_times, is_own)
+    assert loss.dtype == torch.float32
+    logits = torch.cat([(hidden * own).sum(1, keepdim=True), hidden @ others.mT - log_times], dim=1)
+    excluded = F.pad(is_own, (1, 0), value=False)
+    expected = F.cross_entropy(logits.masked_fill(excluded, -torch.inf), torch.zeros(7, dtype=torch.int64))
+    tolerance = {"rtol": 1e-5, "atol": 1e-6} if dtype == torch.float32 else {"rtol": 0.05, "atol": 0.02}
+    torch.testing.assert_close(loss, expected, **tolerance)
+    for found, right in zip(
+        *(torch.autograd.grad(3 * x, [hidden, own, others]) for x in (loss, expected)), strict=True
+    ):
+        torch.testing.assert_close(found, right, **tolerance)
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -38,7 +58,8 @@ def test_the_mean_of_the_estimated_sums_over_all_samples_is_the_sum(count: int):
         ids, probability = torch.tensor(drawn), proposal[list(drawn)]
         log_times = torch.from_numpy(probability * count).log().float()
         is_own = targets[:, None] == ids
-        losses = sampled_cross_entropy(hidden, weight, weight[ids], log_times, is_own, reduction="none")
+        rows = zip(hidden.split(1), weight.split(1), is_own.split(1), strict=True)
+        losses = torch.stack([sampled_cross_entropy(h, w, weight[ids], log_times, own) for h, w, own in rows])
         others += probability.prod() * losses.double().expm1()
     expected = F.cross_entropy(hidden @ weight.mT, targets, reduction="none").double().expm1()
     torch.testing.assert_close(others, expected, rtol=1e-5, atol=1e-6)
