@@ -5,6 +5,7 @@ in the order of transformers. Nothing is sorted whole where a short list of the 
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from wvq.tokenizer.decided_there import may_ask
@@ -12,6 +13,7 @@ from wvq.tokenizer.errors import InputError
 from wvq.tokenizer.precision import float64_device, to_float64
 
 SHORT_LIST = 256
+_BLOCK = 64
 _GREEDY = torch.finfo(torch.float32).tiny  # below, 1 / temperature overflows, and the highest score would be 0 * inf
 
 
@@ -79,12 +81,20 @@ def _smallest_of_nucleus(weights: Tensor, top_p: float) -> Tensor:
 def invert_cumulative(weights: Tensor, draws: Tensor) -> Tensor:
     """The first index of each row of weights (B, K) at which their running sum exceeds draws (B,) of the whole sum.
 
-    Never an index of weight zero. The sum runs in float64: in float32 it would be blind to codes below 6e-8.
+    Never an index of weight zero. The sum runs in float64: in float32 it would be blind to codes below 6e-8. First the
+    block of 64 weights is looked for, then the weight in it: the sums of blocks take a tenth of a running sum's time.
     """
     here, weights = weights.device, weights.to(float64_device(weights.device))
-    cumulative = weights.cumsum(dim=-1, dtype=torch.float64)
+    blocks = F.pad(weights, (0, -weights.shape[-1] % _BLOCK)).unflatten(-1, (-1, _BLOCK))
+    sums = blocks.sum(dim=-1, dtype=torch.float64).cumsum(dim=-1)  # (B, blocks)
+    targets = to_float64(draws).to(weights.device)[:, None] * sums[:, -1:]
+    block = _first_above(sums, targets)
+    inside = blocks.gather(1, block[..., None].expand(-1, -1, _BLOCK)).squeeze(1).cumsum(dim=-1, dtype=torch.float64)
+    before = F.pad(sums, (1, 0)).gather(1, block)
+    return (block * _BLOCK + _first_above(inside, targets - before)).squeeze(1).to(here)
+
+
+def _first_above(cumulative: Tensor, targets: Tensor) -> Tensor:
+    """The first index at which rows of running sums (B, n) exceed targets (B, 1), of those below the last sum."""
     total = cumulative[:, -1:]
-    targets = torch.minimum(
-        to_float64(draws).to(weights.device)[:, None] * total, total.nextafter(torch.zeros_like(total))
-    )
-    return torch.searchsorted(cumulative, targets, right=True).squeeze(1).to(here)
+    return torch.searchsorted(cumulative, torch.minimum(targets, total.nextafter(torch.zeros_like(total))), right=True)

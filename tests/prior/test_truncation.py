@@ -108,6 +108,22 @@ def test_inversion_is_a_search_in_the_running_sum_and_never_finds_a_zero(weights
     assert (found == expected).all()
 
 
+@given(
+    number=st.integers(60, 400), share=st.floats(0, 1), draw=st.floats(0, 1, exclude_max=True), seed=st.integers(0, 99)
+)
+@example(number=400, share=0.0, draw=1 - 2**-53, seed=0)
+@settings(deadline=None)
+def test_inversion_over_many_weights_is_that_search_to_rounding(number, share, draw, seed):
+    generator = np.random.default_rng(seed)
+    weights = (generator.exponential(size=number) * (generator.random(number) < share)).astype(np.float32)
+    weights[number // 2] += not weights.any()
+    cumulative = weights.astype(np.float64).cumsum()
+    found = int(invert_cumulative(torch.from_numpy(weights)[None], torch.tensor([draw], dtype=torch.float64)))
+    assert weights[found] > 0
+    target, rounding = draw * cumulative[-1], 1e-13 * cumulative[-1]
+    assert cumulative[found] - weights[found] - rounding <= target <= cumulative[found] + rounding
+
+
 def test_inversion_sees_codes_rarer_than_a_float32_sum_can_hold():
     probabilities = torch.full((1, 4001), 2.5e-9)
     probabilities[0, 0] = 1 - 4000 * 2.5e-9
