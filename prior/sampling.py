@@ -133,22 +133,20 @@ def sample_tokens(
         seen = 0
         for position in range(undecided[0] if undecided else num_tokens, num_tokens):
             with torch.inference_mode():  # not around the callback: its tokens, and the result, are ordinary tensors
-                logits = []
+                own = ids[position % codes_per_position]
                 for block, cache in zip(blocks, caches, strict=True):
                     new = sequences[block, seen : position + 1]
                     if guided:
                         new = new.repeat(2, 1)
                         if seen == 0:
                             new[len(block) :, 0] = null_class
-                    logits.append(decoder(new, cache).view(-1, len(block), num_codes))
-                conditional, *rest = (torch.cat(logits, dim=1) if logits[1:] else logits[0])[:, :batch]
-                scores = conditional
-                if scales[position] != 1:
-                    scores = rest[0] + scales[position] * (conditional - rest[0])
-                scores = finite.checked(scores, position)
-                own = ids[position % codes_per_position]
-                drawn = own.start + draw_codes(scores[:, own], draws[:, position], temperature, top_k, top_p, min_p)
-                sequences[:, position + 1] = torch.where(free[:, position], drawn, sequences[:, position + 1])
+                    scores, *rest = decoder(new, cache).view(-1, len(block), num_codes)
+                    if scales[position] != 1:
+                        scores = rest[0] + scales[position] * (scores - rest[0])
+                    scores = finite.checked(scores, block, position)[:, own]
+                    drawn = own.start + draw_codes(scores, draws[block, position], temperature, top_k, top_p, min_p)
+                    given = sequences[block, position + 1]
+                    sequences[block, position + 1] = torch.where(free[block, position], drawn, given)
             seen = position + 1
             if on_token:
                 on_token(position, sequences[:, 1 : position + 2].clone())
@@ -176,10 +174,11 @@ class _FiniteScores:
         self.scales, self.at_once = scales, may_ask(device)
         self.broken = torch.full((batch,), len(scales), device=device)  # the first position of each that was not
 
-    def checked(self, scores: Tensor, position: int) -> Tensor:
-        """The scores (B, K) of a position, zeros for images without finite ones, whose draw would be no code."""
+    def checked(self, scores: Tensor, images: Tensor, position: int) -> Tensor:
+        """The scores (B, K) of some images (B,), zeros for those without finite ones, whose draw would be no code."""
         broken = ~(scores.amax(dim=1).isfinite() & scores.amin(dim=1).isfinite())  # NaN is both
-        self.broken = torch.where(broken, self.broken.clamp(max=position), self.broken)
+        before = self.broken[images]
+        self.broken[images] = torch.where(broken, before.clamp(max=position), before)
         if self.at_once:
             self.check()
             return scores
