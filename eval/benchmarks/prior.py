@@ -4,6 +4,7 @@ Every contender runs in a process of its own, one after the other: forward and b
 step on random tokens. The arithmetic limit is what the products of the contender's matrices alone would allow.
 """
 
+import itertools
 import multiprocessing
 import statistics
 import time
@@ -22,6 +23,7 @@ from wvq.pipelines.train_prior import PriorTraining
 from wvq.prior import PriorConfig, PriorSize, build_prior
 from wvq.prior.loss import TokenLoss
 from wvq.prior.muon import build_optimizers
+from wvq.prior.sampled_softmax import Proposal
 from wvq.tokenizer import InputError
 from wvq.tokenizer.errors import LARGEST_SEED, check_range
 from wvq.tokenizer.progress import progress_bar
@@ -52,6 +54,8 @@ class PriorBenchmark:
     """Tokens of an image."""
     batch_size: int = 8
     """Images of a step."""
+    sampled_ids: int = 0
+    """Ids that the loss of the contenders of wvq compares a token with, as in `wvq train-prior`; 0 for all."""
     mixed_precision: bool = False
     """Whether forward and backward passes are in bfloat16."""
     repeats: int = 5
@@ -68,6 +72,7 @@ class PriorBenchmark:
         for name in ("num_codes", "num_classes", "num_tokens", "batch_size", "repeats"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        check_range(self, "sampled_ids", least=0)
 
 
 def benchmark_prior(config: PriorBenchmark) -> str:
@@ -137,8 +142,13 @@ def build_step(config: PriorBenchmark, contender: str, device: torch.device) -> 
         about: dict[str, Any] = {**asdict(config.model), "architecture": ours}
         for name in ("num_codes", "num_tokens", "num_classes"):
             about[name] = getattr(config, name)
-        model = loss = TokenLoss(build_prior(PriorConfig(**about)), config.num_codes).to(device)
+        model = token_loss = TokenLoss(build_prior(PriorConfig(**about)), config.num_codes).to(device)
+        proposal, batches = Proposal(torch.ones(config.num_codes, device=device), vocabulary), itertools.count()
         optimizers = build_optimizers(model, PriorTraining(optimizer=optimizer))  # pyright: ignore[reportArgumentType]
+
+        def loss(codes: Tensor, labels: Tensor) -> Tensor:
+            drawn = proposal.draw(config.seed, next(batches), config.sampled_ids) if config.sampled_ids else None
+            return token_loss(codes, labels, sample=drawn)
 
     def step(codes: Tensor, labels: Tensor) -> None:
         with torch.autocast(device.type, torch.bfloat16, enabled=config.mixed_precision):

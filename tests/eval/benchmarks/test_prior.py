@@ -28,9 +28,11 @@ def test_contenders_are_measured_in_processes_of_their_own(tmp_path):
 
 @pytest.mark.parametrize("contender", CONTENDERS)
 @pytest.mark.parametrize("half", [False, True])
-def test_every_contenders_step_learns(contender, half):
+@pytest.mark.parametrize("sampled_ids", [0, 5])
+def test_every_contenders_step_learns(contender, half, sampled_ids):
     torch.manual_seed(0)
-    model, step = build_step(toy(mixed_precision=half), contender, torch.device("cpu"))
+    config = toy(mixed_precision=half, sampled_ids=sampled_ids)
+    model, step = build_step(config, contender, torch.device("cpu"))
     codes, labels = torch.randint(12, (4, 6)), torch.tensor([0, 1, 2, 3])
     before = [p.detach().clone() for p in model.parameters()]
     step(codes, labels)
