@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 from wvq.pipelines.train_prior import PriorTraining
+from wvq.pipelines.training.muon import build_optimizers
 from wvq.prior import PriorConfig, build_prior
 from wvq.prior.loss import TokenLoss
-from wvq.prior.muon import build_optimizers
 from wvq.tokenizer import TokenizerConfig, VQTokenizer
 from wvq.tokenizer.token_shards import MOST_ROWS
 

@@ -16,7 +16,6 @@ from wvq.prior.code_geometry import CodeGeometry, code_features
 from wvq.prior.loading import load_prior, without_bars
 from wvq.prior.loss import TokenLoss
 from wvq.prior.model import SIZES, PriorConfig, PriorSize, build_prior, transformer_layers
-from wvq.prior.muon import build_optimizers
 from wvq.prior.next_scale import sample_scales
 from wvq.prior.ngram_baselines import baseline_bits, code_counts
 from wvq.prior.order.sequences import training_orders, validation_orders
@@ -41,6 +40,7 @@ from .training.accelerator import build_accelerator
 from .training.config import TrainingConfig
 from .training.loop import Loop
 from .training.micro_batches import accumulation_steps
+from .training.muon import build_optimizers
 from .training.run import Run, finished_model
 from .training.sharding import evaluated_model, whole_model
 

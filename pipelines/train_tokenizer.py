@@ -1,5 +1,6 @@
 """Stage one, training: `wvq train-tokenizer`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -26,6 +27,7 @@ from .training.accelerator import build_accelerator
 from .training.collapse import collapse_warning, waiting_warning
 from .training.config import TrainingConfig
 from .training.loop import Loop
+from .training.muon import Muon
 from .training.run import Run, finished_model
 
 
@@ -33,8 +35,11 @@ from .training.run import Run, finished_model
 class ReconstructionTraining(TrainingConfig):
     """A training run of a tokenizer by the images that it reconstructs: from scratch, or of one that is trained."""
 
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """Optimizer of the kernels of encoder and decoder; with muon, which needs several times fewer steps, all else and
+    the codes have AdamW as well."""
     learning_rate: float = 4e-4
-    """Peak learning rate of encoder and decoder (AdamW)."""
+    """Peak learning rate of encoder and decoder."""
     codebook_learning_rate: float = 0.02
     """Peak learning rate of the quantizer's parameters (AdamW, no decay); 0.02 is the paper's."""
     weight_decay: float = 1e-4
@@ -140,10 +145,9 @@ def train_tokenizer(config: TokenizerTraining) -> Path:
     set_seed(config.seed)
     model = VQTokenizer(config.model)
     model.quantizer.accumulation_steps = config.gradient_accumulation_steps
-    optimizer = build_optimizer(model, config)
-    loop = Loop(run, "tokenizer", model, [optimizer], train_set, config.data.num_workers, smaller_sizes(config.model))
-    (optimizer,) = loop.optimizers
-    network, codebook = (group["params"] for group in optimizer.param_groups)
+    optimizers, smaller = build_tokenizer_optimizers(model, config, config.optimizer), smaller_sizes(config.model)
+    loop = Loop(run, "tokenizer", model, optimizers, train_set, config.data.num_workers, smaller)
+    parameters = clipped(loop.optimizers)
     distance = F.mse_loss if config.reconstruction_loss == "l2" else F.l1_loss
 
     with loop:
@@ -159,7 +163,7 @@ def train_tokenizer(config: TokenizerTraining) -> Path:
                 loss = reconstruction_loss + output.quantizer.loss
                 terms = {"loss": loss, "reconstruction_loss": reconstruction_loss}
                 loop.backward(loss, terms | output.quantizer.terms)
-                loop.update(optimizer, network=network, codebook=codebook)
+                loop.update(*loop.optimizers, **parameters)
 
             if loop.due(config.log_every):
                 loop.log("images", config.batch_size)
@@ -177,23 +181,41 @@ def smaller_sizes(model: TokenizerConfig) -> str:
     return f"{' or '.join(options)} (a quarter of the work each)" if options else ""
 
 
-def build_optimizer(model: nn.Module, config: Any, fused: bool = True) -> torch.optim.AdamW:
+def build_tokenizer_optimizers(
+    model: nn.Module, config: Any, kind: str = "adamw", fused: bool = True
+) -> list[torch.optim.Optimizer]:
     """AdamW with two groups of parameters, the network's, with the convolutions between scales, and the codes'; without
-    those that are frozen.
+    those that are frozen. With "muon", Muon (arXiv 2502.16982) for the network's matrices and kernels.
+
+    Muon's update is scaled to the root mean square of AdamW's, so that both share one learning rate.
 
     Args:
-        fused: whether it is one kernel, which a GPU needs to skip a step without the host; on a CPU it takes an eighth
-            of the time.
+        fused: whether AdamW is one kernel, which a GPU needs to skip a step without the host; on a CPU it takes an
+            eighth of the time.
     """
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     in_codebook = {name: name.startswith("quantizer.") and ".phis." not in name for name in trained}
     codebook = [p for name, p in trained.items() if in_codebook[name]]
     network = [p for name, p in trained.items() if not in_codebook[name]]
+    matrices = [p for p in network if p.ndim >= 2] if kind == "muon" else []
+    inside = {id(p) for p in matrices}
+    rate, decay = config.learning_rate, config.weight_decay
     groups = [
-        {"params": network, "peak": config.learning_rate, "weight_decay": config.weight_decay},
+        {"params": [p for p in network if id(p) not in inside], "peak": rate, "weight_decay": decay},
         {"params": codebook, "peak": config.codebook_learning_rate, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95), fused=fused)
+    adamw = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.95), fused=fused)
+    if not matrices:
+        return [adamw]
+    return [adamw, Muon([{"params": matrices, "peak": rate}], lr=rate, weight_decay=decay)]
+
+
+def clipped(optimizers: Sequence[Any]) -> dict[str, list[nn.Parameter]]:
+    """The parameters of these optimizers whose gradients are clipped together, by the names of the groups."""
+    adamw, *muon = optimizers
+    network, codebook = (group["params"] for group in adamw.param_groups)
+    matrices = [p for optimizer in muon for group in optimizer.param_groups for p in group["params"]]
+    return {"network": network + matrices, "codebook": codebook}
 
 
 def evaluate(loop: Loop, model: VQTokenizer, dataset: ImageDataset, config: Any) -> dict[str, float]:

@@ -148,7 +148,7 @@ def test_torch_names_of_shards_and_their_json(tmp_path: Path) -> None:
 
 
 def test_torch_muon_state_and_options() -> None:
-    """prior/muon.py makes Muon's step on shards itself, around the one of torch for the whole matrix."""
+    """pipelines/training/muon.py makes Muon's step on shards itself, around the one of torch for the whole matrix."""
     matrix = nn.Parameter(torch.eye(4))
     matrix.grad = torch.eye(4)
     muon = torch.optim.Muon([matrix])

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from wvq.pipelines.processes import this_device
 from wvq.pipelines.train_prior import PriorTraining
+from wvq.pipelines.training.muon import build_optimizers
 from wvq.prior import PriorConfig, PriorSize, build_prior
 from wvq.prior.loss import TokenLoss
-from wvq.prior.muon import build_optimizers
 from wvq.prior.sampled_softmax import Proposal
 from wvq.tokenizer import InputError
 from wvq.tokenizer.errors import LARGEST_SEED, check_range

@@ -21,11 +21,11 @@ from torch import Tensor
 from wvq.pipelines.processes import this_device
 from wvq.pipelines.tokenize import Tokenization, tokenize
 from wvq.pipelines.train_prior import PriorTraining, train_prior
-from wvq.pipelines.train_tokenizer import TokenizerTraining, build_optimizer, train_tokenizer
+from wvq.pipelines.train_tokenizer import TokenizerTraining, build_tokenizer_optimizers, train_tokenizer
+from wvq.pipelines.training.muon import build_optimizers
 from wvq.pipelines.training.run import read_metrics
 from wvq.prior import PriorConfig, PriorSize, build_prior
 from wvq.prior.loss import TokenLoss
-from wvq.prior.muon import build_optimizers
 from wvq.tokenizer import InputError, TokenizerConfig, VQTokenizer
 from wvq.tokenizer.data.config import DataConfig
 from wvq.tokenizer.data.dataset import load_splits
@@ -163,7 +163,7 @@ def _bare_seconds(steps: Iterator[Callable[[], Tensor]], config: TrainingBenchma
 def _tokenizer_steps(training: TokenizerTraining) -> Iterator[Callable[[], Tensor]]:
     device = this_device()
     model = VQTokenizer(training.model).to(device)
-    optimizer = build_optimizer(model, training)
+    optimizers = build_tokenizer_optimizers(model, training, training.optimizer)
     images = load_splits(training.data)[0]
     size = training.batch_size
     batches = [to_model(images.take(chosen)["images"]) for chosen in _chosen(len(images), size)]
@@ -172,7 +172,7 @@ def _tokenizer_steps(training: TokenizerTraining) -> Iterator[Callable[[], Tenso
         with torch.autocast(device.type, torch.bfloat16, enabled=training.mixed_precision == "bf16"):
             output = model(batch)
         loss = F.mse_loss(output.reconstructions.float(), batch) + output.quantizer.loss
-        return _update(loss, [optimizer])
+        return _update(loss, optimizers)
 
     yield from (lambda batch=batch: step(batch) for batch in cycle([batch.to(device) for batch in batches]))
 

@@ -14,12 +14,12 @@ from wvq.tokenizer.adversarial.perceptual import PerceptualLoss
 from wvq.tokenizer.data import load_splits, to_model
 from wvq.tokenizer.data.dataset import report_bad_images
 
-from ..train_tokenizer import ReconstructionTraining, build_optimizer, evaluate, smaller_sizes
+from ..train_tokenizer import ReconstructionTraining, build_tokenizer_optimizers, clipped, evaluate, smaller_sizes
 from ..training.accelerator import build_accelerator
 from ..training.loop import Loop
-from ..training.rollbacks import Rollbacks
 from ..training.run import Run, finished_model
 from .players import Players, build_discriminator
+from .rollbacks import Rollbacks
 
 
 def train_adversarial(
@@ -56,14 +56,15 @@ def train_adversarial(
         return run.folder / "model"
 
     fused = accelerator.device.type != "cpu"  # there it rounds otherwise, and what players amplify would part processes
-    optimizers = [build_optimizer(tokenizer, config, fused)]
+    optimizers = build_tokenizer_optimizers(tokenizer, config, config.optimizer, fused)
+    own = len(optimizers)
     judging = list(judge.parameters()) if judge else []
     if judging:
         groups = [{"params": judging, "peak": settings.learning_rate, "weight_decay": 0.0}]
         optimizers.append(torch.optim.AdamW(groups, betas=(0.5, 0.9), fused=fused))
     smaller = smaller_sizes(tokenizer.config)
     loop = Loop(run, "tokenizer", model, optimizers, train_set, config.data.num_workers, smaller)
-    network, codebook = (group["params"] for group in loop.optimizers[0].param_groups)
+    parameters = clipped(loop.optimizers[:own])
     distance = F.mse_loss if config.reconstruction_loss == "l2" else F.l1_loss
     rollbacks = Rollbacks(run, settings.max_rollbacks)
     turned = config.turning_point
@@ -92,8 +93,8 @@ def train_adversarial(
                     loss = loss + weight * game.adversarial_loss
                     terms |= game.terms | {"adversarial_weight": torch.as_tensor(weight, device=loss.device)}
                 loop.backward(loss + game.discriminator_loss if game else loss, {"loss": loss} | terms)
-                moved = loop.optimizers if plays else loop.optimizers[:1]
-                loop.update(*moved, network=network, codebook=codebook, discriminator=judging)
+                moved = loop.optimizers if plays else loop.optimizers[:own]
+                loop.update(*moved, **parameters, discriminator=judging)
 
             if loop.due(config.log_every):
                 loop.log("images", config.batch_size)

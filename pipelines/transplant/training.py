@@ -21,7 +21,7 @@ from wvq.tokenizer.storage.untrusted import expand_home
 from wvq.tokenizer.transplant.latents import LatentDataset
 from wvq.tokenizer.transplant.projector import Projector, standardize
 
-from ..train_tokenizer import build_optimizer, evaluate
+from ..train_tokenizer import build_tokenizer_optimizers, evaluate
 from ..training.accelerator import build_accelerator
 from ..training.config import TrainingConfig
 from ..training.loop import Loop
@@ -146,8 +146,7 @@ def transplant(config: TransplantTraining) -> Path:
     on_first_process(lambda: tokenizer.save_pretrained(run.folder / UNTRAINED))
     model = LatentQuantizer(tokenizer)
     model.quantizer.accumulation_steps = config.gradient_accumulation_steps
-    optimizer = build_optimizer(model, config)
-    loop = Loop(run, "transplant", model, [optimizer], latents, config.data.num_workers)
+    loop = Loop(run, "transplant", model, build_tokenizer_optimizers(model, config), latents, config.data.num_workers)
     (optimizer,) = loop.optimizers
     projectors, codebook = (group["params"] for group in optimizer.param_groups)
 

@@ -12,13 +12,13 @@ from toy_runs import assert_equal_runs, changed, rows, toy_stage, weights
 from transformers import AutoModelForCausalLM
 
 from wvq.pipelines.train_prior import PriorTraining, train_prior
+from wvq.pipelines.training.muon import build_optimizers
 from wvq.pipelines.training.run import Run
 from wvq.pipelines.training.sharding import weight_average, whole_model
 from wvq.prior import PriorConfig, build_prior
 from wvq.prior.code_geometry import BANDWIDTH, CodeGeometry, code_features
 from wvq.prior.loading import load_prior
 from wvq.prior.loss import TokenLoss
-from wvq.prior.muon import build_optimizers
 from wvq.tokenizer import InputError
 
 CONFIG = PriorConfig(hidden_size=32, num_layers=2, num_heads=2, num_codes=40, num_tokens=6, num_classes=3)

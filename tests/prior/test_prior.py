@@ -12,9 +12,9 @@ from transformers import LlamaForCausalLM
 
 from wvq.pipelines.command_line import parse
 from wvq.pipelines.train_prior import PriorTraining, validate
+from wvq.pipelines.training.muon import build_optimizers
 from wvq.prior import PriorConfig, PriorSize, build_prior
 from wvq.prior.loss import TokenLoss
-from wvq.prior.muon import build_optimizers
 from wvq.tokenizer import InputError
 from wvq.tokenizer.storage.atomic import write_json
 from wvq.tokenizer.tokens import TokenDataset

@@ -21,10 +21,10 @@ from wvq.pipelines import ClassConditionalPipeline
 from wvq.pipelines.train_prior import train_pipeline
 from wvq.pipelines.train_tokenizer import train_tokenizer
 from wvq.pipelines.training.accelerator import build_accelerator
+from wvq.pipelines.training.muon import Muon
 from wvq.pipelines.training.run import Run
 from wvq.prior.loading import load_prior
 from wvq.prior.loss import TokenLoss
-from wvq.prior.muon import Muon
 from wvq.tokenizer import InputError
 
 

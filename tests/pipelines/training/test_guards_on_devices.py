@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from toy_runs import changed, rows, toy_stage, weights
 
 from wvq.pipelines.train_prior import PriorTraining
+from wvq.pipelines.training.muon import build_optimizers
 from wvq.pipelines.training.sharding import WeightAverage
 from wvq.pipelines.training.step_record import ASKED_EVERY
-from wvq.prior.muon import build_optimizers
 from wvq.tokenizer import InputError, VQTokenizer
 from wvq.tokenizer.storage.untrusted import read_json
 

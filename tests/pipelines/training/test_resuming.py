@@ -39,7 +39,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_by_bit(stage, how, fashion_s
         size = dataclasses.replace(config.model, attention_dropout=0.2, tie_embeddings=True)
         config = changed(config, model=size, label_smoothing=0.1)
     else:
-        config = changed(config, data=dataclasses.replace(config.data, horizontal_flip=True))
+        config = changed(config, optimizer="muon", data=dataclasses.replace(config.data, horizontal_flip=True))
     straight = changed(config, "straight")
     train(straight)
 

@@ -15,8 +15,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from wvq.pipelines.training.checkpoints.state import TrainingState, write_state
+from wvq.pipelines.training.muon import Muon
 from wvq.pipelines.training.step_record import StepRecord
-from wvq.prior.muon import Muon
 from wvq.tokenizer import InputError
 
 

@@ -5,7 +5,7 @@ from wvq.tokenizer.errors import InputError
 from wvq.tokenizer.storage.atomic import remove_whole, write_json
 from wvq.tokenizer.storage.untrusted import read_json
 
-from .run import ROLLBACKS_FILE, Run
+from ..training.run import ROLLBACKS_FILE, Run
 
 
 class Rollbacks:

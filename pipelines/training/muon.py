@@ -1,4 +1,4 @@
-"""Muon for matrices that may be sharded over processes, and that can skip a step by a tensor."""
+"""Muon for matrices and kernels that may be sharded over processes, and that can skip a step by a tensor."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +13,9 @@ _TABLES = ("embed_tokens.weight", "wte.weight", "lm_head.weight")  # a row for e
 
 
 class Muon(torch.optim.Muon):
-    """`torch.optim.Muon` (arXiv 2502.16982), which also is right for matrices that are sharded (FSDP2).
+    """`torch.optim.Muon` (arXiv 2502.16982), for kernels of convolutions and for matrices that are sharded (FSDP2) too.
+
+    A kernel (C_out, C_in, h, w) is the matrix (C_out, C_in * h * w) that it multiplies patches by.
 
     Momentum is sharded as the matrices are. The orthogonalization is of a whole matrix: every process gathers one after
     the other, in the bfloat16 it is computed in, and keeps its shard of the outcome. torch's own would multiply shards:
@@ -26,11 +28,18 @@ class Muon(torch.optim.Muon):
     found_inf: Tensor | None = None
     _step_supports_amp_scaling = True  # what torch calls that
 
+    def __init__(self, groups: list[dict[str, Any]], adjust_lr_fn: str = "match_rms_adamw", **options: Any):
+        super().__init__([{"params": []}], adjust_lr_fn=adjust_lr_fn, **options)  # torch's own would refuse kernels
+        self.param_groups.clear()
+        for group in groups:
+            self.add_param_group(group)
+
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step; a collective call if the matrices are sharded."""
-        sharded = any(isinstance(matrix, DTensor) for group in self.param_groups for matrix in group["params"])
-        if not sharded and self.found_inf is None:
+        matrices = [matrix for group in self.param_groups for matrix in group["params"]]
+        plain = all(matrix.ndim == 2 and not isinstance(matrix, DTensor) for matrix in matrices)
+        if plain and self.found_inf is None:
             return super().step(closure)
         with torch.enable_grad():
             loss = closure() if closure else None
@@ -51,7 +60,8 @@ class Muon(torch.optim.Muon):
         # Moved by a weight of 0 it is what it was, to the last bit.
         momentum.lerp_(gradient, (1 - group["momentum"]) * made)
         update = gradient.lerp(momentum, group["momentum"]) if group["nesterov"] else momentum
-        change = _orthogonal_change(whole_tensor(update.bfloat16()), group).to(matrix.dtype) * made
+        whole = whole_tensor(update.bfloat16())
+        change = _orthogonal_change(whole.flatten(1), group).view(whole.shape).to(matrix.dtype) * made
         matrix.mul_(1 - group["lr"] * group["weight_decay"] * made)
         if isinstance(matrix, DTensor):
             change = distribute_tensor(change, matrix.device_mesh, matrix.placements, src_data_rank=None)
@@ -89,5 +99,5 @@ def build_optimizers(model: nn.Module, config: Any) -> list[torch.optim.Optimize
     if config.optimizer == "adamw":
         groups.append({"params": matrices, "peak": rate, "weight_decay": decay})
         return [torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.95), fused=True)]
-    muon = Muon([{"params": matrices, "peak": rate}], lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
+    muon = Muon([{"params": matrices, "peak": rate}], lr=rate, weight_decay=decay)
     return [torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.95), fused=True), muon]
