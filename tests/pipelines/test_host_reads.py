@@ -26,6 +26,7 @@ LOOPS: dict[str, dict[str, Any]] = {
     "tokenizer, vanilla": {"quantizer": "vanilla"},
     "tokenizer, ema": {"quantizer": "ema"},
     "tokenizer, online": {"quantizer": "online"},
+    "tokenizer, muon": {"optimizer": "muon"},
     "tokenizer, in micro-batches": {"gradient_accumulation_steps": 2, "ema_decay": 0.9},
     "prior, muon": {"optimizer": "muon", "sample_every": 0},
     "prior, adamw": {"optimizer": "adamw", "sample_every": 0, "ema_decay": 0.9, "label_smoothing": 0.1},
