@@ -10,9 +10,9 @@ from adversarial_runs import DISCRIMINATOR, toy_training
 from processes import run
 from toy_runs import assert_equal_runs, rows
 
+from wvq.pipelines.adversarial import rollbacks as module
 from wvq.pipelines.adversarial.command import train_stage_one
 from wvq.pipelines.sharing.origin import describe_run
-from wvq.pipelines.training import rollbacks as module
 from wvq.pipelines.training.accelerator import build_accelerator
 from wvq.pipelines.training.run import Run
 from wvq.tokenizer import InputError, VQTokenizer
