@@ -207,7 +207,8 @@ def build_tokenizer_optimizers(
     adamw = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.95), fused=fused)
     if not matrices:
         return [adamw]
-    return [adamw, Muon([{"params": matrices, "peak": rate}], lr=rate, weight_decay=decay)]
+    muon = Muon([{"params": matrices, "peak": rate}], lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
+    return [adamw, muon]
 
 
 def clipped(optimizers: Sequence[Any]) -> dict[str, list[nn.Parameter]]:

@@ -144,7 +144,8 @@ def sample_tokens(
                     if scales[position] != 1:
                         scores = rest[0] + scales[position] * (scores - rest[0])
                     scores = finite.checked(scores, block, position)[:, own]
-                    drawn = own.start + draw_codes(scores, draws[block, position], temperature, top_k, top_p, min_p)
+                    uniform = draws[block.to(draws.device), position]  # which may be where there is float64
+                    drawn = own.start + draw_codes(scores, uniform, temperature, top_k, top_p, min_p)
                     given = sequences[block, position + 1]
                     sequences[block, position + 1] = torch.where(free[block, position], drawn, given)
             seen = position + 1

@@ -1,6 +1,6 @@
 """Muon for matrices and kernels that may be sharded over processes, and that can skip a step by a tensor."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -28,10 +28,11 @@ class Muon(torch.optim.Muon):
     found_inf: Tensor | None = None
     _step_supports_amp_scaling = True  # what torch calls that
 
-    def __init__(self, groups: list[dict[str, Any]], adjust_lr_fn: str = "match_rms_adamw", **options: Any):
-        super().__init__([{"params": []}], adjust_lr_fn=adjust_lr_fn, **options)  # torch's own would refuse kernels
+    def __init__(self, params: Iterable[Any], **options: Any):
+        super().__init__([{"params": []}], **options)  # torch's own would refuse kernels
         self.param_groups.clear()
-        for group in groups:
+        given = list(params)
+        for group in given if isinstance(given[0], dict) else [{"params": given}]:
             self.add_param_group(group)
 
     @torch.no_grad()
@@ -99,5 +100,5 @@ def build_optimizers(model: nn.Module, config: Any) -> list[torch.optim.Optimize
     if config.optimizer == "adamw":
         groups.append({"params": matrices, "peak": rate, "weight_decay": decay})
         return [torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.95), fused=True)]
-    muon = Muon([{"params": matrices, "peak": rate}], lr=rate, weight_decay=decay)
+    muon = Muon([{"params": matrices, "peak": rate}], lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
     return [torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.95), fused=True), muon]

@@ -15,15 +15,15 @@ from wvq.pipelines.training.muon import Muon
 from wvq.tokenizer import TokenizerConfig, VQTokenizer
 from wvq.tokenizer.data import DataConfig
 
-OPTIONS: dict[str, Any] = {"lr": 0.02, "weight_decay": 0.3}
+OPTIONS: dict[str, Any] = {"lr": 0.02, "weight_decay": 0.3, "adjust_lr_fn": "match_rms_adamw"}
 
 
 def test_a_kernel_is_the_matrix_that_it_multiplies_patches_by():
     torch.manual_seed(0)
     kernel = nn.Parameter(torch.randn(6, 4, 3, 3))
     matrix = nn.Parameter(kernel.detach().flatten(1).clone())
-    ours = Muon([{"params": [kernel]}], **OPTIONS)
-    torchs = torch.optim.Muon([matrix], adjust_lr_fn="match_rms_adamw", **OPTIONS)
+    ours = Muon([kernel], **OPTIONS)
+    torchs = torch.optim.Muon([matrix], **OPTIONS)
     for _ in range(3):
         kernel.grad = torch.randn_like(kernel)
         matrix.grad = kernel.grad.flatten(1).clone()
