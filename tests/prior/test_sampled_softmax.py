@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -40,7 +41,7 @@ def test_gradients_are_those_of_the_same_loss_written_out(dtype):
     logits = torch.cat([(hidden * own).sum(1, keepdim=True), hidden @ others.mT - log_times], dim=1)
     excluded = F.pad(is_own, (1, 0), value=False)
     expected = F.cross_entropy(logits.masked_fill(excluded, -torch.inf), torch.zeros(7, dtype=torch.int64))
-    tolerance = {"rtol": 1e-5, "atol": 1e-6} if dtype == torch.float32 else {"rtol": 0.05, "atol": 0.02}
+    tolerance: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-6} if dtype == torch.float32 else {"rtol": 0.05, "atol": 0.02}
     torch.testing.assert_close(loss, expected, **tolerance)
     for found, right in zip(
         *(torch.autograd.grad(3 * x, [hidden, own, others]) for x in (loss, expected)), strict=True
