@@ -82,7 +82,7 @@ def invert_cumulative(weights: Tensor, draws: Tensor) -> Tensor:
     """The first index of each row of weights (B, K) at which their running sum exceeds draws (B,) of the whole sum.
 
     Never an index of weight zero. The sum runs in float64: in float32 it would be blind to codes below 6e-8. First the
-    block of 64 weights is looked for, then the weight in it: the sums of blocks take a tenth of a running sum's time.
+    block of 64 weights is looked for, then the weight in it: with 16,384 codes a seventh of a running sum's time.
     """
     here, weights = weights.device, weights.to(float64_device(weights.device))
     blocks = F.pad(weights, (0, -weights.shape[-1] % _BLOCK)).unflatten(-1, (-1, _BLOCK))
