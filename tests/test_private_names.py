@@ -208,13 +208,13 @@ def test_torch_fidelity_layers_of_inception(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_efficientnet_layers() -> None:
-    """eval/features/efficientnet.py folds batch normalisation and padding into convolutions, by private names."""
+    """tokenizer/backbones/efficientnet.py folds batch normalisation and padding into convolutions, by private names."""
     from efficientnet_lite_pytorch import EfficientNet
 
     network: Any = EfficientNet.from_name("efficientnet-lite0", image_size=64)
     names = {name.rpartition(".")[2] for name, module in network.named_modules() if isinstance(module, nn.BatchNorm2d)}
     assert names == {"_bn0", "_bn1", "_bn2"}, (
-        "fold what the layers are called now, in _folded, or leave them as they are"
+        "fold what the layers are called now, in folded, or leave them as they are"
     )
     names = {name.rpartition(".")[2] for name, module in network.named_modules() if isinstance(module, nn.Conv2d)}
     assert names == {"_conv_stem", "_conv_head", "_expand_conv", "_depthwise_conv", "_project_conv"}, "see above"

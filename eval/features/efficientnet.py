@@ -1,13 +1,12 @@
 """EfficientNet-Lite0, whose weights come in a Python package."""
 
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch import Tensor
 
+from wvq.tokenizer.backbones.efficientnet import folded
 from wvq.tokenizer.errors import InputError
 
 from .extractor import Extractor, read_weights
@@ -46,7 +45,7 @@ class EfficientNetLite0(Extractor):
             network.load_state_dict(state)
         except (RuntimeError, TypeError) as error:
             raise InputError(f"{path} does not hold the weights of EfficientNet-Lite0") from error
-        self.network = _folded(network.eval()).requires_grad_(False).to(memory_format=torch.channels_last)
+        self.network = folded(network.eval()).requires_grad_(False).to(memory_format=torch.channels_last)
         self.eval()
 
     def features(self, images: Tensor) -> Tensor:
@@ -55,20 +54,3 @@ class EfficientNetLite0(Extractor):
         normalised = (pixels.clamp(0, 255) - 127) / 128
         maps = self.network.extract_features(normalised.contiguous(memory_format=torch.channels_last))
         return maps.mean(dim=(2, 3))
-
-
-def _folded(network: Any) -> Any:
-    """EfficientNet-Lite with each batch normalisation, and symmetric zero padding, folded into its convolution."""
-    pairs = {"_conv_stem": "_bn0", "_conv_head": "_bn1"}
-    pairs_of_block = {"_expand_conv": "_bn0", "_depthwise_conv": "_bn1", "_project_conv": "_bn2"}
-    for parent in network.modules():
-        for convolution, norm in (pairs if parent is network else pairs_of_block).items():
-            if hasattr(parent, convolution):
-                setattr(parent, convolution, fuse_conv_bn_eval(getattr(parent, convolution), getattr(parent, norm)))
-                setattr(parent, norm, nn.Identity())
-    for module in network.modules():
-        padding = getattr(module, "static_padding", None)
-        if isinstance(module, nn.Conv2d) and isinstance(padding, nn.ZeroPad2d) and len(set(padding.padding)) == 1:
-            module.padding = padding.padding[:2]
-            module.static_padding = nn.Identity()
-    return network

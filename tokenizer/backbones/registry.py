@@ -5,6 +5,7 @@ from pathlib import Path
 from ..errors import InputError
 from .backbone import Backbone
 from .classifiers import CLASSIFIERS, read_classifier
+from .efficientnet import EFFICIENTNETS, EfficientNetLite2
 from .transformers_models import TRANSFORMERS_MODELS, TransformersModel
 
 _SCORING = ("efficientnet-lite0", "inception", "clip")
@@ -21,7 +22,7 @@ def build_backbone(name: str, weights: str | Path | None = None) -> Backbone:
     Raises:
         InputError: for another name, a network that scores, and weights that are missing or not those of the name.
     """
-    valid = ", ".join([*CLASSIFIERS, *TRANSFORMERS_MODELS])
+    valid = ", ".join([*CLASSIFIERS, *EFFICIENTNETS, *TRANSFORMERS_MODELS])
     if name in _SCORING:
         raise InputError(
             f"backbone is '{name}', by which models are scored: trained on it, one would score better without being "
@@ -29,6 +30,8 @@ def build_backbone(name: str, weights: str | Path | None = None) -> Backbone:
         )
     if name in CLASSIFIERS:
         return read_classifier(name, weights)
+    if name in EFFICIENTNETS:
+        return EfficientNetLite2(weights)
     if name in TRANSFORMERS_MODELS:
         return TransformersModel(name, weights)
     raise InputError(f"backbone is '{name}'; valid are {valid}")

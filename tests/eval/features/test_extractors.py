@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from wvq.eval import Extractor, build_extractor, score_name, score_names
-from wvq.eval.features.efficientnet import _folded
+from wvq.tokenizer.backbones.efficientnet import folded
 from wvq.tokenizer.errors import InputError
 
 
@@ -46,7 +46,7 @@ def test_lite0_equals_its_unfolded_network(lite0: Extractor, fashion_images: tup
     with torch.no_grad():
         expected = network.extract_features(((resized - 127) / 128).repeat(1, 3, 1, 1)).mean(dim=(2, 3))
     torch.testing.assert_close(lite0(images), expected, atol=1e-4, rtol=0)
-    assert not any(isinstance(module, nn.BatchNorm2d) for module in _folded(network).modules())
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in folded(network).modules())
 
 
 def test_grey_equals_repeated_rgb_and_batches_do_not_matter(

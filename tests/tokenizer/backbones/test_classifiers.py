@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from wvq.tokenizer.backbones import classifiers
+from wvq.tokenizer.backbones import classifiers, pickles
 from wvq.tokenizer.backbones.registry import build_backbone
 from wvq.tokenizer.errors import InputError
 
@@ -82,7 +82,7 @@ def test_a_file_that_is_given_stands_for_that_of_the_package(hub: Path, tmp_path
 def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match=r"found no weights at .*vgg16-397923af.pth .*https://download\.pytorch\.org"):
         build_backbone("lpips-vgg16")
-    monkeypatch.setattr(classifiers, "find_spec", lambda _: None)
+    monkeypatch.setattr(pickles, "find_spec", lambda _: None)
     with pytest.raises(InputError, match=r'pip install "wvq\[adversarial\]"'):
         build_backbone("st-lpips-vgg16")
 
