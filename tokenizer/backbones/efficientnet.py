@@ -53,12 +53,13 @@ class EfficientNetLite2(Backbone):
         network = EfficientNet.from_name(self.name, image_size=_LEAST_SIDE)
         network.load_state_dict(state)
         network = folded(network.eval())
-        stem, blocks = network._conv_stem, list(network._blocks)
-        starts = [i for i, block in enumerate(blocks) if max(block._depthwise_conv.stride) == 2]
+        parts: Any = dict(network.named_children())
+        blocks = list(parts["_blocks"])
+        starts = [i for i, block in enumerate(blocks) if max(block.get_submodule("_depthwise_conv").stride) == 2]
         stages = [blocks[start:end] for start, end in zip([0, *starts], [*starts, len(blocks)], strict=True)]
-        self.stem = nn.Sequential(stem, nn.ReLU6(), *stages[0])
+        self.stem = nn.Sequential(parts["_conv_stem"], nn.ReLU6(), *stages[0])
         self.stages = nn.ModuleList(nn.Sequential(*stage) for stage in stages[1:])
-        self.widths = [stage[-1]._project_conv.out_channels for stage in stages[1:]]
+        self.widths = [stage[-1].get_submodule("_project_conv").out_channels for stage in stages[1:]]
         self.fingerprint = EFFICIENTNETS[self.name][2]
         self.requires_grad_(False).eval().to(memory_format=torch.channels_last)
 
