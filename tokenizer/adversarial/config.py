@@ -12,8 +12,8 @@ class PerceptualConfig:
     """What a perceptual loss sees."""
 
     backbone: str = "st-lpips-vgg16"
-    """Frozen network whose features are compared: st-lpips-vgg16, st-lpips-alex, efficientnet-lite2, or another that its
-    weights are given of; none that scores."""
+    """Frozen network whose features are compared: st-lpips-vgg16, st-lpips-alex, efficientnet-lite2, or another whose
+    weights are given; none that scores."""
     weights: str | None = None
     """File or folder with its weights, where they are not in an installed package."""
 
