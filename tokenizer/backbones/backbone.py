@@ -11,7 +11,7 @@ class Backbone(nn.Module):
 
     Attributes:
         name: as in `build_backbone`.
-        fingerprint: sha256 of the weights as safetensors.
+        fingerprint: sha256 of the weights, as safetensors or as the one file that they come in.
         widths: of the feature maps.
         linear: of LPIPS, the weight of each channel of each map, (1, width, 1, 1), at least 0; else empty.
     """
