@@ -24,7 +24,7 @@ class PerceptualLoss(nn.Module):
 
     Attributes:
         name: of the backbone.
-        fingerprint: sha256 of its weights as safetensors.
+        fingerprint: sha256 of its weights, as safetensors or as the one file that they come in.
 
     Raises:
         InputError: as `build_backbone`.
