@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from wvq.pipelines.processes import this_device
 from wvq.tokenizer import VQTokenizer
 from wvq.tokenizer.backbones.backbone import Backbone
 from wvq.tokenizer.backbones.registry import build_backbone
@@ -52,10 +53,10 @@ def second_opinion(config: SecondOpinion) -> list[dict[str, float | str]]:
     Raises:
         InputError: for a tokenizer, images or weights that cannot be read.
     """
-    backbone = build_backbone(config.backbone, config.weights)
+    backbone = build_backbone(config.backbone, config.weights).to(this_device())
     rows: list[dict[str, float | str]] = []
     for name in config.tokenizers:
-        tokenizer = VQTokenizer.from_pretrained(name).eval()
+        tokenizer = VQTokenizer.from_pretrained(name).to(this_device()).eval()
         _, images = load_splits(config.data.sized(tokenizer.config))
         pairs = [mean_and_factor(vectors) for vectors in pooled_features(tokenizer, images, backbone)]
         distance, variance = float(frechet_distance(*pairs[0], *pairs[1])), float(pairs[0][1].square().sum())
@@ -72,10 +73,10 @@ def pooled_features(tokenizer: VQTokenizer, images: ImageDataset, backbone: Back
     count, at_once = len(images), 64
     ranges = [range(start, min(start + at_once, count)) for start in range(0, count, at_once)]
     for batch in tqdm(read_chunks(images, ranges), total=len(ranges), unit="batch"):
-        originals = batch["images"]
+        originals = batch["images"].to(this_device())
         reconstructions = to_uint8(tokenizer(to_model(originals)).reconstructions)
         for vectors, shown in zip(taken, (originals, reconstructions), strict=True):
-            vectors.append(torch.cat([x.mean((2, 3)) for x in backbone(to_model(shown))], dim=1))
+            vectors.append(torch.cat([x.mean((2, 3)) for x in backbone(to_model(shown))], dim=1).cpu())
     return torch.cat(taken[0]), torch.cat(taken[1])
 
 

@@ -13,7 +13,7 @@ import torch
 from accelerate.utils import set_seed
 from PIL import Image
 from torch.optim.swa_utils import AveragedModel
-from toy_runs import MODEL, STAGES, assert_equal_runs, changed, rows, toy_stage, untimed, weights
+from toy_runs import MODEL, STAGES, assert_close_runs, assert_equal_runs, changed, rows, toy_stage, untimed, weights
 
 from wvq.pipelines.class_conditional import ClassConditionalPipeline, load_prior
 from wvq.pipelines.train_prior import PriorTraining, train_prior
@@ -240,10 +240,8 @@ def test_compiled_layers_train_the_same_prior_to_rounding(stage_two, architectur
     runs = [changed(stage_two, f"compiled-{c}", model=size, compile=c, sample_every=0) for c in (False, True)]
     for run in runs:
         train_prior(run)
-    plain, compiled = (weights(run) for run in runs)
-    assert plain.keys() == compiled.keys()
-    for name, value in plain.items():
-        torch.testing.assert_close(compiled[name], value, rtol=1e-3, atol=1e-4)
+    # Of weights whose gradient is nearly nothing, the optimizer makes steps out of rounding.
+    assert_close_runs(*runs, metrics=1e-5, rtol=0, atol=5e-3)
 
 
 def test_images_without_classes_give_a_prior_without_classes(fashion_folder, stage_two, tmp_path):
