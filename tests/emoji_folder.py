@@ -1,6 +1,6 @@
 """Colour images for a recipe: a folder of emoji from the npm packages emoji-datasource-google and -twitter.
 
-    python tests/emoji_folder.py GOOGLE_PACKAGE_DIR TWITTER_PACKAGE_DIR OUTPUT
+    python tests/emoji_folder.py GOOGLE_PACKAGE_DIR TWITTER_PACKAGE_DIR OUTPUT [--held-out 0.1]
 
 The arguments are the unpacked packages (`npm pack emoji-datasource-google`, `tar xzf`) and a folder that does not exist
 yet. It gets train/CATEGORY/VENDOR-CODE.png and evaluation/CATEGORY/VENDOR-CODE.png, 64x64 with transparency.
@@ -48,11 +48,11 @@ def emoji_groups(packages: dict[str, Path]) -> list[list[tuple[str, str, Path]]]
     return list(groups.values())
 
 
-def write_emoji_folder(packages: dict[str, Path], output: Path) -> None:
-    """Write the groups, about 10 % of them chosen by hash for evaluation."""
+def write_emoji_folder(packages: dict[str, Path], output: Path, held_out: float = 0.1) -> None:
+    """Write the groups, about this share of them chosen by hash for evaluation; a larger share holds a smaller one."""
     for group in emoji_groups(packages):
         first = min(file.name for _, _, file in group)
-        split = "evaluation" if hashlib.sha256(first.encode()).digest()[0] < 26 else "train"
+        split = "evaluation" if hashlib.sha256(first.encode()).digest()[0] < round(256 * held_out) else "train"
         for vendor, category, file in group:
             folder = output / split / re.sub(r"\W+", "-", category.lower())
             folder.mkdir(parents=True, exist_ok=True)
@@ -64,6 +64,7 @@ def main() -> None:
     parser.add_argument("google", type=Path, help="unpacked package emoji-datasource-google")
     parser.add_argument("twitter", type=Path, help="unpacked package emoji-datasource-twitter")
     parser.add_argument("output", type=Path, help="folder to write; it must not exist")
+    parser.add_argument("--held-out", type=float, default=0.1, help="share of the emoji for evaluation")
     arguments = parser.parse_args()
     packages = dict(zip(VENDORS, (arguments.google, arguments.twitter), strict=True))
     for vendor, package in packages.items():
@@ -73,7 +74,9 @@ def main() -> None:
             )
     if arguments.output.exists():
         parser.error(f"{arguments.output} exists already")
-    write_emoji_folder(packages, arguments.output)
+    if not 0 < arguments.held_out < 1:
+        parser.error(f"--held-out is {arguments.held_out}; it must be between 0 and 1")
+    write_emoji_folder(packages, arguments.output, arguments.held_out)
 
 
 if __name__ == "__main__":

@@ -36,3 +36,10 @@ def test_emoji_that_belong_together_are_on_one_side(tmp_path):
     assert bases[1]
     for pair in ({3, 4}, {9, 10}):
         assert any(pair <= side for side in bases)
+    emoji_folder.write_emoji_folder(packages, tmp_path / "third", held_out=0.333)
+    smaller, larger = (
+        {f.relative_to(f.parents[1]) for f in (tmp_path / name / "evaluation").glob("*/*")}
+        for name in ("emoji", "third")
+    )
+    assert smaller < larger
+    assert 0.2 < len(larger) / (4 * 60) < 0.5
