@@ -109,8 +109,7 @@ def sample_scales(
         raise InputError(f"num_passes is {num_passes}; a prior with {len(scales)} scales draws each in a pass")
     check_truncation(temperature, top_k, top_p, min_p)
     by_token = guidance_scales(guidance_scale, num_tokens, guidance_schedule, guidance_interval)
-    guided, guidance = any(by != 1 for by in by_token), torch.tensor(by_token, device=model.device)[:, None]
-    check_vocabulary(model, class_labels, num_codes, guided)
+    check_vocabulary(model, class_labels, num_codes, any(by != 1 for by in by_token))
     batch = len(class_labels)
     draws = uniform_draws(batch, num_tokens, generator).to(float64_device(model.device))
     sequences = torch.full((batch, num_tokens + 1), -1, device=model.device)  # the class, then the tokens
@@ -121,19 +120,14 @@ def sample_scales(
     free = sequences[:, 1:] < 0
     at_once = full_block_size(model.device) if isinstance(generator, Sequence) else batch
     blocks = padded_blocks(batch, block_size or min(at_once, batch), model.device)
-    was_training, step = model.training, _cached_pass(model, scales, num_codes, dtype, guided)
+    was_training, step = model.training, _cached_pass(model, scales, num_codes, dtype, by_token)
     model.eval()
     try:
         caches = [DynamicCache(config=model.config) for _ in blocks]
         for scale, (start, end) in zip(scales, pairwise([0, *scale_ends(scales)]), strict=True):
             with torch.inference_mode():  # not around the callback: its tokens, and the result, are ordinary tensors
                 pairs = zip(blocks, caches, strict=True)
-                logits = [step(sequences[block], start, end, cache) for block, cache in pairs]
-                conditional, *rest = torch.cat(logits, dim=1)[:, :batch]
-                scores = conditional
-                if guided:
-                    by = guidance[start:end]
-                    scores = torch.where(by == 1, conditional, rest[0] + by * (conditional - rest[0]))
+                scores = torch.cat([step(sequences[block], start, end, cache) for block, cache in pairs])[:batch]
                 if not scores.isfinite().all():
                     raise NonFiniteError(f"the scores of scale {scale} are not finite; try a lower guidance_scale")
                 flat = draw_codes(scores.flatten(0, 1), draws[:, start:end].flatten(), temperature, top_k, top_p, min_p)
@@ -147,10 +141,15 @@ def sample_scales(
 
 
 def _cached_pass(
-    model: PreTrainedModel, scales: tuple[int, ...], num_codes: int, dtype: torch.dtype | None, guided: bool
+    model: PreTrainedModel,
+    scales: tuple[int, ...],
+    num_codes: int,
+    dtype: torch.dtype | None,
+    by_token: Sequence[float],
 ) -> Callable[[Tensor, int, int, DynamicCache], Tensor]:
-    """The function from sequences (R, 1 + T) to scores (1, R, n, K) of the scale of tokens start to end, n of them, or
-    (2, R, n, K) with those of the null class."""
+    """The function from sequences (R, 1 + T) to scores (R, n, K) of the scale of tokens start to end, n of them, with
+    guidance by so much for each token."""
+    guided, guidance = any(by != 1 for by in by_token), torch.tensor(by_token, device=model.device)[:, None]
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     assert isinstance(head, nn.Linear)
     mixing, _ = scale_maps(scales, model.device)
@@ -165,7 +164,10 @@ def _cached_pass(
         everything = torch.ones(1, 1, end - start, end, dtype=torch.bool, device=inputs.device)
         with torch.autocast(model.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16 != model.dtype):
             body = model.base_model(inputs_embeds=inputs, attention_mask=everything, past_key_values=cache)
-            scores = F.linear(body.last_hidden_state, head.weight[:num_codes])
-        return scores.float().view(-1, len(sequences), end - start, num_codes)
+            features, by = body.last_hidden_state, guidance[start:end]
+            if guided:  # of the features: scores are a linear function of them
+                conditional, null = features.float().chunk(2)
+                features = torch.where(by == 1, conditional, null + by * (conditional - null)).to(features.dtype)
+            return F.linear(features, head.weight[:num_codes]).float()
 
     return step

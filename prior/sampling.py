@@ -44,8 +44,9 @@ def sample_tokens(
     """Sample images as token sequences, conditioned on their class.
 
     The model's vocabulary is codes, class ids, null class; the prompt is the class id. With guidance the scores are
-    null + guidance_scale * (class - null), as in transformers, before temperature and truncation; only codes can be
-    drawn. Each draw inverts the cumulative distribution at one uniform number per image and position.
+    null + guidance_scale * (class - null), as in transformers, before temperature and truncation; the output layer,
+    being linear, computes them from the same mixture of its inputs. Only codes can be drawn. Each draw inverts the
+    cumulative distribution at one uniform number per image and position.
 
     With a generator per image an image depends on its own numbers alone, but for the last bits of a product, which
     depend on how many rows it has. With a `block_size` images are computed in blocks of that size, the last filled up:
@@ -121,7 +122,7 @@ def sample_tokens(
     try:
         with torch.inference_mode():
             prepare = build_decoder if was_training else kept_decoder  # what is being trained will change
-            decoder = prepare(model, num_codes, rows, dtype)
+            decoder = prepare(model, num_codes, rows, dtype, len(blocks[0]))
         if has_free_order(model.config):
             how = Drawing(num_codes, codes_per_position, scales, temperature, top_k, top_p, min_p)
             ids, tokens, passes = sequences[:, 0], sequences[:, 1:].clone(), num_passes or num_tokens
@@ -140,10 +141,10 @@ def sample_tokens(
                         new = new.repeat(2, 1)
                         if seen == 0:
                             new[len(block) :, 0] = null_class
-                    scores, *rest = decoder(new, cache).view(-1, len(block), num_codes)
+                    features, *rest = decoder(new, cache).flatten(0, 1).chunk(2 if guided else 1)
                     if scales[position] != 1:
-                        scores = rest[0] + scales[position] * (scores - rest[0])
-                    scores = finite.checked(scores, block, position)[:, own]
+                        features = rest[0] + scales[position] * (features - rest[0])
+                    scores = finite.checked(decoder.logits(features), block, position)[:, own]
                     uniform = draws[block.to(draws.device), position]  # which may be where there is float64
                     drawn = own.start + draw_codes(scores, uniform, temperature, top_k, top_p, min_p)
                     given = sequences[block, position + 1]

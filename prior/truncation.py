@@ -52,7 +52,7 @@ def draw_codes(
 
 def kept_weights(scores: Tensor, temperature: float, top_k: int, top_p: float, min_p: float) -> Tensor:
     """Probabilities (B, K) over the highest one of their row, zero for the codes that are not kept."""
-    weights = ((scores - scores.amax(dim=-1, keepdim=True)) / temperature).exp_()
+    weights = (scores - scores.amax(dim=-1, keepdim=True)).div_(temperature).exp_()
     if 0 < top_k < scores.shape[-1]:
         kth = scores.topk(top_k, dim=-1).values[:, -1:]
         weights = weights.masked_fill(scores < kth, 0)
@@ -85,7 +85,8 @@ def invert_cumulative(weights: Tensor, draws: Tensor) -> Tensor:
     block of 64 weights is looked for, then the weight in it: with 16,384 codes a seventh of a running sum's time.
     """
     here, weights = weights.device, weights.to(float64_device(weights.device))
-    blocks = F.pad(weights, (0, -weights.shape[-1] % _BLOCK)).unflatten(-1, (-1, _BLOCK))
+    missing = -weights.shape[-1] % _BLOCK
+    blocks = (F.pad(weights, (0, missing)) if missing else weights).unflatten(-1, (-1, _BLOCK))  # by nothing it copies
     sums = blocks.sum(dim=-1, dtype=torch.float64).cumsum(dim=-1)  # (B, blocks)
     targets = to_float64(draws).to(weights.device)[:, None] * sums[:, -1:]
     block = _first_above(sums, targets)

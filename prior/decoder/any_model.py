@@ -28,7 +28,7 @@ class Decoder(Protocol):
         visible: Tensor | None = None,
         num_logits: int = 1,
     ) -> Tensor:
-        """Logits of what follows the last of the new tokens, which themselves follow what the cache has seen.
+        """What `logits` takes, for what follows the last of the new tokens, which follow what the cache has seen.
 
         Args:
             tokens: ids (R, n).
@@ -39,8 +39,12 @@ class Decoder(Protocol):
             num_logits: m, of how many of the last tokens.
 
         Returns:
-            (R, m, K), float32; the next call may overwrite them.
+            (R, m, F), float32; the next call may overwrite them.
         """
+        ...
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Logits (..., K), float32, a linear function of features (..., F): of their mixtures, the same mixtures."""
         ...
 
 
@@ -73,3 +77,6 @@ class ModelDecoder:
             options["attention_mask"] = hidden
         output = self.model(input_ids=tokens, past_key_values=cache, use_cache=True, **options)
         return output.logits[:, -num_logits:, : self.num_codes].float()
+
+    def logits(self, features: Tensor) -> Tensor:
+        return features

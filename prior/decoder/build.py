@@ -14,7 +14,9 @@ from .llama import LLAMA_MODULES, LlamaDecoder
 from .static import StaticDecoder
 
 
-def build_decoder(model: PreTrainedModel, num_codes: int, rows: int, dtype: torch.dtype | None = None) -> Decoder:
+def build_decoder(
+    model: PreTrainedModel, num_codes: int, rows: int, dtype: torch.dtype | None = None, scored: int | None = None
+) -> Decoder:
     """The fastest decoder that computes what the model's own forward does.
 
     Args:
@@ -24,12 +26,13 @@ def build_decoder(model: PreTrainedModel, num_codes: int, rows: int, dtype: torc
         rows: sequences at once for which it should be fastest.
         dtype: of matrices and cache, such as torch.bfloat16; the model's by default. torch.int8 is of the matrices
             alone, a scale for each output channel, beside bfloat16. Norms and residuals stay float32.
+        scored: rows at once whose logits are wanted, half of them where those are mixed by guidance; all by default.
 
     Raises:
         InputError: for a dtype where the model has to be called.
     """
     if kind := readable_as(model):
-        return kind(model, num_codes, rows, dtype or model.dtype)
+        return kind(model, num_codes, rows, dtype or model.dtype, scored or rows)
     if dtype not in (None, model.dtype):
         raise InputError(f"dtype is {dtype}; only a plain Llama or GPT-2 can be sampled in another than its own")
     return ModelDecoder(model, num_codes)

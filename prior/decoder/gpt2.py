@@ -24,7 +24,7 @@ GPT2_MODULES = {
 class GPT2Decoder(StaticDecoder):
     """A plain `GPT2LMHeadModel`, whose matrices are stored input first."""
 
-    def __init__(self, model: GPT2LMHeadModel, num_codes: int, rows: int, dtype: torch.dtype):
+    def __init__(self, model: GPT2LMHeadModel, num_codes: int, rows: int, dtype: torch.dtype, scored: int):
         body: Any = model.transformer
         self.dtype = torch.bfloat16 if dtype == torch.int8 else dtype
         self.embedding, self.positions, self.norm = body.wte.weight, body.wpe.weight, body.ln_f
@@ -38,7 +38,7 @@ class GPT2Decoder(StaticDecoder):
             scales[: len(scales) // 3] = scaling  # of the queries
             return packed_linear((layer.weight.float() * scales).mT, layer.bias.float() * scales, rows, dtype)
 
-        self.output = packed_linear(model.lm_head.weight[:num_codes], None, rows, dtype)
+        self.output = packed_linear(model.lm_head.weight[:num_codes], None, scored, dtype)
         self.layers: list[Any] = [
             (
                 block.ln_1,
@@ -65,10 +65,10 @@ class GPT2Decoder(StaticDecoder):
         x = F.embedding(tokens, self.embedding) + self.positions[places if positions is None else positions]
         x = x.float().flatten(0, 1)  # (R * n, C)
         for index, (norm1, qkv, project, norm2, up, down) in enumerate(self.layers):
-            heads = qkv(self._normed(x, norm1)).view(rows, n, 3, cache.heads, -1)
+            heads = qkv(self._normed(x, norm1).to(self.dtype)).view(rows, n, 3, cache.heads, -1)
             x = project.plus(cache.attend(index, heads, places, mask), x)
-            x = down.plus(up.activated(self._normed(x, norm2), "gelu_tanh"), x)
-        return self.output(self._normed(x.view(rows, n, -1)[:, -num_logits:], self.norm)).float()
+            x = down.plus(up.activated(self._normed(x, norm2).to(self.dtype), "gelu_tanh"), x)
+        return self._normed(x.view(rows, n, -1)[:, -num_logits:], self.norm)
 
     def _normed(self, x: Tensor, norm: nn.LayerNorm) -> Tensor:
-        return F.layer_norm(x, norm.normalized_shape, norm.weight.float(), norm.bias.float(), norm.eps).to(self.dtype)
+        return F.layer_norm(x, norm.normalized_shape, norm.weight.float(), norm.bias.float(), norm.eps)

@@ -23,7 +23,7 @@ class PageGraphs:
     """A step of one new position, for each number of pages that attention can read.
 
     Args:
-        step: (tokens (R, 1), places (1,), cache) -> logits; it asks the host nothing, and writes nothing but the cache.
+        step: (tokens (R, 1), places (1,), cache) -> a tensor; it asks the host nothing, and writes but the cache.
         cache: whose memory stays in place; emptied afterwards.
     """
 
@@ -34,18 +34,18 @@ class PageGraphs:
         with torch.cuda.device_of(self.tokens):
             for capacity in range(cache.page, cache.length + 1, cache.page):
                 cache.use_pages(capacity)
-                replay, logits, pool = _captured(lambda: step(self.tokens, self.places, cache), pool)
-                self.by_capacity[capacity] = replay, logits
+                replay, result, pool = _captured(lambda: step(self.tokens, self.places, cache), pool)
+                self.by_capacity[capacity] = replay, result
         cache.clear()
 
     def __call__(self, tokens: Tensor, places: Tensor, capacity: int) -> Tensor:
-        """Logits of tokens (R, 1) at places (1,) of a cache of that capacity, until the next call overwrites them."""
+        """The step's result for tokens (R, 1) at places (1,) of a cache of that capacity, until the next call."""
         self.tokens.copy_(tokens)
         self.places.copy_(places)
-        replay, logits = self.by_capacity[capacity]
-        with torch.cuda.device_of(logits):
+        replay, result = self.by_capacity[capacity]
+        with torch.cuda.device_of(result):
             replay()
-        return logits
+        return result
 
 
 def _captured(function: Callable[[], Tensor], pool: Any) -> tuple[Callable[[], Any], Tensor, Any]:

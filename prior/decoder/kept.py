@@ -13,7 +13,9 @@ _kept: "WeakKeyDictionary[PreTrainedModel, tuple[object, Decoder]]" = WeakKeyDic
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-def kept_decoder(model: PreTrainedModel, num_codes: int, rows: int, dtype: torch.dtype | None = None) -> Decoder:
+def kept_decoder(
+    model: PreTrainedModel, num_codes: int, rows: int, dtype: torch.dtype | None = None, scored: int | None = None
+) -> Decoder:
     """What `build_decoder` gives; what it gave to the last call, if arguments and weights are the same.
 
     One is kept for a model, and freed with it: the model's matrices once more, in `dtype`, and on a GPU the caches and
@@ -24,10 +26,10 @@ def kept_decoder(model: PreTrainedModel, num_codes: int, rows: int, dtype: torch
     """
     kind = readable_as(model)
     if kind is None:  # a decoder that calls its model would keep it alive
-        return build_decoder(model, num_codes, rows, dtype)
-    key = (kind, num_codes, rows, dtype, model.dtype, model.device, _weights(model))
+        return build_decoder(model, num_codes, rows, dtype, scored)
+    key = (kind, num_codes, rows, dtype, scored, model.dtype, model.device, _weights(model))
     before = _kept.pop(model, None)
-    decoder = before[1] if before and before[0] == key else build_decoder(model, num_codes, rows, dtype)
+    decoder = before[1] if before and before[0] == key else build_decoder(model, num_codes, rows, dtype, scored)
     _kept[model] = key, decoder
     return decoder
 

@@ -28,7 +28,7 @@ class LlamaDecoder(StaticDecoder):
     the matrix that follows. Channels that are rotated together lie side by side, so that they are a complex number.
     """
 
-    def __init__(self, model: LlamaForCausalLM, num_codes: int, rows: int, dtype: torch.dtype):
+    def __init__(self, model: LlamaForCausalLM, num_codes: int, rows: int, dtype: torch.dtype, scored: int):
         self.dtype = torch.bfloat16 if dtype == torch.int8 else dtype
         self.embedding = model.model.embed_tokens.weight
         super().__init__(model.config, self.embedding.new_empty(0, dtype=self.dtype))
@@ -46,7 +46,7 @@ class LlamaDecoder(StaticDecoder):
         def paired(weight: Tensor) -> Tensor:
             return weight.unflatten(0, (heads, 2, -1)).transpose(1, 2).flatten(0, 2)
 
-        self.output = product(normed(model.lm_head.weight[:num_codes], model.model.norm))
+        self.output = packed_linear(normed(model.lm_head.weight[:num_codes], model.model.norm), None, scored, dtype)
         layers: Any = model.model.layers
         self.layers: list[Any] = []
         for layer in layers:
@@ -83,14 +83,14 @@ class LlamaDecoder(StaticDecoder):
         rotations = rotations.view(-1, n, 3, 1, rotations.shape[-1])
         x = F.embedding(tokens.flatten(), self.embedding).float()  # (R * n, C)
         for index, (qkv, project, gated, down) in enumerate(self.layers):
-            heads = qkv(self._normed(x)).float().view(rows, n, 3, cache.heads, -1, 2)
+            heads = qkv(self._normed(x).to(self.dtype)).float().view(rows, n, 3, cache.heads, -1, 2)
             torch.view_as_complex(heads).mul_(rotations)  # in place
             x = project.plus(cache.attend(index, heads.flatten(-2), places, mask), x)
-            x = down.plus(gated(self._normed(x)), x)
-        return self.output(self._normed(x.view(rows, n, -1)[:, -num_logits:])).float()
+            x = down.plus(gated(self._normed(x).to(self.dtype)), x)
+        return self._normed(x.view(rows, n, -1)[:, -num_logits:])
 
     def _normed(self, x: Tensor) -> Tensor:
-        return (x / torch.linalg.vector_norm(x, dim=-1, keepdim=True).hypot(self.floor)).to(self.dtype)
+        return x / torch.linalg.vector_norm(x, dim=-1, keepdim=True).hypot(self.floor)
 
     def _rotations(self, count: int) -> Tensor:
         """Complex numbers (count, 3, d / 2) by which queries, keys and values of the first positions are multiplied;

@@ -8,13 +8,19 @@ from torch import Tensor
 
 from .cache import StaticCache
 from .graphs import PageGraphs, captures
+from .packed_linear import PackedLinear
 
 
 class StaticDecoder(ABC):
     """What decoders share whose subclass defines the step.
 
     Where steps are graphs, caches that are given back are kept with their graphs, for the next call.
+
+    Attributes:
+        output: the last matrix, from C channels to K logits.
     """
+
+    output: PackedLinear
 
     def __init__(self, config: Any, like: Tensor):
         self.config, self.like = config, like
@@ -30,7 +36,7 @@ class StaticDecoder(ABC):
         visible: Tensor | None = None,
         num_logits: int = 1,
     ) -> Tensor:
-        """As a call, of tokens whose places (n,) in the cache are reserved."""
+        """As a call, of tokens whose places (n,) in the cache are reserved: normalized, what the last matrix takes."""
 
     def __call__(
         self,
@@ -44,6 +50,9 @@ class StaticDecoder(ABC):
         if cache.graphs and tokens.shape[1] == 1 and positions is None and visible is None:
             return cache.graphs(tokens, places, cache.capacity)
         return self.step(tokens, places, cache, positions, visible, num_logits)
+
+    def logits(self, features: Tensor) -> Tensor:
+        return self.output(features.to(self.output.dtype)).float()
 
     def new_cache(self, rows: int, length: int) -> StaticCache:
         if self.spare and self.spare[-1].fits(rows, length):

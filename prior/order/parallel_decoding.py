@@ -120,7 +120,7 @@ class _Block:
         rows, count = len(self.images), self.sizes[number]
         places = self.places[:, self.known : self.known + count]
         queries = (places + self.drawing.num_codes).repeat(len(self.fed) // rows, 1)
-        scores = self._guided(self._logits(queries).view(-1, rows, count, self.drawing.num_codes))
+        scores = self.decoder.logits(self._guided(self._features(queries).unflatten(0, (-1, rows))))
         bad = ~scores.isfinite().flatten(1).all(dim=1)
         broken[self.images] = torch.where(bad, broken[self.images].clamp(max=number), broken[self.images])
         scores = scores.masked_fill(bad[:, None, None], 0.0)  # else the draw would be no code
@@ -129,8 +129,8 @@ class _Block:
         self.fed = drawn.repeat(len(self.fed) // rows, 1)
         self.known += count
 
-    def _logits(self, queries: Tensor) -> Tensor:
-        """Logits (R, n, K) of the codes at queries (R, n), ids of positions."""
+    def _features(self, queries: Tensor) -> Tensor:
+        """What the decoder's `logits` takes for the codes at queries (R, n), ids of positions; (R, n, F)."""
         before, fed, count = self.kept, self.fed.shape[1], queries.shape[1]
         end, self.kept = before + fed, before + fed + count
         seen = torch.arange(self.kept, device=queries.device)
@@ -144,13 +144,13 @@ class _Block:
         new_tokens = torch.cat([self.fed, queries], dim=1)
         return self.decoder(new_tokens, self.cache, positions, visible, num_logits=count)
 
-    def _guided(self, logits: Tensor) -> Tensor:
-        """Scores (R, n, K) from logits of the class and, with guidance, of the null class, (1 or 2, R, n, K)."""
-        scales = self.drawing.scales[self.known : self.known + logits.shape[2]]
+    def _guided(self, features: Tensor) -> Tensor:
+        """Mixtures (R, n, F) of those of the class and, with guidance, of the null class, (1 or 2, R, n, F)."""
+        scales = self.drawing.scales[self.known : self.known + features.shape[2]]
         if all(scale == 1 for scale in scales):
-            return logits[0]
-        scale = torch.tensor(scales, device=logits.device)[:, None]
-        return torch.where(scale == 1, logits[0], logits[1] + scale * (logits[0] - logits[1]))
+            return features[0]
+        scale = torch.tensor(scales, device=features.device)[:, None]
+        return torch.where(scale == 1, features[0], features[1] + scale * (features[0] - features[1]))
 
     def _draw(self, scores: Tensor, places: Tensor, draws: Tensor) -> Tensor:
         """Codes (R, n) from scores (R, n, K) of tokens places (R, n), each one of the codes whose turn it is."""

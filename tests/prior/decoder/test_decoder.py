@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from wvq.prior import PriorConfig, build_prior, sample_tokens
+from wvq.prior import PriorConfig, build_prior, sample_tokens, sampling
 from wvq.prior.decoder import build_decoder
 from wvq.prior.decoder.any_model import ModelDecoder
 from wvq.prior.decoder.cache import PAGE
@@ -60,8 +60,32 @@ def test_cached_logits_are_those_of_the_whole_pass(prior, first, build):
     cache = decoder.new_cache(3, TOKENS + 1)
     for position in range(first - 1, TOKENS + 1):
         new = sequences[:, 0 if position == first - 1 else position : position + 1]
-        logits = decoder(new, cache)[:, 0]
+        logits = decoder.logits(decoder(new, cache))[:, 0]
         torch.testing.assert_close(logits, expected[:, position], rtol=0, atol=1e-5 * expected.abs().max())
+
+
+@pytest.mark.parametrize("build", [build_decoder, lambda model, codes, rows: ModelDecoder(model, codes)])
+@torch.inference_mode()
+def test_logits_of_a_mixture_are_the_mixture_of_the_logits(prior, build):
+    decoder = build(prior, CODES, 4)
+    own, null = decoder(random_sequences(4, 6), decoder.new_cache(4, 6)).chunk(2)
+    mixed, expected = (null + 3.0 * (own - null) for own, null in ((own, null), map(decoder.logits, (own, null))))
+    torch.testing.assert_close(decoder.logits(mixed), expected, rtol=0, atol=1e-5 * expected.abs().max())
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.5])
+def test_the_output_layer_computes_a_row_for_each_image(prior, guidance, monkeypatch):
+    rows, kept = [], sampling.kept_decoder
+
+    def recorded(*arguments: Any) -> Any:
+        decoder = kept(*arguments)
+        logits = decoder.logits
+        monkeypatch.setattr(decoder, "logits", lambda features: (rows.append(len(features)), logits(features))[1])
+        return decoder
+
+    monkeypatch.setattr(sampling, "kept_decoder", recorded)
+    sample_tokens(prior, torch.tensor([0, 1, 2]), TOKENS, CODES, guidance_scale=guidance)
+    assert rows == [3] * TOKENS
 
 
 @pytest.mark.parametrize("batch", [1, 3, 64])
@@ -119,7 +143,7 @@ def test_bfloat16_matrices_are_close_and_a_bfloat16_model_stays_one(prior):
     sequences = random_sequences(3, 12)
     expected = prior(sequences, use_cache=False).logits[:, -1, :CODES]
     decoder = build_decoder(prior, CODES, 3, torch.bfloat16)
-    logits = decoder(sequences, decoder.new_cache(3, 12))[:, 0]
+    logits = decoder.logits(decoder(sequences, decoder.new_cache(3, 12)))[:, 0]
     assert logits.dtype == torch.float32
     error = (logits - expected).square().mean().sqrt() / expected.std()
     assert 1e-5 < error < 0.1
@@ -142,7 +166,7 @@ def test_int8_matrices_are_those_of_a_model_with_rounded_weights(prior, rows):
     decoder = build_decoder(prior, CODES, rows, torch.int8)
     expected, cache, half_cache = None, decoder.new_cache(rows, 12), half.new_cache(rows, 12)
     for new in (sequences[:, :10], sequences[:, 10:11], sequences[:, 11:]):  # a prompt, then single tokens
-        logits, expected = decoder(new, cache)[:, 0], half(new, half_cache)[:, 0]
+        logits, expected = (d.logits(d(new, c))[:, 0] for d, c in ((decoder, cache), (half, half_cache)))
         assert (logits - expected).square().mean().sqrt() < 0.1 * expected.std()
     whole = prior(sequences, use_cache=False).logits[:, -1, :CODES]
     assert 1e-4 < (logits - whole).square().mean().sqrt() / whole.std() < 0.15
@@ -175,7 +199,7 @@ def test_in_blocks_of_one_size_the_very_logits_are_equal(rows):
     wide = loud_prior("llama", hidden_size=192, num_heads=3)
     sequences = random_sequences(16, 8)
     decoder = build_decoder(wide, CODES, 16)
-    whole = decoder(sequences, decoder.new_cache(16, 8))
+    whole = decoder.logits(decoder(sequences, decoder.new_cache(16, 8)))
     filled = sequences[torch.arange(16).clamp(max=rows - 1).flip(0)]
-    part = decoder(filled, decoder.new_cache(16, 8)).flip(0)
+    part = decoder.logits(decoder(filled, decoder.new_cache(16, 8))).flip(0)
     assert torch.equal(part[:rows], whole[:rows])
