@@ -38,7 +38,7 @@ def build_decoder(
     return ModelDecoder(model, num_codes)
 
 
-def readable_as(model: PreTrainedModel) -> Callable[[Any, int, int, torch.dtype], StaticDecoder] | None:
+def readable_as(model: PreTrainedModel) -> Callable[[Any, int, int, torch.dtype, int], StaticDecoder] | None:
     """The decoder that reads the matrices of such a model; None if it has to be called."""
     kinds = {type(module) for module in model.modules()}
     if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
