@@ -23,7 +23,7 @@ class PageGraphs:
     """A step of one new position, for each number of pages that attention can read.
 
     Args:
-        step: (tokens (R, 1), places (1,), cache) -> a tensor; it asks the host nothing, and writes but the cache.
+        step: (tokens (R, 1), places (1,), cache) -> a tensor; it asks the host nothing, and writes only the cache.
         cache: whose memory stays in place; emptied afterwards.
     """
 
