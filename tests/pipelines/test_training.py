@@ -237,11 +237,12 @@ def test_layers_computed_again_in_the_backward_pass_train_the_same_prior(stage_t
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
 def test_compiled_layers_train_the_same_prior_to_rounding(stage_two, architecture):
     size = PriorSize(architecture, hidden_size=16, num_layers=2, num_heads=2)
-    runs = [changed(stage_two, f"compiled-{c}", model=size, compile=c, sample_every=0) for c in (False, True)]
+    # Muon makes whole steps out of the rounding of small gradients.
+    options: dict[str, Any] = {"model": size, "optimizer": "adamw", "sample_every": 0}
+    runs = [changed(stage_two, f"compiled-{c}", compile=c, **options) for c in (False, True)]
     for run in runs:
         train_prior(run)
-    # Of weights whose gradient is nearly nothing, the optimizer makes steps out of rounding.
-    assert_close_runs(*runs, metrics=1e-5, rtol=0, atol=5e-3)
+    assert_close_runs(*runs, metrics=1e-5, rtol=1e-3, atol=1e-4)
 
 
 def test_images_without_classes_give_a_prior_without_classes(fashion_folder, stage_two, tmp_path):
