@@ -16,8 +16,9 @@ PAGE, PAGE_OF_A_GRAPH = 32, 64  # positions
 class StaticCache:
     """Keys and values of each layer, longer by a page whenever they are full.
 
-    They are read whole, with a mask over what is still empty, so that all steps of a page have the same shapes. Where
-    a step is captured as a graph, nothing in it depends on a number of the host either, and all memory stays in place.
+    Pages are read whole, what is still empty in the last one hidden, so that all steps of a page have the same shapes;
+    where a part of it is read in less time, that is. Where a step is captured as a graph, nothing in it depends on a
+    number of the host either, and all memory stays in place.
 
     Args:
         config: of the model: its layers, heads and width.
@@ -37,6 +38,8 @@ class StaticCache:
         self.memory = [like.new_zeros(shape) if captured else like.new_empty(shape) for _ in range(layers)]
         self.layers = [memory[:, :, :0] for memory in self.memory[: config.num_hidden_layers]]  # (2, R * H, T, d)
         self.positions = torch.arange(self.length, device=like.device)
+        # A product by a part of a page takes less time than by the whole one, but in bfloat16 up to twice as long.
+        self.reads_parts = like.dtype == torch.float32
         self.start, self.end, self.capacity = 0, 0, 0
         self.graphs: Any = None  # of steps on this memory
 
@@ -75,13 +78,17 @@ class StaticCache:
         self.start = self.end = 0
         self.use_pages(0)
 
-    def mask(self, places: Tensor, visible: Tensor | None = None) -> Tensor:
+    def mask(self, places: Tensor, visible: Tensor | None = None) -> Tensor | None:
         """What is added to the scores of the positions `places` (n,): 0 or -inf, (1 or R, n, T).
+
+        None if they see all that is stored: a single position does, without `visible`, outside of a graph.
 
         Args:
             visible: bool (n, E) or (R, n, E), whether they attend to each of the E positions so far, themselves
                 included; by default to all up to their own.
         """
+        if visible is None and len(places) == 1 and not self.captured:
+            return None
         if visible is None:
             visible = self.positions[: self.capacity] <= places[:, None]
         else:
@@ -90,26 +97,31 @@ class StaticCache:
         like = self.layers[0]
         return like.new_zeros(visible.shape).masked_fill_(~visible, float("-inf"))
 
-    def attend(self, layer: int, heads: Tensor, places: Tensor, mask: Tensor) -> Tensor:
+    def attend(self, layer: int, heads: Tensor, places: Tensor, mask: Tensor | None) -> Tensor:
         """Store keys and values of the reserved positions, and attend from them.
 
         heads: queries, already scaled, keys and values, (R, n, 3, H, d), in any dtype; mask: by `mask`; returns
         (R * n, C).
         """
         rows, n, _, count, channels = heads.shape
-        queries, cache = heads.select(2, 0).transpose(1, 2).to(mask.dtype), self.layers[layer]  # (R, H, n, d)
+        cache = self.layers[layer]
+        queries = heads.select(2, 0).transpose(1, 2).to(cache.dtype)  # (R, H, n, d)
         if self.captured:
             new = heads[:, :, 1:].permute(2, 0, 3, 1, 4)  # (2, R, H, n, d)
             cache.index_copy_(2, places, new.flatten(1, 2).to(cache.dtype))
             keys, values = cache.unflatten(1, (rows, count))
-            attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask[:, None], scale=1.0)
+            shared = None if mask is None else mask[:, None]  # by all heads
+            attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=shared, scale=1.0)
         else:
             stored = cache.view(2, rows, count, -1, channels).permute(1, 3, 0, 2, 4)  # (R, T, 2, H, d)
             stored.narrow(1, self.start, n).copy_(heads.narrow(2, 1, 2))
             # On a CPU scaled_dot_product_attention of a few queries takes twice as long, six times in bfloat16, and its
             # last bits depend on the number of threads; baddbmm with the mask takes up to 1.5 times as long as bmm.
-            keys, values = cache.unbind()
+            keys, values = (cache[:, :, : self.end] if mask is None and self.reads_parts else cache).unbind()
             scores = torch.bmm(queries.flatten(0, 1), keys.mT)
-            scores.view(len(mask), -1, *mask.shape[1:]).add_(mask[:, None])
+            if mask is None:
+                scores[:, :, self.end :] = float("-inf")
+            else:
+                scores.view(len(mask), -1, *mask.shape[1:]).add_(mask[:, None])
             attended = torch.bmm(scores.softmax(dim=-1), values).view(rows, count, n, channels)
         return attended.transpose(1, 2).reshape(rows * n, count * channels)

@@ -59,6 +59,16 @@ def test_attention_is_as_exact_as_float32_allows(channels, parts, loudness, capt
 
 
 @pytest.mark.parametrize("captured", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_single_position_sees_all_that_is_stored_and_nothing_else(dtype, captured):
+    heads = torch.randn(2, PAGE + 3, 3, 2, 8, generator=torch.Generator().manual_seed(0)).to(dtype)
+    store = StaticCache(shape_of(1, 2, 8), 2, PAGE + 3, torch.empty(0, dtype=dtype), captured)
+    attended = attend_in_parts(store, heads, [1] * (PAGE + 3), 0, 0.5)  # scaled without rounding
+    tolerance = 1e-6 if dtype == torch.float32 else 2e-2
+    torch.testing.assert_close(attended.double(), attention(heads, 0.5), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("captured", [False, True])
 @pytest.mark.parametrize("of_each_row", [False, True])
 def test_a_position_attends_to_what_it_is_told_to(captured, of_each_row):
     torch.manual_seed(0)
