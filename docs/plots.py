@@ -1,6 +1,7 @@
 """The plots of eval/results that stand beside tables: `python docs/plots.py` draws them from the results' JSON."""
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,26 @@ def codes() -> Figure:
     return figure
 
 
+def entropy() -> Figure:
+    """PSNR and rFD against the entropy of a token, of photographs, and PSNR of clothes."""
+    figure, panels = sheet(3)
+    photographs = [row for name in ("demo", "demo-seed-1", "demo-seed-2") for row in rows(name)]
+    photographs += [row for row in rows("late-start") if row["optimizer"] == "muon"]
+    scores = (("psnr", photographs), ("reconstruction_frechet_distance", photographs), ("psnr", rows("starts")))
+    for axes, (score, runs) in zip(panels, scores, strict=True):
+        for label, color in (("Wasserstein-VQ", BLUE), ("vanilla", ORANGE)):
+            own = [row for row in runs if row["quantizer"].startswith("vanilla") == (label == "vanilla")]
+            bits = [math.log2(row["perplexity"]) for row in own]
+            axes.plot(bits, [row[score] for row in own], "o", color=color, alpha=0.7, label=label)
+    finish(panels[0], "bits per token", "PSNR, dB")
+    finish(panels[1], "bits per token", "rFD[efficientnet-lite0]")
+    finish(panels[2], "bits per token", "PSNR, dB")
+    for axes, name in zip(panels, ("CIFAR-10", "CIFAR-10", "clothes"), strict=True):
+        axes.set_title(name, fontsize=10)
+    panels[0].legend(frameon=False, loc="lower right")
+    return figure
+
+
 def quantizers() -> Figure:
     """Utilization, PSNR and rFD of every quantizer, a point for each of three seeds."""
     figure, panels = sheet(3, sharey=True)
@@ -125,7 +146,7 @@ def finish(axes: Axes, x: str, y: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-PLOTS = {"codes": codes, "starts": starts, "alignments": alignments, "quantizers": quantizers}
+PLOTS = {"codes": codes, "entropy": entropy, "starts": starts, "alignments": alignments, "quantizers": quantizers}
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else RESULTS
