@@ -38,8 +38,6 @@ class StaticCache:
         self.memory = [like.new_zeros(shape) if captured else like.new_empty(shape) for _ in range(layers)]
         self.layers = [memory[:, :, :0] for memory in self.memory[: config.num_hidden_layers]]  # (2, R * H, T, d)
         self.positions = torch.arange(self.length, device=like.device)
-        # A product by a part of a page takes less time than by the whole one, but in bfloat16 up to twice as long.
-        self.reads_parts = like.dtype == torch.float32
         self.start, self.end, self.capacity = 0, 0, 0
         self.graphs: Any = None  # of steps on this memory
 
@@ -110,14 +108,16 @@ class StaticCache:
             new = heads[:, :, 1:].permute(2, 0, 3, 1, 4)  # (2, R, H, n, d)
             cache.index_copy_(2, places, new.flatten(1, 2).to(cache.dtype))
             keys, values = cache.unflatten(1, (rows, count))
-            shared = None if mask is None else mask[:, None]  # by all heads
-            attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=shared, scale=1.0)
+            assert mask is not None  # in a graph there always is one
+            attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask[:, None], scale=1.0)
         else:
             stored = cache.view(2, rows, count, -1, channels).permute(1, 3, 0, 2, 4)  # (R, T, 2, H, d)
             stored.narrow(1, self.start, n).copy_(heads.narrow(2, 1, 2))
             # On a CPU scaled_dot_product_attention of a few queries takes twice as long, six times in bfloat16, and its
             # last bits depend on the number of threads; baddbmm with the mask takes up to 1.5 times as long as bmm.
-            keys, values = (cache[:, :, : self.end] if mask is None and self.reads_parts else cache).unbind()
+            # A product by a part of a page takes less time than by the whole one, but in bfloat16 up to twice as long.
+            in_part = mask is None and cache.dtype == torch.float32
+            keys, values = (cache[:, :, : self.end] if in_part else cache).unbind()
             scores = torch.bmm(queries.flatten(0, 1), keys.mT)
             if mask is None:
                 scores[:, :, self.end :] = float("-inf")
