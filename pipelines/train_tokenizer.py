@@ -207,7 +207,7 @@ def build_tokenizer_optimizers(
     adamw = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.95), fused=fused)
     if not matrices:
         return [adamw]
-    muon = Muon([{"params": matrices, "peak": rate}], lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
+    muon = Muon([{"params": matrices, "peak": rate}], lr=rate, weight_decay=decay)
     return [adamw, muon]
 
 

@@ -1,6 +1,7 @@
 """Muon for matrices and kernels that may be sharded over processes, and that can skip a step by a tensor."""
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -10,16 +11,20 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from wvq.tokenizer.distributed import whole_tensor
 
 _TABLES = ("embed_tokens.weight", "wte.weight", "lm_head.weight")  # a row for each id, in Llama and in GPT-2
+_TOGETHER = 2**25  # entries of matrices that are orthogonalized at once: 64 MiB of bfloat16
 
 
 class Muon(torch.optim.Muon):
     """`torch.optim.Muon` (arXiv 2502.16982), for kernels of convolutions and for matrices that are sharded (FSDP2) too.
 
-    A kernel (C_out, C_in, h, w) is the matrix (C_out, C_in * h * w) that it multiplies patches by.
+    A kernel (C_out, C_in, h, w) is the matrix (C_out, C_in * h * w) that it multiplies patches by. The update is scaled
+    to the root mean square of AdamW's, so that both share one learning rate.
 
-    Momentum is sharded as the matrices are. The orthogonalization is of a whole matrix: every process gathers one after
-    the other, in the bfloat16 it is computed in, and keeps its shard of the outcome. torch's own would multiply shards:
-    with other roundings, and an error for a matrix with fewer rows than processes.
+    Matrices of one shape are orthogonalized together: a GPU that is given them one by one waits for the host.
+
+    Momentum is sharded as the matrices are. The orthogonalization is of whole matrices: every process gathers them, in
+    the bfloat16 it is computed in, and keeps its shard of the outcome. torch's own would multiply shards: with other
+    roundings, and an error for a matrix with fewer rows than processes.
 
     As torch's fused optimizers it leaves everything as it was where the attribute `found_inf`, a float32 scalar on the
     device, is 1, without asking the device for it.
@@ -29,7 +34,9 @@ class Muon(torch.optim.Muon):
     _step_supports_amp_scaling = True  # what torch calls that
 
     def __init__(self, params: Iterable[Any], **options: Any):
-        super().__init__([{"params": []}], **options)  # torch's own would refuse kernels
+        super().__init__(
+            [{"params": []}], adjust_lr_fn="match_rms_adamw", **options
+        )  # torch's own would refuse kernels
         self.param_groups.clear()
         given = list(params)
         for group in given if isinstance(given[0], dict) else [{"params": given}]:
@@ -45,45 +52,63 @@ class Muon(torch.optim.Muon):
         with torch.enable_grad():
             loss = closure() if closure else None
         for group in self.param_groups:
-            for matrix in group["params"]:
-                if matrix.grad is not None:
-                    self._step_one(matrix, matrix.grad, group)
+            for alike in _alike([matrix for matrix in group["params"] if matrix.grad is not None]):
+                self._step_together(alike, group)
         return loss
 
-    def _step_one(self, matrix: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
-        state = self.state[matrix]
+    def _step_together(self, matrices: list[Tensor], group: dict[str, Any]) -> None:
+        made = 1.0 if self.found_inf is None else 1.0 - self.found_inf
+        updates = torch.stack([whole_tensor(self._update(matrix, group)).flatten(1) for matrix in matrices])
+        change = _orthogonal(updates, group["ns_coefficients"], group["ns_steps"], group["eps"]).float()
+        change *= -0.2 * math.sqrt(max(change.shape[1:])) * group["lr"]
+        for matrix, own in zip(matrices, change * made, strict=True):
+            own = own.view(matrix.shape).to(matrix.dtype)
+            if isinstance(matrix, DTensor):
+                own = distribute_tensor(own, matrix.device_mesh, matrix.placements, src_data_rank=None)
+            matrix.mul_(1 - group["lr"] * group["weight_decay"] * made).add_(own)
+
+    def _update(self, matrix: Tensor, group: dict[str, Any]) -> Tensor:
+        """Momentum with this step's gradient, in bfloat16; where the step is not made it stays as it was."""
+        gradient, state = matrix.grad, self.state[matrix]
+        assert gradient is not None
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(gradient)
-        made = 1.0 if self.found_inf is None else 1.0 - self.found_inf
-        if self.found_inf is not None:  # NaN times 0 would be NaN
-            gradient = torch.where(self.found_inf > 0, 0.0, gradient)
         momentum = state["momentum_buffer"]
-        # Moved by a weight of 0 it is what it was, to the last bit.
-        momentum.lerp_(gradient, (1 - group["momentum"]) * made)
-        update = gradient.lerp(momentum, group["momentum"]) if group["nesterov"] else momentum
-        whole = whole_tensor(update.bfloat16())
-        change = _orthogonal_change(whole.flatten(1), group).view(whole.shape).to(matrix.dtype) * made
-        matrix.mul_(1 - group["lr"] * group["weight_decay"] * made)
-        if isinstance(matrix, DTensor):
-            change = distribute_tensor(change, matrix.device_mesh, matrix.placements, src_data_rank=None)
-        matrix.add_(change)
+        if self.found_inf is not None:  # moved towards itself, to the last bit
+            gradient = torch.where(self.found_inf > 0, momentum, gradient)
+        momentum.lerp_(gradient, 1 - group["momentum"])
+        return (gradient.lerp(momentum, group["momentum"]) if group["nesterov"] else momentum).bfloat16()
 
 
-def _orthogonal_change(update: Tensor, group: dict[str, Any]) -> Tensor:
-    """What `torch.optim.Muon` without momentum and decay adds to a matrix for this update."""
-    matrix = nn.Parameter(torch.zeros_like(update, dtype=torch.float32))
-    matrix.grad = update.float()
-    names = ("lr", "ns_coefficients", "eps", "ns_steps", "adjust_lr_fn")
-    options = {name: group[name] for name in names}
-    torch.optim.Muon([matrix], weight_decay=0.0, momentum=0.0, nesterov=False, **options).step()
-    return matrix.detach()
+def _alike(matrices: list[Tensor]) -> Iterator[list[Tensor]]:
+    """The matrices in parts of one shape and type each, of `_TOGETHER` entries or one matrix at most."""
+    kinds: dict[Any, list[Tensor]] = {}
+    for matrix in matrices:
+        kinds.setdefault((len(matrix), matrix[0].numel(), matrix.dtype), []).append(matrix)
+    for kind in kinds.values():
+        size = max(1, _TOGETHER // kind[0].numel())
+        yield from (kind[start : start + size] for start in range(0, len(kind), size))
+
+
+def _orthogonal(x: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> Tensor:
+    """Matrices (n, r, c) bfloat16, roughly U V^T of each one's singular value decomposition, by Newton and Schulz.
+
+    Each step takes the singular values s, at most 1 at first, to a s + b s^3 + c s^5 (arXiv 2502.16982, equation 2).
+    """
+    a, b, c = coefficients
+    if x.shape[1] > x.shape[2]:  # the smaller of both products
+        return _orthogonal(x.mT, coefficients, steps, eps).mT
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=eps)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x
 
 
 def build_optimizers(model: nn.Module, config: Any) -> list[torch.optim.Optimizer]:
     """AdamW with decay on matrices only; with "muon", Muon (arXiv 2502.16982) for the matrices inside the layers.
 
-    Muon's update is scaled to the root mean square of AdamW's, so that both share one learning rate. The rows of ids
-    may have another, `config.table_learning_rate`.
+    Both share one learning rate; the rows of ids may have another, `config.table_learning_rate`.
 
     AdamW is one kernel, which a GPU needs to skip a step without the host; on a CPU it takes an eighth of the time.
     """
@@ -100,5 +125,5 @@ def build_optimizers(model: nn.Module, config: Any) -> list[torch.optim.Optimize
     if config.optimizer == "adamw":
         groups.append({"params": matrices, "peak": rate, "weight_decay": decay})
         return [torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.95), fused=True)]
-    muon = Muon([{"params": matrices, "peak": rate}], lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
+    muon = Muon([{"params": matrices, "peak": rate}], lr=rate, weight_decay=decay)
     return [torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.95), fused=True), muon]

@@ -37,8 +37,9 @@ class WeightAverage(AveragedModel):
             if made is not False:
                 self.update_parameters(model)
             return
+        weight = torch.where(made, 1 - self.decay, 0.0)
         for own, other in zip(self.module.parameters(), model.parameters(), strict=True):
-            own.lerp_(other.to(own.device), torch.where(made, 1 - self.decay, 0.0).to(own.dtype))
+            own.lerp_(other.to(own.device), weight.to(own.dtype))
         for own, other in zip(self.module.buffers(), model.buffers(), strict=True):
             own.copy_(other)
         self.n_averaged += 1

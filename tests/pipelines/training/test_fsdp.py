@@ -123,8 +123,8 @@ def step_shards(folder: Path) -> None:
         torch.manual_seed(0)
         start_ = torch.randn(rows_, columns)
         whole, shard = nn.Parameter(start_), nn.Parameter(distribute_tensor(start_, mesh, [Shard(0)]))
-        rate: dict[str, Any] = {"lr": 0.01, "weight_decay": 0.05, "adjust_lr_fn": "match_rms_adamw"}
-        optimizers = [torch.optim.Muon([whole], **rate), Muon([shard], **rate)]
+        rate: dict[str, Any] = {"lr": 0.01, "weight_decay": 0.05}
+        optimizers = [torch.optim.Muon([whole], adjust_lr_fn="match_rms_adamw", **rate), Muon([shard], **rate)]
         for _ in range(3):
             whole.grad = torch.randn(rows_, columns)
             shard.grad = distribute_tensor(whole.grad, mesh, [Shard(0)])

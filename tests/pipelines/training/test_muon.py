@@ -11,11 +11,12 @@ from wvq.pipelines.train_tokenizer import (
     build_tokenizer_optimizers,
     clipped,
 )
+from wvq.pipelines.training import muon
 from wvq.pipelines.training.muon import Muon
 from wvq.tokenizer import TokenizerConfig, VQTokenizer
 from wvq.tokenizer.data import DataConfig
 
-OPTIONS: dict[str, Any] = {"lr": 0.02, "weight_decay": 0.3, "adjust_lr_fn": "match_rms_adamw"}
+OPTIONS: dict[str, Any] = {"lr": 0.02, "weight_decay": 0.3}
 
 
 def test_a_kernel_is_the_matrix_that_it_multiplies_patches_by():
@@ -23,13 +24,31 @@ def test_a_kernel_is_the_matrix_that_it_multiplies_patches_by():
     kernel = nn.Parameter(torch.randn(6, 4, 3, 3))
     matrix = nn.Parameter(kernel.detach().flatten(1).clone())
     ours = Muon([kernel], **OPTIONS)
-    torchs = torch.optim.Muon([matrix], **OPTIONS)
+    torchs = torch.optim.Muon([matrix], adjust_lr_fn="match_rms_adamw", **OPTIONS)
     for _ in range(3):
         kernel.grad = torch.randn_like(kernel)
         matrix.grad = kernel.grad.flatten(1).clone()
         ours.step()
         torchs.step()
         torch.testing.assert_close(kernel.flatten(1), matrix, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("together", [1, 200, 2**25])
+def test_matrices_of_one_shape_are_orthogonalized_together(together: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(muon, "_TOGETHER", together)
+    torch.manual_seed(0)
+    shapes = [(6, 12), (6, 12), (12, 6), (6, 3, 2, 2), (6, 12), (8, 8)]
+    own = [nn.Parameter(torch.randn(shape)) for shape in shapes]
+    others = [nn.Parameter(matrix.detach().flatten(1).clone()) for matrix in own]
+    ours, torchs = Muon(own, **OPTIONS), torch.optim.Muon(others, adjust_lr_fn="match_rms_adamw", **OPTIONS)
+    for _ in range(3):
+        for matrix, other in zip(own, others, strict=True):
+            matrix.grad = torch.randn_like(matrix)
+            other.grad = matrix.grad.flatten(1).clone()
+        ours.step()
+        torchs.step()
+    for matrix, other in zip(own, others, strict=True):
+        torch.testing.assert_close(matrix.flatten(1), other, rtol=1e-5, atol=1e-6)
 
 
 def toy_tokenizer() -> tuple[VQTokenizer, TokenizerTraining]:
@@ -41,12 +60,12 @@ def toy_tokenizer() -> tuple[VQTokenizer, TokenizerTraining]:
 
 def test_every_parameter_has_one_optimizer_and_codes_have_not_muon():
     tokenizer, config = toy_tokenizer()
-    adamw, muon = optimizers = build_tokenizer_optimizers(tokenizer, config, "muon")
+    adamw, of_kernels = optimizers = build_tokenizer_optimizers(tokenizer, config, "muon")
     groups = [group["params"] for optimizer in optimizers for group in optimizer.param_groups]
     assert sorted(id(p) for group in groups for p in group) == sorted(id(p) for p in tokenizer.parameters())
     network, codebook = adamw.param_groups
     assert {p.ndim for p in network["params"]} == {1}
-    assert {p.ndim for p in muon.param_groups[0]["params"]} == {4}
+    assert {p.ndim for p in of_kernels.param_groups[0]["params"]} == {4}
     assert [id(p) for p in codebook["params"]] == [id(tokenizer.quantizer.weight)]
     named = clipped(optimizers)
     assert len(named["network"]) == len(list(tokenizer.parameters())) - 1
