@@ -16,6 +16,7 @@ from wvq.tokenizer.data.dataset import ImageDataset
 from wvq.tokenizer.data.decoding import to_model
 from wvq.tokenizer.metrics import perplexity, utilization
 from wvq.tokenizer.multi_scale import MultiScaleQuantizer
+from wvq.tokenizer.precision import full_precision
 from wvq.tokenizer.quantizers.base import Quantizer
 from wvq.tokenizer.quantizers.gaussian import mean_and_covariance
 
@@ -102,7 +103,8 @@ def examine_tokenizer(tokenizer: VQTokenizer, dataset: ImageDataset, batch_size:
         )
     batches = torch.arange(len(dataset)).split(batch_size)
     images = (dataset.take(indices)["images"] for indices in batches)
-    features = [tokenizer.features(to_model(batch.to(tokenizer.device))) for batch in images]
+    with full_precision():
+        features = [tokenizer.features(to_model(batch.to(tokenizer.device))) for batch in images]
     if scales is not None:  # what their one codebook is for: the vectors of all of them
         vectors = torch.cat([scales.vectors(batch).cpu() for batch in features])
     else:

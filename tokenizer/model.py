@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from .autoencoder import Decoder, Encoder, NetworkDesign
 from .config import TokenizerConfig
 from .errors import InputError
+from .precision import full_precision
 from .quantizers.base import QuantizerOutput
 from .quantizers.composite import CompositeQuantizer
 from .storage.pretrained import SavedModule, described, state_sha256
@@ -76,8 +77,13 @@ class VQTokenizer(SavedModule):
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
-        """Images (B, C, H, W) in [-1, 1] -> indices, int64 in [0, K): (B, h, w), (B, h, w, M) or, of scales, (B, T)."""
-        return self.quantizer(self.features(images)).indices
+        """Images (B, C, H, W) in [-1, 1] -> indices, int64 in [0, K): (B, h, w), (B, h, w, M) or, of scales, (B, T).
+
+        In full precision, as `decode`, whatever a GPU is allowed for training: the indices are those of a CPU but for
+        the last bits of a sum.
+        """
+        with full_precision():
+            return self.quantizer(self.features(images)).indices
 
     @torch.no_grad()
     def decode(self, indices: Tensor) -> Tensor:
@@ -94,7 +100,8 @@ class VQTokenizer(SavedModule):
                 f"valid are 0 to {self.config.codebook_size - 1}"
             )
         codes = self.quantizer.lookup(indices).movedim(-1, 1)
-        return self.images(codes).clamp(-1, 1)
+        with full_precision():
+            return self.images(codes).clamp(-1, 1)
 
     @property
     def token_fingerprint(self) -> str:

@@ -12,7 +12,7 @@ from wvq.tokenizer.data.dataset import ImageDataset
 from wvq.tokenizer.data.decoding import to_model, to_uint8
 from wvq.tokenizer.metrics import ReconstructionQuality
 from wvq.tokenizer.model import VQTokenizer
-from wvq.tokenizer.precision import float64_device
+from wvq.tokenizer.precision import float64_device, full_precision
 
 from ..metrics.image_quality import MS_SSIM_ABOVE, multiscale_ssim, psnr_luma
 from ..metrics.perceptual import PerceptualSimilarity
@@ -121,11 +121,12 @@ def measure_reconstructions(
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Eval mode inside; afterwards every module is in the mode it was in."""
+    """Eval mode and full precision inside; afterwards every module is in the mode it was in."""
     modes = {child: child.training for child in module.modules()}
     module.eval()
     try:
-        yield
+        with full_precision():
+            yield
     finally:
         for child, training in modes.items():
             child.training = training
