@@ -46,7 +46,7 @@ def _watched_gpu(waits: list[str]) -> Iterator[None]:
     if not torch.cuda.is_available():
         yield
         return
-    before, show = torch.cuda.get_sync_debug_mode(), warnings.showwarning
+    show = warnings.showwarning
 
     def note(message: Any, *args: Any, **kwargs: Any) -> None:
         if "synchronizing CUDA operation" in str(message):
@@ -57,11 +57,18 @@ def _watched_gpu(waits: list[str]) -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("always", message=".*synchronizing CUDA operation")
         warnings.showwarning = note
-        torch.cuda.set_sync_debug_mode("warn")
         try:
+            note_waits("warn")
             yield
         finally:
-            torch.cuda.set_sync_debug_mode(before)
+            note_waits("default")
+
+
+def note_waits(mode: str) -> None:
+    """Have torch say where the host waits for a GPU: "warn", "error", or "default", not at all."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Synchronization debug mode is a prototype")
+        torch.cuda.set_sync_debug_mode(mode)
 
 
 def _wait(func: Any, args: Any, kwargs: dict[str, Any]) -> str:

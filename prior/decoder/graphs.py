@@ -34,7 +34,7 @@ class PageGraphs:
         with torch.cuda.device_of(self.tokens):
             for capacity in range(cache.page, cache.length + 1, cache.page):
                 cache.use_pages(capacity)
-                replay, result, pool = _captured(lambda: step(self.tokens, self.places, cache), pool)
+                replay, result, pool = captured(lambda: step(self.tokens, self.places, cache), pool)
                 self.by_capacity[capacity] = replay, result
         cache.clear()
 
@@ -48,8 +48,8 @@ class PageGraphs:
         return result
 
 
-def _captured(function: Callable[[], Tensor], pool: Any) -> tuple[Callable[[], Any], Tensor, Any]:
-    """What runs `function` again, where its result will be, and the memory that graphs share."""
+def captured(function: Callable[[], Tensor], pool: Any = None) -> tuple[Callable[[], Any], Tensor, Any]:
+    """`function` as a graph: what runs it again, where its result will be, and the memory that graphs share."""
     current, aside = torch.cuda.current_stream(), torch.cuda.Stream()
     aside.wait_stream(current)
     with torch.cuda.stream(aside):

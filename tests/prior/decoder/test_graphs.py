@@ -7,7 +7,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from host_reads import counted_waits
+from host_reads import counted_waits, note_waits
 from other_device import elsewhere
 from torch import Tensor
 from torch._dynamo.testing import CompileCounter
@@ -50,7 +50,7 @@ def captured(capture: Any = recorded) -> Iterator[None]:
     """Steps are captured on the CPU as well, where matrices are plain ones."""
     with (
         patch.object(static, "captures", lambda device: True),
-        patch.object(graphs, "_captured", capture),
+        patch.object(graphs, "captured", capture),
         patch.object(packed_linear.torch.backends.mkldnn, "is_available", lambda: False),
     ):
         yield
@@ -118,12 +118,12 @@ def test_a_gpu_is_not_waited_for_between_the_first_token_and_the_last(prior, dty
     prior.to("cuda")
 
     def watch(position: int, so_far: Tensor) -> None:
-        torch.cuda.set_sync_debug_mode("error" if position < TOKENS - 1 else "default")
+        note_waits("error" if position < TOKENS - 1 else "default")
 
     try:
         first = draw(prior, on_token=watch, dtype=dtype)
     finally:
-        torch.cuda.set_sync_debug_mode("default")
+        note_waits("default")
     assert torch.equal(draw(prior, dtype=dtype), first)  # by the graphs of the first call
     called = sample_without_graphs(prior, dtype)
     if dtype is None:
