@@ -133,11 +133,9 @@ def _compare(
 
     def ours(tokens: int, dtype: torch.dtype | None = None) -> None:
         ticks.clear()
-        forget_decoder(model)
         sample_tokens(model, labels, tokens, codes, scale, on_token=lambda *_: ticks.append(_now(model)), dtype=dtype)
 
     def in_passes(number: int, dtype: torch.dtype | None = None) -> None:
-        forget_decoder(free)
         sample_tokens(free, labels, length, codes, scale, num_passes=number, dtype=dtype)
 
     samplers: dict[str, Callable[[int], Any]] = {

@@ -34,9 +34,8 @@ class Muon(torch.optim.Muon):
     _step_supports_amp_scaling = True  # what torch calls that
 
     def __init__(self, params: Iterable[Any], **options: Any):
-        super().__init__(
-            [{"params": []}], adjust_lr_fn="match_rms_adamw", **options
-        )  # torch's own would refuse kernels
+        # torch's own would refuse kernels
+        super().__init__([{"params": []}], adjust_lr_fn="match_rms_adamw", **options)
         self.param_groups.clear()
         given = list(params)
         for group in given if isinstance(given[0], dict) else [{"params": given}]:
@@ -84,7 +83,7 @@ def _alike(matrices: list[Tensor]) -> Iterator[list[Tensor]]:
     """The matrices in parts of one shape and type each, of `_TOGETHER` entries or one matrix at most."""
     kinds: dict[Any, list[Tensor]] = {}
     for matrix in matrices:
-        kinds.setdefault((len(matrix), matrix[0].numel(), matrix.dtype), []).append(matrix)
+        kinds.setdefault((len(matrix), matrix.numel(), matrix.dtype), []).append(matrix)
     for kind in kinds.values():
         size = max(1, _TOGETHER // kind[0].numel())
         yield from (kind[start : start + size] for start in range(0, len(kind), size))

@@ -11,7 +11,7 @@ from fixtures import read_fashion_images
 from torch import nn
 
 from wvq.eval.features.registry import build_extractor
-from wvq.tokenizer import VanillaQuantizer, nearest_codes
+from wvq.tokenizer import TokenizerConfig, VanillaQuantizer, VQTokenizer, nearest_codes
 from wvq.tokenizer.precision import full_precision, keeping_dtype
 
 ALLOWED = {
@@ -74,6 +74,22 @@ def test_newer_flag_is_no_error(use: str):
         assert flags.fp32_precision == "tf32"
     finally:
         flags.fp32_precision = before
+
+
+@pytest.mark.parametrize("use", ["encode", "decode"])
+def test_tokenizers_encode_and_decode_in_full_precision(use: str):
+    tokenizer = VQTokenizer(TokenizerConfig(image_size=8, base_channels=8, channel_multipliers=(1, 2)))
+    flags, seen = torch.backends.cuda.matmul, []
+    part = tokenizer.encoder if use == "encode" else tokenizer.decoder
+    part.register_forward_hook(lambda *_: seen.append(flags.fp32_precision))
+    before, flags.fp32_precision = flags.fp32_precision, "tf32"
+    try:
+        indices = tokenizer.encode(torch.zeros(1, 3, 8, 8))
+        tokenizer.decode(indices)
+        tokenizer(torch.zeros(1, 3, 8, 8))
+    finally:
+        flags.fp32_precision = before
+    assert seen == ["ieee", "tf32"]
 
 
 def test_search_is_exact_at_medium_precision():
