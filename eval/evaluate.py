@@ -112,10 +112,10 @@ def _measure_models(config: Evaluation, extractor: Extractor, device: torch.devi
         samples = sample_features(pipeline, config.num_images, config.sampling, extractor, chunks, with_spatial)
         generated = samples, real
 
-    def more(against: Real, features: FeatureSet) -> dict[str, Any]:
+    def more(against: Real, features: FeatureSet, paired: bool = False) -> dict[str, Any]:
         if "is" in config.scores:
             features = replace(features, logits=extractor.logits(features.vectors).cpu())
-        return score_features(against, features, config.scores, config.allow_few_images, config.resamples)
+        return score_features(against, features, config.scores, config.allow_few_images, config.resamples, paired)
 
     def score() -> tuple[dict[str, Any], list[str]]:
         statistics = original_features.statistics()
@@ -123,7 +123,7 @@ def _measure_models(config: Evaluation, extractor: Extractor, device: torch.devi
         scores: dict[str, Any] = {"reconstruction": reconstruction.as_dict()}
         lines = [_reconstruction_line(reconstruction)]
         if config.scores:
-            scores["reconstruction"]["scores"] = more(original_features, measured.features)
+            scores["reconstruction"]["scores"] = more(original_features, measured.features, paired=True)
             lines.append(f"reconstructions: {_line(scores['reconstruction']['scores'])}")
         if perturbation is not None:
             scores["perturbation"] = perturbation.as_dict()

@@ -1,6 +1,7 @@
 """Scores of one set of images against another by name, all from the same features, each with its settings."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -33,6 +34,7 @@ def score_features(
     scores: Sequence[str] = ("fid",),
     allow_few_images: bool = False,
     resamples: int = 0,
+    paired: bool = False,
 ) -> dict[str, Values]:
     """Scores of `generated` against `real`.
 
@@ -42,6 +44,8 @@ def score_features(
         scores: any of `FEATURE_SCORES`.
         allow_few_images: whether to give a Fréchet distance of no more images than dimensions.
         resamples: of the bootstrap intervals of fid, sfid, is, cmmd and mind; 0 for none.
+        paired: whether image i of `generated` is the reconstruction of image i of `real`; fid-infinity and intervals
+            then take or leave both together.
 
     Returns:
         By name {"score": what it may be called, "value": ..., further numbers and the settings}, JSON-able.
@@ -76,9 +80,11 @@ def score_features(
     results = {}
     for name in scores:
         label, score = FEATURE_SCORES[name]
+        if paired and name == "fid-infinity":
+            score = partial(score, paired=True)
         results[name] = {"score": score_label(label, generated.extractor), **score(real, generated)}
         if resamples and name in _RESAMPLED:
-            results[name] |= _interval(score, real, generated, resamples)
+            results[name] |= _interval(score, real, generated, resamples, paired)
     return results
 
 
@@ -95,14 +101,16 @@ def check_statistics_suffice(scores: Sequence[str], statistics: ReferenceStatist
         statistics.spatial_mean_and_factor()
 
 
-def _interval(score: "FeatureScore", real: Real, generated: FeatureSet, resamples: int) -> Values:
+def _interval(score: "FeatureScore", real: Real, generated: FeatureSet, resamples: int, paired: bool) -> Values:
     """A 95 % bootstrap interval; rows are drawn by position, so labels and logits stay with their features."""
 
     def redrawn(generated_rows: Tensor, *real_rows: Tensor) -> float:
-        against = real.select(real_rows[0]) if isinstance(real, FeatureSet) else real
+        against = real.select((real_rows or [generated_rows])[0]) if isinstance(real, FeatureSet) else real
         return score(against, generated.select(generated_rows))["value"]
 
-    rows = [torch.arange(len(generated)), *([torch.arange(len(real))] if isinstance(real, FeatureSet) else [])]
+    rows = [torch.arange(len(generated))]
+    if isinstance(real, FeatureSet) and not paired:
+        rows.append(torch.arange(len(real)))
     interval = bootstrap_interval(redrawn, *rows, resamples=resamples)
     return {"low": interval.low, "high": interval.high, "resamples": resamples}
 
@@ -116,9 +124,9 @@ def _sfid(real: Real, generated: FeatureSet) -> Values:
     return {"value": float(distance), "features": "first 7 channels of mixed_6/conv, 17x17"}
 
 
-def _fid_infinity(real: Real, generated: FeatureSet) -> Values:
+def _fid_infinity(real: Real, generated: FeatureSet, paired: bool = False) -> Values:
     side = real.vectors if isinstance(real, FeatureSet) and not real.published else real.mean_and_factor()
-    line = frechet_infinity(side, generated.vectors)
+    line = frechet_infinity(side, generated.vectors, paired=paired)
     return {"value": line.value, "low": line.low, "high": line.high, "counts": line.counts, "distances": line.distances}
 
 

@@ -25,6 +25,8 @@ def bootstrap_interval(
 ) -> Interval:
     """Bootstrap interval of score(*samples): each sample is drawn anew from its own rows, with replacement.
 
+    Samples whose rows belong together, as an image and its reconstruction do, are to be given as one.
+
     It says how far the score moves with the draw of its images, at this number of them: the quantiles are those of the
     deviations from the mean over resamples, mirrored at the score, so that the interval is one of this very score. A
     Fréchet distance of resampled images is larger than that of the images; quantiles of the distances themselves, plain

@@ -39,6 +39,7 @@ def frechet_infinity(
     jackknife_groups: int = 10,
     confidence: float = 0.95,
     seed: int = 0,
+    paired: bool = False,
 ) -> Extrapolation:
     """Fréchet distance for endless images, with a jackknife interval; it may be negative, as noise around 0 is.
 
@@ -54,9 +55,12 @@ def frechet_infinity(
         jackknife_groups: groups of images that are left out in turn.
         confidence: of the interval, in (0, 1).
         seed: of the draw of the subsets.
+        paired: whether row i of `generated` was made of row i of `real`, as a reconstruction is. Then a subset has both
+            or neither: apart they differ by what images differ, and the line would take that away from the distance.
 
     Raises:
-        InputError: for fewer than 2 sizes or groups, a confidence outside (0, 1), or too few images for them.
+        InputError: for fewer than 2 sizes or groups, a confidence outside (0, 1), or too few images for them; for pairs
+            that are not as many features on both sides.
     """
     if num_sizes < 2 or jackknife_groups < 2 or not 0 < confidence < 1:
         raise InputError(
@@ -68,10 +72,14 @@ def frechet_infinity(
         raise InputError(
             f"{fewest} images are too few for {num_sizes} sizes of subsets without one of {jackknife_groups} groups"
         )
+    if paired and not (isinstance(real, Tensor) and len(real) == len(generated)):
+        there = f"{len(real)} features" if isinstance(real, Tensor) else "statistics alone"
+        raise InputError(f"paired is True, but there are {there} for {len(generated)} generated ones; pairs need both")
     generator = torch.Generator().manual_seed(seed)
-    generated = generated[torch.randperm(len(generated), generator=generator)]
+    order = torch.randperm(len(generated), generator=generator)
+    generated = generated[order]
     if isinstance(real, Tensor):
-        real = real[torch.randperm(len(real), generator=generator)]
+        real = real[order if paired else torch.randperm(len(real), generator=generator)]
 
     def extrapolate(left_out: int | None) -> tuple[float, list[int], list[float]]:
         """Intercept, counts and distances, without the images of one group."""

@@ -64,6 +64,22 @@ def test_published_names_are_for_the_standard_inception_alone() -> None:
     assert [result["score"] for result in results.values()] == ["FID", "KID"]
 
 
+def test_reconstructions_stay_with_their_images_in_intervals_and_subsets() -> None:
+    images = normal(600, 8, 0)
+    reconstructions = 0.95 * images + 0.1 * normal(600, 8, 1)
+    names = ["fid", "sfid", "fid-infinity"]
+    together, apart = (
+        score_features(features(images), features(reconstructions), names, resamples=60, paired=paired)
+        for paired in (True, False)
+    )
+    assert together["fid-infinity"]["value"] == frechet_infinity(images, reconstructions, paired=True).value
+    for name in ("fid", "sfid"):
+        assert together[name]["value"] == apart[name]["value"]
+        assert together[name]["low"] < together[name]["value"] < together[name]["high"]
+        widths = [scores[name]["high"] - scores[name]["low"] for scores in (together, apart)]
+        assert widths[0] < widths[1] / 3, name
+
+
 def test_intervals_are_given_where_asked_for() -> None:
     real, generated = features(normal(300, 4, 0)), features(normal(300, 4, 1, 1.0))
     results = score_features(real, generated, ["fid", "is", "precision"], resamples=50)

@@ -33,6 +33,22 @@ def test_fid_infinity_finds_a_known_distance_also_from_statistics() -> None:
     assert errors[:, 0].std() < 1.5 * errors[:, 1].std(), "at little cost in noise"
 
 
+def test_fid_infinity_of_reconstructions_takes_pairs_together() -> None:
+    images = normal(1000, 32, 0)
+    reconstructions = 0.95 * images + 0.1 * normal(1000, 32, 1)
+    known = 32 * (1 - (0.95**2 + 0.1**2) ** 0.5) ** 2
+    line = frechet_infinity(images, reconstructions, paired=True)
+    assert line.low < known < line.high
+    assert line.high - line.low < known / 10
+    assert line.value == pytest.approx(known, rel=0.05)
+    apart = frechet_infinity(images, reconstructions)
+    assert apart.value < known / 2, "subsets of different images take their difference off the distance"
+    with pytest.raises(InputError, match="1000 features for 999 generated ones; pairs need both"):
+        frechet_infinity(images, reconstructions[1:], paired=True)
+    with pytest.raises(InputError, match="statistics alone for 1000 generated ones"):
+        frechet_infinity(mean_and_factor(images), reconstructions, paired=True)
+
+
 @pytest.mark.parametrize("options", [{"num_sizes": 1}, {"jackknife_groups": 1}, {"confidence": 0.0}])
 def test_impossible_extrapolations_are_refused(options: dict) -> None:
     with pytest.raises(InputError, match="valid are at least 2, at least 2, and between 0 and 1"):
