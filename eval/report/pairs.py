@@ -56,6 +56,20 @@ def group_pairs(column: Column, groups: Sequence[Group]) -> list[Pair]:
     return pairs
 
 
+def p_of_lead(column: Column, groups: Sequence[Group], first: int, second: int) -> float:
+    """p of the paired test of groups[first] and groups[second], corrected by Holm's method; NaN where there is none.
+
+    For all pairs of the score; two groups of different settings are none of those, and are corrected for any two groups.
+    """
+    for pair in group_pairs(column, groups):
+        if pair.first in (groups[first], groups[second]) and pair.second in (groups[first], groups[second]):
+            return pair.p_holm
+    any_two = list(combinations(range(len(groups)), 2))
+    tests = [paired_test(column, groups[one], groups[other]) for one, other in any_two]
+    corrected = holm([test.p if test else math.nan for test in tests])
+    return corrected[any_two.index((min(first, second), max(first, second)))]
+
+
 def pair_rows(columns: Sequence[Column], groups: Sequence[Group]) -> list[dict[str, Any]]:
     """A flat record for each score and pair, for comparison.json and pairs.csv; None is what is not known."""
     records = []

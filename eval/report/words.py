@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from .columns import Column
-from .groups import Group, mean_columns
-from .statistics import least_significant_effect, paired_t_test
+from .groups import SIGNIFICANT, Group, mean_columns
+from .pairs import p_of_lead
+from .statistics import least_significant_effect
 
 LISTED_GROUPS = 4  # more are counted
 
@@ -38,15 +39,15 @@ def summary(groups: Sequence[Group], columns: Sequence[Column]) -> str:
             other = f" for {groups[second].label}" if not groups[second].setting else ""  # which would be long
             numbers = f"{mean.text_with_unit(first)} against {mean.text_with_unit(second)}{other}"
             ahead.setdefault(_subject([groups[row].label for row in leaders]), []).append(f"{mean.name} ({numbers})")
-            if _may_be_chance(column, groups[first], groups[second]):
+            if p_of_lead(column, groups, first, second) >= SIGNIFICANT:
                 narrow.append(mean.name)
     sentences += [f"{subject} in {_listing(scores)}." for subject, scores in ahead.items()]
     if level:
         sentences.append(f"At the digits shown, those measured are level in {_listing(level)}.")
     if narrow:
         sentences.append(
-            f"In {_listing(narrow)} the lead over the second may be chance: the 95\N{NO-BREAK SPACE}% interval of "
-            "their paired difference over seeds holds 0."
+            f"In {_listing(narrow)} the lead over the second may be chance: p of their paired test over seeds, "
+            f"corrected by Holm's method, is not below {SIGNIFICANT}."
         )
     if min(counts) == 1:
         sentences.append("Where there is one seed, how much a number varies between seeds is not known.")
@@ -65,17 +66,6 @@ def _runs(groups: Sequence[Group], counts: Sequence[int]) -> str:
 
 def _subject(names: Sequence[str]) -> str:
     return _listing(names) + (" is ahead" if len(names) == 1 else " are level with each other and ahead of the rest")
-
-
-def _may_be_chance(column: Column, first: Group, second: Group) -> bool:
-    """Whether the t interval of the paired difference over common seeds holds 0; no if there are too few for one."""
-    common = first.rows.keys() & second.rows.keys()
-    pairs = [(column.values[first.rows[seed]], column.values[second.rows[seed]]) for seed in sorted(common)]
-    pairs = [pair for pair in pairs if not any(map(math.isnan, pair))]
-    if not pairs:
-        return False
-    interval = paired_t_test(*zip(*pairs, strict=True)).difference
-    return interval.low <= 0 <= interval.high
 
 
 def power_of_seeds(groups: Sequence[Group]) -> str:
