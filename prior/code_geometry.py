@@ -50,9 +50,9 @@ def code_features(*codebooks: Tensor, count: int, seed: int = 0) -> Tensor:
     for codes in codebooks:
         if codes.ndim != 2 or not codes.isfinite().all():
             raise InputError(f"codes have shape {tuple(codes.shape)}; they must be (K, D) and finite")
-        frequencies = torch.randn(codes.shape[1], count, generator=generator, dtype=torch.float64) / BANDWIDTH
-        phases = 2 * math.pi * torch.rand(count, generator=generator, dtype=torch.float64)
-        angles = _scaled(codes.detach().cpu().double()) @ frequencies + phases
+        frequencies = torch.randn(codes.shape[1], count, generator=generator, dtype=torch.float64, device="cpu")
+        phases = 2 * math.pi * torch.rand(count, generator=generator, dtype=torch.float64, device="cpu")
+        angles = _scaled(codes.detach().cpu().double()) @ (frequencies / BANDWIDTH) + phases
         features.append((math.sqrt(2 / count) * angles.cos()).float())
     return torch.cat(features)
 

@@ -76,10 +76,10 @@ def frechet_infinity(
         there = f"{len(real)} features" if isinstance(real, Tensor) else "statistics alone"
         raise InputError(f"paired is True, but there are {there} for {len(generated)} generated ones; pairs need both")
     generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(generated), generator=generator)
+    order = torch.randperm(len(generated), generator=generator, device="cpu")
     generated = generated[order]
     if isinstance(real, Tensor):
-        real = real[order if paired else torch.randperm(len(real), generator=generator)]
+        real = real[order if paired else torch.randperm(len(real), generator=generator, device="cpu")]
 
     def extrapolate(left_out: int | None) -> tuple[float, list[int], list[float]]:
         """Intercept, counts and distances, without the images of one group."""

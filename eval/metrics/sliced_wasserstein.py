@@ -24,8 +24,12 @@ def sliced_wasserstein_distance(real: Tensor, generated: Tensor, projections: in
     if count < 1 or projections < 1:
         raise InputError(f"{count} images and {projections} projections were given; at least 1 of each is needed")
     generator = torch.Generator().manual_seed(seed)
-    sides = [x[torch.randperm(len(x), generator=generator)[:count]] if len(x) > count else x for x in (generated, real)]
-    directions = F.normalize(torch.randn(projections, real.shape[1], generator=generator), eps=1e-12).double()
+    sides = [generated, real]
+    for side, x in enumerate(sides):
+        if len(x) > count:
+            sides[side] = x[torch.randperm(len(x), generator=generator, device="cpu")[:count]]
+    directions = torch.randn(projections, real.shape[1], generator=generator, device="cpu")
+    directions = F.normalize(directions, eps=1e-12).double()
     total = 0.0
     for some in directions.split(100):
         a, b = ((x.double() @ some.mT.to(x.device)).sort(dim=0).values for x in sides)

@@ -24,7 +24,7 @@ from .lists import read_lists
 
 MAX_VALUES = 100_000
 _CODE = ("class_path", "init_args", "dict_kwargs")  # what jsonargparse would import and call
-_WRITTEN = ("output_dir", "output", "tokens_dir")
+_WRITTEN = ("output_dir", "output", "tokens_dir", "latents_dir", "resume_dir", "save_reference")
 
 
 def allow_recipes(arguments: Sequence[str], lists: Mapping[str, bool]) -> str:

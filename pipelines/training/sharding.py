@@ -16,6 +16,7 @@ from wvq.prior.loss import TokenLoss
 from wvq.prior.model import PRIOR_CLASSES
 from wvq.prior.order.target_positions import TargetPositions
 from wvq.tokenizer.distributed import process_index, whole_tensor
+from wvq.tokenizer.quantizers.codebook import CodebookQuantizer
 
 
 class WeightAverage(AveragedModel):
@@ -32,17 +33,26 @@ class WeightAverage(AveragedModel):
 
     @torch.no_grad()
     def follow(self, model: nn.Module, made: Tensor | bool) -> None:
-        """Move towards the weights of `model` after a step that was made, or not; a bool scalar on the device."""
+        """Move towards the weights of `model` after a step that was made, or not; a bool scalar on the device.
+
+        A codebook that waits for data holds vectors of the latest step, which are no codes: it is taken as it is, up to
+        the step in which its codes are drawn, and averaged from there.
+        """
+        both = zip(self.module.modules(), model.modules(), strict=True)
+        waiting = [(own, other) for own, other in both if isinstance(own, CodebookQuantizer) and own.waiting]
         if made is True or made is False or self.n_averaged == 0:
             if made is not False:
                 self.update_parameters(model)
-            return
-        weight = torch.where(made, 1 - self.decay, 0.0)
-        for own, other in zip(self.module.parameters(), model.parameters(), strict=True):
-            own.lerp_(other.to(own.device), weight.to(own.dtype))
-        for own, other in zip(self.module.buffers(), model.buffers(), strict=True):
-            own.copy_(other)
-        self.n_averaged += 1
+        else:
+            weight = torch.where(made, 1 - self.decay, 0.0)
+            for own, other in zip(self.module.parameters(), model.parameters(), strict=True):
+                own.lerp_(other.to(own.device), weight.to(own.dtype))
+            for own, other in zip(self.module.buffers(), model.buffers(), strict=True):
+                own.copy_(other)
+            self.n_averaged += 1
+        for quantizer, latest in waiting:
+            for own, other in zip(quantizer.parameters(), latest.parameters(), strict=True):
+                own.copy_(other)
 
 
 def weight_average(model: nn.Module, decay: float, accelerator: Accelerator) -> WeightAverage:

@@ -99,7 +99,7 @@ def codes_from_data(name: Literal["data", "kmeans++"], vectors: Tensor, codebook
     """
     generator = torch.Generator().manual_seed(0)
     if name == "data":
-        return vectors[torch.randperm(len(vectors), generator=generator)[:codebook_size].to(vectors.device)]
+        return vectors[torch.randperm(len(vectors), generator=generator, device="cpu")[:codebook_size].to(vectors.device)]
     points = to_float64(vectors)
     distances = torch.ones(len(points), dtype=torch.float64, device=points.device)
     chosen = torch.empty(0, dtype=torch.int64, device=points.device)
@@ -107,7 +107,8 @@ def codes_from_data(name: Literal["data", "kmeans++"], vectors: Tensor, codebook
         number = 1 if len(chosen) < _ONE_BY_ONE else min(len(chosen) // 16, codebook_size - len(chosen))
         # The largest of u^(1/w), u uniform, are draws without replacement in proportion to w (Efraimidis and Spirakis,
         # 2006). Where fewer vectors differ than there are codes, all that is left has w = 0, and some are repeated.
-        keys = torch.rand(len(points), dtype=torch.float64, generator=generator).log_().to(points.device) / distances
+        uniform = torch.rand(len(points), dtype=torch.float64, generator=generator, device="cpu")
+        keys = uniform.log_().to(points.device) / distances
         new = keys.topk(number).indices
         nearest = _squared_distances(points, points[new])
         distances = torch.minimum(distances, nearest) if len(chosen) else nearest

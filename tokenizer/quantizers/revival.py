@@ -51,8 +51,9 @@ class Revival(nn.Module):
         rows = rows_of_all_processes(vectors)
         number = min(len(dead), len(rows))
         generator = torch.Generator().manual_seed(int(self.steps))
-        dead = dead[torch.randperm(len(dead), generator=generator)[:number].to(dead.device)]
-        codes[dead] = rows[torch.randperm(len(rows), generator=generator)[:number].to(rows.device)]
+        dead = dead[torch.randperm(len(dead), generator=generator, device="cpu")[:number].to(dead.device)]
+        drawn = torch.randperm(len(rows), generator=generator, device="cpu")[:number]
+        codes[dead] = rows[drawn.to(rows.device)]
         self.usage[dead] = 1.0
 
 

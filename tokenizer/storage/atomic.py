@@ -138,8 +138,16 @@ def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write content to path, whole or not at all; folders that are missing are made."""
+    """Write content to path, whole or not at all; folders that are missing are made.
+
+    A symbolic link stays one, and what it leads to is written. A device, as /dev/stdout is, is written as it is.
+    """
     path = user_path(path)
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        path = path.resolve()
+    if path.exists() and not path.is_file() and not path.is_dir():
+        path.write_bytes(content)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}{_UNFINISHED}")
     try:

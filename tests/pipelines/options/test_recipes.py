@@ -86,6 +86,22 @@ def test_a_downloaded_recipe_stays_in_the_working_folder(downloaded: Path, folde
     assert parse("train-tokenizer", [f"--config={downloaded}"]).output_dir == "runs/x"
 
 
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        ("train-prior", "tokens_dir"),
+        ("transplant", "latents_dir"),
+        ("evaluate", "output"),
+        ("evaluate", "resume_dir"),
+        ("evaluate", "save_reference"),
+    ],
+)
+def test_whatever_a_downloaded_recipe_writes_stays_there(downloaded: Path, command: str, option: str):
+    downloaded.write_text(f"{option}: /elsewhere\n")
+    with pytest.raises(InputError, match=f"{option} = /elsewhere, outside the working folder"):
+        parse(command, [f"--config={downloaded}"])
+
+
 def test_a_downloaded_recipe_beside_an_own_one(downloaded: Path):
     downloaded.write_text("steps: 300\n")
     own = Path("own.yaml")

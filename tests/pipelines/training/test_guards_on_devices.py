@@ -14,7 +14,7 @@ from wvq.pipelines.train_prior import PriorTraining
 from wvq.pipelines.training.muon import build_optimizers
 from wvq.pipelines.training.sharding import WeightAverage
 from wvq.pipelines.training.step_record import ASKED_EVERY
-from wvq.tokenizer import InputError, VQTokenizer
+from wvq.tokenizer import InputError, VanillaQuantizer, VQTokenizer
 from wvq.tokenizer.storage.untrusted import read_json
 
 DEVICES = ["elsewhere", pytest.param("gpu", marks=[pytest.mark.gpu, NO_GPU])]
@@ -128,6 +128,32 @@ def test_an_optimizer_that_found_something_infinite_leaves_everything_as_it_was(
         states.append([value.clone() for value in [*model.parameters(), *moments]])
     assert all(torch.equal(one, two) for one, two in zip(states[0], states[1], strict=True))
     assert not any(torch.equal(one, two) for one, two in zip(states[1], states[2], strict=True))
+
+
+def test_a_moving_average_of_codes_starts_when_they_are_drawn():
+    """What waits for data holds vectors in their place, which are not averaged with codes."""
+    quantizer = VanillaQuantizer(codebook_size=24, codebook_dim=4)
+    model = nn.ModuleList([quantizer, nn.Linear(4, 4)])
+    averages = [WeightAverage(model, 0.9, torch.device("cpu")) for _ in range(2)]
+    begun, drawn = model[1].weight.detach().clone(), quantizer.codebook.detach().clone()
+    for step in range(5):
+        quantizer(torch.randn(8, 4))
+        with torch.no_grad():
+            model[1].weight += 1
+        for average, made in zip(averages, (True, torch.tensor(True)), strict=True):
+            average.follow(model, made)
+            own = average.module[0].codebook.detach()
+            if step < 3:
+                assert average.module[0].waiting == (step < 2)
+                assert torch.equal(own, quantizer.codebook), step
+            else:
+                assert not torch.equal(own, quantizer.codebook)
+                torch.testing.assert_close(own, drawn + (1 - 0.9 ** (step - 2)))
+        if step == 2:
+            drawn = quantizer.codebook.detach().clone()
+            quantizer.set_codes(drawn + 1)
+    for average in averages:  # the first step begins it, as ever
+        torch.testing.assert_close(average.module[1].weight.detach(), begun + 1 + (4 - sum(0.9**k for k in (1, 2, 3, 4))))
 
 
 def test_a_moving_average_follows_the_steps_that_were_made():

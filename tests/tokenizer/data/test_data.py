@@ -1,5 +1,6 @@
 """`load_splits` on every kind of source: `wvq.tokenizer.data.dataset` and what it reads with."""
 
+import itertools
 import json
 import pickle
 import shutil
@@ -161,6 +162,16 @@ def test_what_does_not_fit_in_memory_is_decoded_on_the_way_to_the_same_images(fa
         assert (all_images(split) == all_images(held)).all()
         assert (split[7]["images"] == held[7]["images"]).all()
         assert (split.labels == held.labels).all()
+    for split in (lazy, held):
+        assert (split[-1]["images"] == held[len(held) - 1]["images"]).all()
+        assert len([item for item in itertools.islice(split, 2 * len(held))]) == len(held)
+        nothing = split.take([])
+        assert nothing["images"].shape == (0, 3, 16, 16)
+        assert nothing["images"].dtype == torch.uint8
+        assert (nothing["labels"].shape, nothing["labels"].dtype) == ((0,), torch.int64)
+        for index in (len(held), -len(held) - 1):
+            with pytest.raises(IndexError, match=f"index {index} is out of"):
+                split.take([0, index])
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")

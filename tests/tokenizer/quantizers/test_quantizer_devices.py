@@ -62,6 +62,22 @@ def test_training_is_that_of_the_cpu(case: str, name: str):
         assert value.dtype == other.dtype
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_the_default_device_has_no_say(case: str):
+    """A script that sets it to a GPU may still quantize on the CPU, whose random numbers all are."""
+    torch.manual_seed(0)
+    quantizer: Any = build_quantizer(case.split(",")[0], 32, 4, **CASES[case])
+    other = copy.deepcopy(quantizer)
+    for z in torch.randn(6, 8, 4, 4, 4, generator=torch.Generator().manual_seed(1)):
+        torch.manual_seed(2)
+        expected = quantizer(z)
+        torch.manual_seed(2)
+        with torch.device("meta"):
+            output = other(z)
+        assert torch.equal(output.indices, expected.indices)
+        assert torch.equal(output.loss, expected.loss)
+
+
 @pytest.mark.parametrize("name", DEVICES)
 def test_doubtful_codes_are_settled_where_they_are(name: str):
     codes = torch.randn(16, 4, generator=torch.Generator().manual_seed(0)).repeat(2, 1)

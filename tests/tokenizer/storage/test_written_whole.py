@@ -127,6 +127,27 @@ def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path: Path, monkeypat
         check_output_folder(tmp_path / "out", ["a"])
 
 
+def test_a_link_stays_a_link_and_what_it_leads_to_is_written(tmp_path: Path):
+    (tmp_path / "scores").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "scores" / "file")
+    write_file(tmp_path / "link", b"1")
+    write_file(tmp_path / "link", b"2")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "scores" / "file").read_bytes() == b"2"
+    assert [path.name for path in (tmp_path / "scores").iterdir()] == ["file"]
+
+
+def test_what_is_no_file_is_written_and_not_replaced(tmp_path: Path):
+    """As /dev/null and /dev/stdout are."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_file(pipe, b"scores")
+    assert os.read(reader, 100) == b"scores"
+    os.close(reader)
+    assert pipe.is_fifo()
+
+
 def test_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)

@@ -48,5 +48,5 @@ class LinearQuantizer(VanillaQuantizer):
     @torch.no_grad()
     def set_codes(self, codes: Tensor) -> None:
         self.weight.copy_(codes)
-        nn.init.eye_(self.map.weight)
+        self.map.weight.copy_(torch.eye(self.codebook_dim, device=self.map.weight.device))
         nn.init.zeros_(self.map.bias)
