@@ -81,7 +81,7 @@ def score_features(
     for name in scores:
         label, score = FEATURE_SCORES[name]
         if paired and name == "fid-infinity":
-            score = partial(score, paired=True)
+            score = partial(_fid_infinity, paired=True)
         results[name] = {"score": score_label(label, generated.extractor), **score(real, generated)}
         if resamples and name in _RESAMPLED:
             results[name] |= _interval(score, real, generated, resamples, paired)

@@ -11,7 +11,7 @@ from einops import rearrange
 from PIL import Image
 from torch import Tensor, nn
 
-from wvq.tokenizer import InputError
+from wvq.tokenizer import InputError, TokenizerConfig
 from wvq.tokenizer.data.decoding import BadImage, sized_pixels, to_uint8
 from wvq.tokenizer.errors import NonFiniteError
 from wvq.tokenizer.image_size import ImageSize
@@ -170,6 +170,22 @@ def sized_picture(picture: Image.Image, image_size: ImageSize, channels: int) ->
         return torch.from_numpy(sized_pixels(picture, image_size, channels).copy())
     except BadImage as error:
         raise InputError(f"an image cannot be used: {error}") from error
+
+
+def given_pixels(images: Images, config: TokenizerConfig) -> Tensor:
+    """Images that are given, as uint8 (N, C, H, W); PIL images with the crop and resize of training.
+
+    Raises:
+        InputError: for no image, tensors of another type or shape, and pictures without a faithful 8-bit form.
+    """
+    if not isinstance(images, Tensor):
+        pictures = [images] if isinstance(images, Image.Image) else list(images)
+        if not pictures:
+            raise InputError("images is empty; give at least one")
+        images = torch.stack([sized_picture(p, config.image_size, config.channels) for p in pictures])
+    if images.dtype != torch.uint8 or images.ndim != 4 or len(images) == 0:
+        raise InputError(f"images have dtype {images.dtype} and shape {tuple(images.shape)}; give uint8 (N, C, H, W)")
+    return images
 
 
 def check_output_type(output_type: str) -> None:

@@ -1,6 +1,7 @@
 """Classes to images: sample tokens from the prior, decode them with the tokenizer."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -19,7 +20,7 @@ from wvq.tokenizer.blocks import in_blocks
 from wvq.tokenizer.data.decoding import to_model
 from wvq.tokenizer.progress import progress_bar
 
-from .base import ImagePipelineOutput, check_output_type, format_images, to_pixels
+from .base import ImagePipelineOutput, Images, check_output_type, format_images, given_pixels, to_pixels
 from .editing.pipeline import EditingPipeline
 from .labels import ClassLabels, labels_of, names_in_index
 
@@ -193,7 +194,8 @@ class ClassConditionalPipeline(EditingPipeline):
                 if callback_on_step_end:
                     callback_on_step_end(self, position, config.num_tokens, {"tokens": tokens})
 
-            tokens = (sample_scales if self.tokenizer.config.scales else sample_tokens)(
+            own_grid = partial(sample_tokens, grid_shape=self.tokenizer.config.grid_shape)
+            tokens = (sample_scales if self.tokenizer.config.scales else own_grid)(
                 self.prior,
                 class_labels=labels,
                 num_tokens=config.num_tokens,
@@ -224,19 +226,24 @@ class ClassConditionalPipeline(EditingPipeline):
             images = format_images(to_pixels(in_blocks(self.tokenizer.decode, indices, rows)), output_type)
         return ImagePipelineOutput(images) if return_dict else (images,)
 
-    def likelihood(self, images: Tensor, class_labels: ClassLabels | None = None) -> dict[str, Tensor]:
+    def likelihood(self, images: Images, class_labels: ClassLabels | None = None) -> dict[str, Tensor]:
         """How well the prior predicts the tokens of images: {"bits_per_token": (N,), "bits_per_pixel": (N,)}, float64.
 
         Of the tokens, not of the pixels: what the tokenizer does not keep costs nothing. A pixel has all its channels.
 
+        Args:
+            images: uint8 (N, C, H, W) of the tokenizer's size, or a PIL image or several, of any size.
+            class_labels: numbers or names of their classes, one for each; None for a prior without classes.
+
         Raises:
             InputError: for images of another shape or type, or another number of labels.
         """
-        tokens = self.tokenizer.to_sequence(self._indices_of(images))
+        given = given_pixels(images, self.tokenizer.config)
+        tokens = self.tokenizer.to_sequence(self.tokenizer.encode(to_model(given.to(self.device))))
         labels = self.labels_of(class_labels)
-        labels = labels.expand(len(images)) if class_labels is None else labels
+        labels = labels.expand(len(given)) if class_labels is None else labels
         nats = self._log_likelihood(tokens, labels)
-        pixels = images.shape[-1] * images.shape[-2]
+        pixels = given.shape[-1] * given.shape[-2]
         return {"bits_per_token": bits_per(nats, tokens.shape[1]), "bits_per_pixel": bits_per(nats, pixels)}
 
     def _log_likelihood(self, tokens: Tensor, labels: Tensor) -> Tensor:
@@ -244,11 +251,3 @@ class ClassConditionalPipeline(EditingPipeline):
         return log_likelihood(
             self.prior, tokens, labels, config.num_codes, codes_per_position=config.codes_per_position
         )
-
-    def _indices_of(self, images: Tensor) -> Tensor:
-        """The tokenizer's indices of images, uint8 (N, C, H, W)."""
-        if images.dtype != torch.uint8 or images.ndim != 4 or len(images) == 0:
-            raise InputError(
-                f"images have dtype {images.dtype} and shape {tuple(images.shape)}; give uint8 (N, C, H, W)"
-            )
-        return self.tokenizer.encode(to_model(images.to(self.device)))

@@ -3,13 +3,12 @@
 from typing import Any, ClassVar
 
 import torch
-from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
-from wvq.tokenizer import InputError, VQTokenizer
+from wvq.tokenizer import FSQuantizer, InputError, VQTokenizer, nearest_codes
 from wvq.tokenizer.data.decoding import to_model
 
-from .base import ImagePipelineOutput, Images, Pipeline, check_output_type, format_images, sized_picture, to_pixels
+from .base import ImagePipelineOutput, Images, Pipeline, check_output_type, format_images, given_pixels, to_pixels
 
 
 class ReconstructionPipeline(Pipeline):
@@ -97,10 +96,12 @@ class ReconstructionPipeline(Pipeline):
         if num_steps < 2:
             raise InputError(f"num_steps is {num_steps}; it must be at least 2")
         quantizer = self.tokenizer.quantizer
-        start, end = (quantizer.lookup(indices).movedim(-1, 1) for indices in self._pairs(images, others))
+        own, taken = self._pairs(images, others)
+        start, end = (quantizer.lookup(indices).movedim(-1, 1) for indices in (own, taken))
         shares = torch.linspace(0, 1, num_steps, device=start.device)
         with torch.no_grad():
-            steps = [quantizer(torch.lerp(start, end, share)).indices for share in shares]
+            between = [_nearest(quantizer, torch.lerp(start, end, share)) for share in shares[1:-1]]
+        steps = [own, *between, taken]
         return self._output(torch.stack(steps, dim=1).flatten(0, 1), output_type, return_dict)
 
     def _pairs(self, images: Images, others: Images) -> tuple[Tensor, Tensor]:
@@ -110,19 +111,18 @@ class ReconstructionPipeline(Pipeline):
         return own, taken
 
     def _indices_of(self, images: Images) -> Tensor:
-        """The tokenizer's indices of images, (N, h, w) or (N, h, w, M)."""
-        if not isinstance(images, Tensor):
-            pictures = [images] if isinstance(images, Image.Image) else list(images)
-            if not pictures:
-                raise InputError("images is empty; give at least one")
-            config = self.tokenizer.config
-            images = torch.stack([sized_picture(p, config.image_size, config.channels) for p in pictures])
-        if images.dtype != torch.uint8:
-            raise InputError(f"images have dtype {images.dtype}; tensors must be uint8, 0 to 255")
-        return self.tokenizer.encode(to_model(images.to(self.device)))
+        return self.tokenizer.encode(to_model(given_pixels(images, self.tokenizer.config).to(self.device)))
 
     def _output(self, indices: Tensor, output_type: str, return_dict: bool) -> ImagePipelineOutput | Any:
         result: Any = indices
         if output_type != "latent":
             result = format_images(to_pixels(self.tokenizer.decode(indices)), output_type)
         return ImagePipelineOutput(result) if return_dict else (result,)
+
+
+def _nearest(quantizer: nn.Module, vectors: Tensor) -> Tensor:
+    """Indices of the codes nearest to vectors (N, D, ...) of the codebook's space, found as a quantizer finds them."""
+    if isinstance(quantizer, FSQuantizer):  # which takes vectors of another space, before its projection and bounds
+        flat = vectors.movedim(1, -1)
+        return nearest_codes(flat.flatten(0, -2), quantizer.codebook).view(flat.shape[:-1])
+    return quantizer(vectors).indices

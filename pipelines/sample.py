@@ -7,9 +7,11 @@ from pathlib import Path
 
 import torch
 
+from wvq.tokenizer import InputError
 from wvq.tokenizer.distributed import on_first_process
 from wvq.tokenizer.image_grid import image_grid
 from wvq.tokenizer.storage.atomic import check_output_folder, write_json, written_whole
+from wvq.tokenizer.storage.untrusted import read_json
 
 from .base import to_pil
 from .class_conditional import ClassConditionalPipeline
@@ -33,7 +35,7 @@ def sample(config: Sampling) -> Path:
 
 def _sample(config: Sampling) -> Path:
     if not config.num_images:
-        check_output_folder(Path(config.output_dir), ("images", "grid.png", "samples.json"))
+        _check_folder(Path(config.output_dir))
     pipeline = ClassConditionalPipeline.from_pretrained(config.pipeline)
     pipeline.to(this_device())
     num_classes = pipeline.prior.config.num_classes
@@ -54,3 +56,11 @@ def _sample(config: Sampling) -> Path:
         about = {**asdict(config), "labels": labels.tolist(), "classes_of_images": names}
         write_json(new / "samples.json", about | {"class_names": list(pipeline.class_names)})
     return folder
+
+
+def _check_folder(folder: Path) -> None:
+    """Raises: InputError: unless it is new, or holds a few samples of another call, which are replaced."""
+    check_output_folder(folder, ("images", "grid.png", "samples.json"))
+    note = folder / "samples.json"
+    if note.exists() and (count := read_json(note).get("num_images")):
+        raise InputError(f"{folder} holds a set of {count:,} images, by num_images; give another output_dir")

@@ -40,6 +40,7 @@ def sample_tokens(
     block_size: int | None = None,
     codes_per_position: int = 1,
     num_passes: int | None = None,
+    grid_shape: tuple[int, int] | None = None,
 ) -> Tensor:
     """Sample images as token sequences, conditioned on their class.
 
@@ -82,6 +83,8 @@ def sample_tokens(
             the K / M codes whose turn it is, those from (t mod M) * K / M on.
         num_passes: passes in which a prior of free order draws an image, in [1, T]; few are fast, and tokens of one
             pass do not know each other. T by default, or one for each token that is not known.
+        grid_shape: height and width of the tokenizer's grid, by which a prior of free order knows what lies far apart;
+            by default see `wvq.prior.order.passes.spread_order`.
 
     Returns:
         (B, T) int64 in [0, K), on the model's device.
@@ -126,7 +129,9 @@ def sample_tokens(
         if has_free_order(model.config):
             how = Drawing(num_codes, codes_per_position, scales, temperature, top_k, top_p, min_p)
             ids, tokens, passes = sequences[:, 0], sequences[:, 1:].clone(), num_passes or num_tokens
-            draw_in_passes(decoder, ids, null_class, tokens, draws, how, passes, block_size, at_once, on_token)
+            draw_in_passes(
+                decoder, ids, null_class, tokens, draws, how, passes, block_size, at_once, on_token, grid_shape
+            )
             return tokens
         with torch.inference_mode():
             caches = [decoder.new_cache(rows, num_tokens) for _ in blocks]

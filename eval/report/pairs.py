@@ -59,7 +59,7 @@ def group_pairs(column: Column, groups: Sequence[Group]) -> list[Pair]:
 def p_of_lead(column: Column, groups: Sequence[Group], first: int, second: int) -> float:
     """p of the paired test of groups[first] and groups[second], corrected by Holm's method; NaN where there is none.
 
-    For all pairs of the score; two groups of different settings are none of those, and are corrected for any two groups.
+    For all pairs of the score; two groups of different settings are none of those, and are corrected for any two.
     """
     for pair in group_pairs(column, groups):
         if pair.first in (groups[first], groups[second]) and pair.second in (groups[first], groups[second]):

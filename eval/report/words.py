@@ -1,6 +1,5 @@
 """The comparison in words: who is ahead in what, by how much, and what the seeds can tell."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 

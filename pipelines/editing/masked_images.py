@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageOps
@@ -85,7 +86,9 @@ def _squares(picture: Image.Image, mask: Tensor | Image.Image, config: Tokenizer
         at_full_size = _cropped_mask(mask, size, config)
         mask = _touched(at_full_size, config.image_shape[1:])
     filled = _filled(cut_out[None], at_full_size[None])[0].permute(1, 2, 0).squeeze(-1)
-    return sized_picture(Image.fromarray(filled.numpy()), config.image_size, config.channels), mask
+    height, width = config.image_shape[1:]  # not cropped again, which of another ratio would round once more
+    small = np.asarray(Image.fromarray(filled.numpy()).resize((width, height), Image.Resampling.BICUBIC))
+    return torch.from_numpy(small.copy()).view(height, width, config.channels).permute(2, 0, 1), mask
 
 
 def _masks_of_tensors(masks: Masks, count: int, config: TokenizerConfig) -> list[Tensor]:
@@ -114,6 +117,8 @@ def _cropped_mask(mask: Image.Image, size: tuple[int, int], config: TokenizerCon
     """A PIL mask for a PIL image of this (width, height), cropped as it: bool, of `crop_shape`."""
     if mask.mode not in ("1", "L") or ImageOps.exif_transpose(mask).size != size:
         raise InputError(f"mask has size {mask.size} and mode {mask.mode}; it must be {size}, of mode 1 or L")
+    if mask.has_transparency_data:
+        raise InputError("mask has a transparent colour, which says neither keep nor draw; give one without")
     return sized_picture(mask, crop_shape(*size, config.image_size), 1)[0] >= _WHITE
 
 

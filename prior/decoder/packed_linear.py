@@ -91,15 +91,15 @@ class Int8Linear(PackedLinear):
     Args:
         weight: (C_out, C_in), rounded to 127 steps of its row's largest magnitude to each side.
         bias: (C_out,) or None.
-        rows: R. For more than `FEW_ROWS`, when products and not bytes take the time, and on other devices than CPUs the
-            rounded weight is held as bfloat16.
+        rows: R. For more than `FEW_ROWS`, when products and not bytes take the time, on other devices than CPUs, and
+            where C_in is no multiple of 32, which torch's product reads beyond, the rounded weight is held as bfloat16.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, rows: int):
         scales = weight.detach().float().abs().amax(dim=1).clamp(min=1e-30) / 127
         steps = (weight.detach().float() / scales[:, None]).round()
         bias = None if bias is None else bias.bfloat16()
-        if rows > FEW_ROWS or weight.device.type != "cpu":
+        if rows > FEW_ROWS or weight.device.type != "cpu" or weight.shape[1] % 32:
             super().__init__((steps * scales[:, None]).bfloat16(), bias, rows)
             return
         self.weight, self.scales, self.bias = steps.to(torch.int8).contiguous(), scales.bfloat16(), bias

@@ -50,6 +50,7 @@ def draw_in_passes(
     block_size: int | None = None,
     at_once: int = 16,
     on_token: Callable[[int, Tensor], None] | None = None,
+    grid_shape: tuple[int, int] | None = None,
 ) -> None:
     """Draw what is unknown of tokens, in place; all that is known, wherever it stands, is what the model sees first.
 
@@ -61,11 +62,12 @@ def draw_in_passes(
         num_passes: passes at most; there are none where nothing is to be drawn.
         block_size: images computed together, the last block filled up; by default up to at_once, as many as there are.
         on_token: as for `wvq.prior.sample_tokens`.
+        grid_shape: see `wvq.prior.order.passes.spread_order`.
 
     Raises:
         NonFiniteError: for scores that are NaN or infinite; a GPU is asked for them at the end.
     """
-    order = spread_order(tokens.shape[1], drawing.codes_per_position, tokens.device)
+    order = spread_order(tokens.shape[1], drawing.codes_per_position, tokens.device, grid_shape)
     known = (tokens >= 0).sum(dim=1)
     blocks: list[_Block] = []
     for count in known.unique().tolist():  # images of which as much is known go through their passes together

@@ -6,6 +6,8 @@ import math
 import torch
 from torch import Tensor
 
+from wvq.tokenizer.errors import InputError
+
 
 def pass_sizes(count: int, num_passes: int) -> list[int]:
     """How many of `count` positions are drawn in each of min(num_passes, count) passes: few first, many last.
@@ -20,20 +22,38 @@ def pass_sizes(count: int, num_passes: int) -> list[int]:
     return [after - before for before, after in itertools.pairwise(known)]
 
 
-def spread_order(num_tokens: int, codes_per_position: int = 1, device: torch.device | str = "cpu") -> Tensor:
+def spread_order(
+    num_tokens: int,
+    codes_per_position: int = 1,
+    device: torch.device | str = "cpu",
+    grid_shape: tuple[int, int] | None = None,
+) -> Tensor:
     """The T tokens of an image, each once, (T,) int64: those that follow each other lie far apart.
 
     The positions of the grid come in the order of Bayer's matrix of ordered dithering (1973), in which the first n
-    always cover the grid evenly. A grid that is no power of two has the part that it covers. The grid is square, or as
-    near to it as T / M divides. Of several codes at a position all first ones are drawn before all second ones.
+    always cover the grid evenly. A grid that is no power of two has the part that it covers. Of several codes at a
+    position all first ones are drawn before all second ones.
 
     It is the same for all images: what is drawn at temperature 0, or between known tokens, then follows from these
     alone, and the queries of a pass, which learnt from every order, know of no other.
+
+    Args:
+        num_tokens: T.
+        codes_per_position: M.
+        device: of the order.
+        grid_shape: height and width of the grid, T / M positions; by default square, or as near to it as they divide
+            with a width that is no less than the height.
+
+    Raises:
+        InputError: for a grid of another number of positions.
     """
     positions = num_tokens // codes_per_position
-    height = next(h for h in range(math.isqrt(positions), 0, -1) if positions % h == 0)
-    width = positions // height
-    bits = (width - 1).bit_length()
+    if grid_shape is None:
+        height = next(h for h in range(math.isqrt(positions), 0, -1) if positions % h == 0)
+        grid_shape = height, positions // height
+    if math.prod(grid_shape) != positions:
+        raise InputError(f"grid_shape is {grid_shape}; it must have {positions} positions")
+    width, bits = grid_shape[1], (max(grid_shape) - 1).bit_length()
     places = torch.arange(positions, device=device)
     y, x, rank = places // width, places % width, torch.zeros_like(places)
     for bit in range(bits):  # from the lowest bit of the coordinates, which is the highest of the rank

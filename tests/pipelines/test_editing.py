@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from tiny_pipelines import TOKENIZER, tiny_pipeline
 from torch import Tensor
 
@@ -95,6 +96,9 @@ def test_a_prior_without_classes_completes_and_rates(images):
 def test_likelihood_counts_the_same_bits_over_tokens_and_over_pixels(pipeline, images):
     bits = pipeline.likelihood(images, [0, 1, 2])
     torch.testing.assert_close(bits["bits_per_token"] * 16, bits["bits_per_pixel"] * 256)
+    pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
+    assert torch.equal(pipeline.likelihood(pictures, [0, 1, 2])["bits_per_token"], bits["bits_per_token"])
+    assert pipeline.likelihood(pictures[1].resize((40, 50)), [1])["bits_per_pixel"].shape == (1,)
     drawn = pipeline([0, 1, 2], temperature=0.0, output_type="latent").images
     assert bits["bits_per_token"].min() > 0
     assert drawn.shape == (3, 4, 4)

@@ -14,6 +14,7 @@ from wvq.pipelines.command_line import main
 from wvq.pipelines.generation import SamplingOptions, sample_images
 from wvq.pipelines.sharing.diffusers_pipeline import DiffusersPipeline
 from wvq.prior import PriorConfig, build_prior
+from wvq.prior.order.passes import spread_order
 from wvq.tokenizer import InputError
 
 
@@ -44,6 +45,20 @@ def test_the_number_of_passes_changes_what_is_drawn() -> None:
     drawn = [pipeline([0] * 8, num_passes=n, temperature=0.0, output_type="latent").images for n in (1, 16)]
     assert not torch.equal(*drawn)
     assert torch.equal(pipeline([0] * 8, temperature=0.0, output_type="latent").images, drawn[1])
+
+
+def test_few_passes_know_the_shape_of_the_grid(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline, seen = free_pipeline(), []
+    monkeypatch.setattr(
+        type(pipeline.tokenizer.config), "grid_shape", property(lambda config: (8, 2)), raising=True
+    )  # of as many tokens as 4 x 4
+    pipeline(
+        [0], num_passes=4, output_type="latent",
+        callback_on_step_end=lambda pipeline, position, total, tokens: seen.append(tokens["tokens"][0] >= 0),
+    )  # fmt: skip
+    first = seen[1].nonzero().flatten()
+    assert set(first.tolist()) == set(spread_order(16, grid_shape=(8, 2))[: len(first)].tolist())
+    assert set(first.tolist()) != set(spread_order(16)[: len(first)].tolist())
 
 
 def test_known_tokens_below_a_hole_stay_and_guide_it() -> None:

@@ -149,6 +149,9 @@ def test_a_folder_of_other_samples_is_refused(saved, tmp_path):
     del about["block_size"]  # as a folder of before
     note.write_text(json.dumps(about))
     sample(options(saved, tmp_path / "set", num_images=3))
+    with pytest.raises(InputError, match="holds a set of 3 images, by num_images; give another output_dir"):
+        sample(options(saved, tmp_path / "set", num_images=0))
+    assert len(list((tmp_path / "set" / "images").iterdir())) == 3
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("")
     with pytest.raises(InputError, match=r"holds 'thesis.txt'; give a new or empty output_dir"):

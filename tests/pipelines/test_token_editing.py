@@ -65,6 +65,31 @@ def test_between_two_images_are_the_codes_nearest_to_a_mixture(pipeline):
 
 
 @pytest.mark.parametrize(
+    "changes",
+    [
+        {"quantizer": "fsq", "codebook_size": 64, "quantizer_options": {}},
+        {"quantizer": "residual", "quantizer_options": {"quantizer": "vanilla", "initialization": "normal"}},
+        {"quantizer": "product"},
+        {"quantizer": "spherical", "quantizer_options": {}},
+        {"quantizer": "vanilla", "scales": (1, 2, 4), "quantizer_options": {"init_std": 1.0}},
+    ],
+)
+def test_the_way_of_any_quantizer_begins_and_ends_at_the_images(changes: dict[str, Any], images):
+    pipeline: Any = ReconstructionPipeline(tiny_tokenizer(**changes))
+    tokens = pipeline(images, output_type="latent").images
+    others = tokens.roll(1, 0)
+    steps = pipeline.interpolate(images, images.roll(1, 0), 3, "latent").images.unflatten(0, (len(images), 3))
+    assert torch.equal(steps[:, 0], tokens)
+    assert torch.equal(steps[:, 2], others)
+    if changes["quantizer"] == "fsq":
+        codebook = pipeline.tokenizer.quantizer.codebook.detach()
+        mixture = torch.lerp(codebook[tokens], codebook[others], 0.5).flatten(0, 2)
+        distances = torch.cdist(mixture, codebook)
+        found = distances.gather(1, steps[:, 1].flatten()[:, None]).squeeze(1)
+        torch.testing.assert_close(found, distances.amin(dim=1), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
     ("edit", "message"),
     [
         (lambda p, x: p.decode(torch.full((1, 4, 4), 32)), "indices reach from 32 to 32; valid are 0 to 31"),

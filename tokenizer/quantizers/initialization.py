@@ -99,7 +99,8 @@ def codes_from_data(name: Literal["data", "kmeans++"], vectors: Tensor, codebook
     """
     generator = torch.Generator().manual_seed(0)
     if name == "data":
-        return vectors[torch.randperm(len(vectors), generator=generator, device="cpu")[:codebook_size].to(vectors.device)]
+        drawn = torch.randperm(len(vectors), generator=generator, device="cpu")[:codebook_size]
+        return vectors[drawn.to(vectors.device)]
     points = to_float64(vectors)
     distances = torch.ones(len(points), dtype=torch.float64, device=points.device)
     chosen = torch.empty(0, dtype=torch.int64, device=points.device)

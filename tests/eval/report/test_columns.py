@@ -99,8 +99,8 @@ def test_summary_of_leads_that_may_be_chance() -> None:
     assert "vanilla is ahead in rFD[efficientnet-lite0] (510.0 against 520.0 for mmd)." in text
     assert "mmd is ahead in PSNR (21.00 dB against 20.00 dB for vanilla)" in text
     assert (
-        "In rFD[efficientnet-lite0] the lead over the second may be chance: p of their paired test over seeds, corrected "
-        "by Holm's method, is not below 0.05."
+        "In rFD[efficientnet-lite0] the lead over the second may be chance: p of their paired test over seeds, "
+        "corrected by Holm's method, is not below 0.05."
     ) in text
     assert "is not known" not in text
 

@@ -11,6 +11,7 @@ from PIL import Image
 from tiny_pipelines import TOKENIZER
 from torch import Tensor
 
+from wvq.pipelines.base import sized_picture
 from wvq.pipelines.editing.masked_images import masked_images
 from wvq.tokenizer import InputError
 
@@ -79,6 +80,27 @@ def test_rectangles_are_cropped_with_their_masks():
     changed = Image.composite(picture(72, 60, seed=1), large, mask)
     assert torch.equal(masked_images(changed, mask, config).pixels, left.pixels)
     assert torch.equal(masked_images(large, expected, config).hidden[0], expected)
+
+
+@pytest.mark.parametrize(
+    ("size", "picture_size"),
+    [((48, 32), (120, 101)), ((32, 48), (101, 120)), ((32, 16), (120, 101)), ((16, 16), (9, 31))],
+)
+def test_what_no_mask_hides_has_the_crop_and_resize_of_training(size: Any, picture_size: Any):
+    config, large = replace(TOKENIZER, image_size=size), picture(*picture_size)
+    left = masked_images(large, Image.new("L", picture_size), config)
+    assert torch.equal(left.pixels[0], sized_picture(large, size, 3))
+    grey = replace(config, channels=1)
+    left = masked_images(large, Image.new("L", picture_size), grey)
+    assert torch.equal(left.pixels[0], sized_picture(large, size, 1))
+
+
+def test_a_mask_with_a_transparent_colour_is_refused():
+    mask = hole(2, 3, 5, 9).convert("L")
+    mask.info["transparency"] = 0  # over white all of it would be drawn
+    for images in (picture(SIZE, SIZE), noise(1, 3, SIZE, SIZE)):
+        with pytest.raises(InputError, match="mask has a transparent colour"):
+            masked_images(images, mask, TOKENIZER)
 
 
 @pytest.mark.parametrize("side", [40, 16, 7])

@@ -133,18 +133,20 @@ def test_an_optimizer_that_found_something_infinite_leaves_everything_as_it_was(
 def test_a_moving_average_of_codes_starts_when_they_are_drawn():
     """What waits for data holds vectors in their place, which are not averaged with codes."""
     quantizer = VanillaQuantizer(codebook_size=24, codebook_dim=4)
-    model = nn.ModuleList([quantizer, nn.Linear(4, 4)])
+    network = nn.Linear(4, 4)
+    model = nn.ModuleList([quantizer, network])
     averages = [WeightAverage(model, 0.9, torch.device("cpu")) for _ in range(2)]
-    begun, drawn = model[1].weight.detach().clone(), quantizer.codebook.detach().clone()
+    begun, drawn = network.weight.detach().clone(), quantizer.codebook.detach().clone()
     for step in range(5):
         quantizer(torch.randn(8, 4))
         with torch.no_grad():
-            model[1].weight += 1
+            network.weight += 1
         for average, made in zip(averages, (True, torch.tensor(True)), strict=True):
             average.follow(model, made)
-            own = average.module[0].codebook.detach()
+            averaged: Any = average.module
+            own = averaged[0].codebook.detach()
             if step < 3:
-                assert average.module[0].waiting == (step < 2)
+                assert averaged[0].waiting == (step < 2)
                 assert torch.equal(own, quantizer.codebook), step
             else:
                 assert not torch.equal(own, quantizer.codebook)
@@ -152,8 +154,10 @@ def test_a_moving_average_of_codes_starts_when_they_are_drawn():
         if step == 2:
             drawn = quantizer.codebook.detach().clone()
             quantizer.set_codes(drawn + 1)
-    for average in averages:  # the first step begins it, as ever
-        torch.testing.assert_close(average.module[1].weight.detach(), begun + 1 + (4 - sum(0.9**k for k in (1, 2, 3, 4))))
+    moved = 1 + 4 - sum(0.9**k for k in range(1, 5))  # the first step begins it, as ever
+    for average in averages:
+        *_, weight, _ = average.module.parameters()
+        torch.testing.assert_close(weight.detach(), begun + moved)
 
 
 def test_a_moving_average_follows_the_steps_that_were_made():

@@ -51,6 +51,14 @@ def test_rounded_weights_are_added_to_bfloat16_as_well(rows):
     torch.testing.assert_close(product.plus(x, other), product(x) + other, rtol=2e-2, atol=2e-2)
 
 
+@pytest.mark.parametrize("width", [4, 16, 24, 32, 60, 64, 100])
+def test_rounded_weights_of_any_width_are_read_to_their_end_and_no_further(width: int):
+    weight, x = normal(8, width), normal(1, width).bfloat16()
+    scales = weight.abs().amax(dim=1, keepdim=True) / 127
+    expected = x.double() @ ((weight / scales).round() * scales).double().T
+    torch.testing.assert_close(Int8Linear(weight, None, 1)(x).double(), expected, rtol=3e-2, atol=3e-2 * width**0.5)
+
+
 def test_gate_and_up_are_multiplied_together(library):
     gate, up, x = normal(9, 12), normal(9, 12) + 1, normal(ROWS, 12)
     expected = F.silu(x.double() @ gate.double().T) * (x.double() @ up.double().T)

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wvq.prior.order.passes import pass_sizes, spread_order
+from wvq.tokenizer import InputError
 
 
 @settings(deadline=None)
@@ -49,6 +50,20 @@ def test_positions_of_a_pass_lie_far_apart(size: int) -> None:
         for run in places.split(4**bits):
             apart = torch.cdist(run, run).fill_diagonal_(torch.inf)
             assert apart.min() >= size / 2**bits
+
+
+@pytest.mark.parametrize("shape", [(24, 16), (16, 8), (4, 16), (7, 3)])
+def test_positions_lie_far_apart_on_the_grid_that_is_given(shape: tuple[int, int]) -> None:
+    height, width = shape
+    order = spread_order(height * width, grid_shape=shape)
+    assert torch.equal(order.sort().values, torch.arange(height * width))
+    assert torch.equal(spread_order(2 * height * width, 2, grid_shape=shape)[: len(order)], 2 * order)
+    places = torch.stack([order // width, order % width], dim=1).float()
+    first = places[: height * width // 4]
+    apart = torch.cdist(first, first).fill_diagonal_(torch.inf)
+    assert apart.min() > 1, "no two of the first quarter touch"
+    with pytest.raises(InputError, match=rf"grid_shape is \({height}, {width}\); it must have 5 positions"):
+        spread_order(5, grid_shape=shape)
 
 
 @pytest.mark.parametrize(("tokens", "passes"), [(49, 8), (144, 16), (196, 20)])
