@@ -1,5 +1,6 @@
 """Equal budgets: a stage's training in steps, in images, or in seconds of this machine."""
 
+import math
 import statistics
 import tempfile
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from wvq.pipelines.train_tokenizer import TokenizerTraining
 from wvq.pipelines.training.run import read_metrics
 from wvq.tokenizer import InputError
 from wvq.tokenizer.storage.atomic import write_json
@@ -51,11 +53,18 @@ def apply_budget(training: Any, budget: Budget) -> Any:
     return replace(training, steps=steps)
 
 
-def measure_steps(train: Callable[[Any], Any], training: Any, seconds: float, path: Path) -> None:
+def measure_steps(train: Callable[[Any], Any], training: Any, seconds: float, path: Path, passed_over: int = 0) -> None:
     """Train a few steps in a folder that is thrown away, and write to `path` how many take `seconds`.
 
     The median over spans of steps, the first left out; evaluation and checkpoints are not in it. Nothing is measured
     if `path` exists, so that a resumed comparison has the very same steps.
+
+    Args:
+        train: trains as `training` says.
+        training: of the stage.
+        seconds: of the budget.
+        path: of the JSON that is written.
+        passed_over: steps at the start that are not as the others are, a multiple of `PROBE_EVERY`.
 
     Raises:
         InputError: if the seconds do not suffice for one step.
@@ -63,12 +72,28 @@ def measure_steps(train: Callable[[Any], Any], training: Any, seconds: float, pa
     if path.exists():
         return
     with tempfile.TemporaryDirectory() as folder:
-        probe = {"output_dir": folder, "steps": PROBE_STEPS, "warmup_steps": 0, "log_every": PROBE_EVERY}
-        train(replace(training, **probe, evaluate_every=PROBE_STEPS, checkpoint_every=PROBE_STEPS))
-        rows = [row for row in read_metrics(Path(folder)) if row["split"] == "train"]
+        steps = passed_over + PROBE_STEPS
+        probe = {"output_dir": folder, "steps": steps, "warmup_steps": 0, "log_every": PROBE_EVERY}
+        train(replace(training, **probe, evaluate_every=steps, checkpoint_every=steps))
+        rows = [row for row in read_metrics(Path(folder)) if row["split"] == "train" and row["step"] > passed_over]
     spans = [after["seconds"] - before["seconds"] for before, after in pairwise(rows)]
     second_per_step = statistics.median(spans) / PROBE_EVERY
     steps = int(seconds / second_per_step)
     if not steps:
         raise InputError(f"a budget of {seconds:g} seconds buys no step; one takes {second_per_step:.3g}")
     write_json(path, {"steps": steps, "seconds": seconds, "seconds_per_step": second_per_step})
+
+
+def steps_without_codes(training: TokenizerTraining) -> tuple[TokenizerTraining, int]:
+    """The training with codes that are drawn as soon as they can be, and the steps before that, for `measure_steps`.
+
+    Features pass unquantized in those, and no code is searched. A multiple of `PROBE_EVERY`.
+    """
+    model = training.model
+    options = dict(model.quantizer_options)
+    if options.get("initialization_steps"):
+        options["initialization_steps"] = 0
+    vectors = training.batch_size * model.num_positions
+    waiting = model.codes_per_position * math.ceil(model.codebook_size / vectors)
+    training = replace(training, model=replace(model, quantizer_options=options))
+    return training, math.ceil(waiting / PROBE_EVERY) * PROBE_EVERY

@@ -24,7 +24,7 @@ from ..report.groups import group_rows, statistics_rows
 from ..report.page import write_report
 from ..report.pairs import pair_rows
 from ..report.table_files import plain, write_tables
-from .budget import measure_steps
+from .budget import measure_steps, steps_without_codes
 from .clock import Clock
 from .collect import ablations, commands, run_report, shared_protocol, table_row
 from .config import Cell, Comparison, Method, Stage
@@ -149,12 +149,13 @@ def train_cell(config: Comparison, stage: Stage, cell: Cell) -> None:
 def measure_cell(config: Comparison, stage: Stage, cell: Cell, seconds: float) -> None:
     """Measure how many steps the budget of seconds buys for the group of a cell, unless that has been done."""
     training = config.training(stage, cell)
+    path = measured_path(config, stage, cell)
     if stage == "tokenizer":
-        train, probe = train_stage_one, replace(training, evaluation_images=2)
+        probe, waiting = steps_without_codes(replace(training, evaluation_images=2))
+        measure_steps(train_stage_one, probe, seconds, path, waiting)
     else:
         encode(config, cell)
-        train, probe = train_prior, replace(training, sample_every=0)
-    measure_steps(train, probe, seconds, measured_path(config, stage, cell))
+        measure_steps(train_prior, replace(training, sample_every=0), seconds, path)
 
 
 def measured_path(config: Comparison, stage: Stage, cell: Cell) -> Path:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from wvq.eval.comparison.budget import Budget, apply_budget, measure_steps
+from wvq.eval.comparison.budget import Budget, apply_budget, measure_steps, steps_without_codes
 from wvq.eval.comparison.config import Comparison, Method
 from wvq.pipelines.train_prior import PriorTraining
 from wvq.pipelines.train_tokenizer import TokenizerTraining
@@ -175,6 +175,19 @@ def test_seconds_buy_as_many_steps_as_were_measured(tmp_path: Path) -> None:
     assert dataclasses.replace(probes[0], output_dir="") == TokenizerTraining(
         output_dir="", steps=40, warmup_steps=0, log_every=10, evaluate_every=40, checkpoint_every=40
     )
+    training = TokenizerTraining(batch_size=4)
+    late = {"initialization": "data", "initialization_steps": 500}
+    training = dataclasses.replace(
+        training, model=dataclasses.replace(training.model, codebook_size=4000, quantizer_options=late)
+    )
+    probe, waiting = steps_without_codes(training)
+    assert probe.model.quantizer_options == {"initialization": "data", "initialization_steps": 0}
+    assert waiting - 10 < 4000 / (4 * training.model.num_positions) <= waiting
+    assert dataclasses.replace(probe, model=training.model) == training
+    measure_steps(train, probe, 33.3, tmp_path / "late.json", passed_over=waiting)
+    assert probes[-1].steps == waiting + 40
+    assert json.loads((tmp_path / "late.json").read_text())["steps"] == 66
+
     with pytest.raises(InputError, match=r"a budget of 0.4 seconds buys no step; one takes 0.5"):
         measure_steps(train, TokenizerTraining(), 0.4, tmp_path / "other.json")
     assert not (tmp_path / "other.json").exists()
