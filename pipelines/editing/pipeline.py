@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -68,9 +67,10 @@ class EditingPipeline(Pipeline, ABC):
         if self.tokenizer.config.scales:
             raise InputError("images are edited position by position; tokens of scales have no position of their own")
         given = masked_images(images, mask, self.tokenizer.config).to(self.device)
-        own = isinstance(options.get("generator"), Sequence)  # then an image is the same in any batch
-        encode = partial(in_blocks, self.tokenizer.encode) if own else self.tokenizer.encode
-        indices = encode(to_model(given.pixels))
+        each = isinstance(options.get("generator"), Sequence)  # then an image is the same in any batch
+        rows = max(0, options.get("block_size") or 0)  # the sampler refuses one below 1
+        rows = rows or (None if each else len(given.pixels))
+        indices = in_blocks(self.tokenizer.encode, to_model(given.pixels), rows)
         drawn = drawn_positions(self.tokenizer, given.hidden)
         drawn = drawn if indices.ndim == 3 else drawn[..., None]  # all codes of a position together
         options["known_tokens"] = indices.masked_fill(drawn, -1)

@@ -39,7 +39,7 @@ def _figures(config: TrainingConfig, accelerator: Accelerator) -> str:
         peak = torch.cuda.max_memory_allocated(accelerator.device)
         text += f"; this run took {peak / 2**30:.1f} GiB, {free / 2**30:.1f} of {total / 2**30:.1f} GiB are free"
     if fewer := _more_micro_batches(config.batch_size, micro_batches, processes):
-        return f"{text}; try gradient_accumulation_steps {fewer} (the same steps, less memory)"
+        return f"{text}; try gradient_accumulation_steps {fewer} (as large a batch, in less memory)"
     return f"{text}; try a smaller model"
 
 

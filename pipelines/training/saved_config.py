@@ -15,7 +15,8 @@ from .config import default_warmup
 MAY_CHANGE = frozenset({
     *("data.num_workers", "log_every", "log_with", "checkpoint_every", "keep_checkpoints", "max_skipped_steps"),
     *("evaluate_every", "evaluation_images", "sample_every", "sample_guidance_scale"),
-    *("gradient_accumulation_steps", "gradient_checkpointing", "compile"),  # the same steps, to rounding
+    *("gradient_checkpointing", "compile"),  # the same steps, to rounding
+    "gradient_accumulation_steps",  # to rounding and to what each micro-batch draws for itself
 })  # fmt: skip
 """Fields of a training, by dotted names, that do not change what comes out of it: they may change when it resumes."""
 

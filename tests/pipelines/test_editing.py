@@ -86,6 +86,19 @@ def test_inpainting_draws_the_other_tokens_from_those_that_are_known(pipeline, i
     assert torch.equal(single.images.flatten(1), expected)
 
 
+def test_images_are_encoded_in_the_blocks_that_both_models_compute(pipeline, images, monkeypatch: pytest.MonkeyPatch):
+    rows, encode = [], pipeline.tokenizer.encode
+    monkeypatch.setattr(pipeline.tokenizer, "encode", lambda x: rows.append(len(x)) or encode(x))
+    for count, generator, block_size in (
+        (3, None, None),
+        (3, generators(1, 2, 3), 2),
+        (1, generators(1), 2),
+        (3, None, 2),
+    ):
+        pipeline.complete(images[:count], 8, [0] * count, generator=generator, block_size=block_size)
+    assert rows == [3, 2, 2, 2, 2, 2]
+
+
 def test_a_prior_without_classes_completes_and_rates(images):
     plain = tiny_pipeline(num_classes=0)
     made = plain.complete(images, 8, output_type="latent", generator=generators(1, 2, 3)).images
