@@ -175,16 +175,20 @@ def sized_picture(picture: Image.Image, image_size: ImageSize, channels: int) ->
 def given_pixels(images: Images, config: TokenizerConfig) -> Tensor:
     """Images that are given, as uint8 (N, C, H, W); PIL images with the crop and resize of training.
 
+    The shape of tensors is left to the tokenizer.
+
     Raises:
-        InputError: for no image, tensors of another type or shape, and pictures without a faithful 8-bit form.
+        InputError: for no picture, tensors of another type, and pictures without a faithful 8-bit form.
     """
     if not isinstance(images, Tensor):
         pictures = [images] if isinstance(images, Image.Image) else list(images)
         if not pictures:
             raise InputError("images is empty; give at least one")
         images = torch.stack([sized_picture(p, config.image_size, config.channels) for p in pictures])
-    if images.dtype != torch.uint8 or images.ndim != 4 or len(images) == 0:
-        raise InputError(f"images have dtype {images.dtype} and shape {tuple(images.shape)}; give uint8 (N, C, H, W)")
+    if images.dtype != torch.uint8:
+        raise InputError(f"images have dtype {images.dtype}; tensors must be uint8, 0 to 255")
+    if not len(images):
+        raise InputError("images is empty; give at least one")
     return images
 
 

@@ -39,7 +39,8 @@ class WeightAverage(AveragedModel):
         the step in which its codes are drawn, and averaged from there.
         """
         both = zip(self.module.modules(), model.modules(), strict=True)
-        waiting = [(own, other) for own, other in both if isinstance(own, CodebookQuantizer) and own.waiting]
+        codebooks = [(a, b) for a, b in both if isinstance(a, CodebookQuantizer) and isinstance(b, CodebookQuantizer)]
+        waiting = [(own, other) for own, other in codebooks if own.waiting]
         if made is True or made is False or self.n_averaged == 0:
             if made is not False:
                 self.update_parameters(model)
@@ -50,9 +51,8 @@ class WeightAverage(AveragedModel):
             for own, other in zip(self.module.buffers(), model.buffers(), strict=True):
                 own.copy_(other)
             self.n_averaged += 1
-        for quantizer, latest in waiting:
-            for own, other in zip(quantizer.parameters(), latest.parameters(), strict=True):
-                own.copy_(other)
+        for own, other in waiting:
+            own.start_as(other)
 
 
 def weight_average(model: nn.Module, decay: float, accelerator: Accelerator) -> WeightAverage:

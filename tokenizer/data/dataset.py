@@ -119,22 +119,18 @@ class ImageDataset(torch.utils.data.Dataset):
         """The images of these indices as a batch: "images" uint8 (B, C, H, W) and "labels" int64 (B,).
 
         Raises:
-            IndexError: for an index outside [-N, N).
+            IndexError: for one outside [-N, N).
             InputError: for a bad image of a split that does not fit in memory; with `replace_unreadable` only for
                 `MAX_UNREADABLE` in a row, as when a disk is gone.
         """
         chosen = torch.as_tensor(indices, dtype=torch.int64)
         if self._pixels is not None:
             return {"images": self._pixels[chosen], "labels": self.labels[chosen]}
-        for index in chosen.tolist():
-            if not -len(self) <= index < len(self):
-                raise IndexError(f"index {index} is out of range for {len(self)} images")
+        if outside := [index for index in chosen.tolist() if not -len(self) <= index < len(self)]:
+            raise IndexError(f"index {outside[0]} is out of range for {len(self)} images")
         read = [self._readable(index) for index in chosen.tolist()]
-        images = np.empty((len(read), *self._config.shape), np.uint8)
-        for place, (image, _) in enumerate(read):
-            images[place] = image
-        labels = torch.tensor([label for _, label in read], dtype=torch.int64)
-        return {"images": torch.from_numpy(images), "labels": labels}
+        images = np.array([image for image, _ in read], np.uint8).reshape(-1, *self._config.shape)
+        return {"images": torch.from_numpy(images), "labels": torch.tensor([label for _, label in read]).long()}
 
     def _readable(self, index: int) -> tuple[npt.NDArray[np.uint8], int]:
         """An image of a split that does not fit in memory, and its label; if it cannot be read and may be replaced, the

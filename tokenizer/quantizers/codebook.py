@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -90,6 +90,13 @@ class CodebookQuantizer(Quantizer):
     def set_codes(self, codes: Tensor) -> None:
         """Replace the codebook by codes (K, D)."""
         self.weight.data.copy_(codes)
+
+    @torch.no_grad()
+    def start_as(self, other: Self) -> None:
+        """Take the parameters of another quantizer of this kind, and what the host knows of its start."""
+        for own, theirs in zip(self.parameters(), other.parameters(), strict=True):
+            own.copy_(theirs)
+        self._known_to_be_drawn = other._known_to_be_drawn
 
     def estimate(self, vectors: Tensor, quantized: Tensor) -> Tensor:
         return (rotation_trick if self.gradient_estimator == "rotation" else straight_through)(vectors, quantized)
