@@ -143,11 +143,10 @@ def write_file(path: Path, content: bytes) -> None:
     A symbolic link stays one, and what it leads to is written. A device, as /dev/stdout is, is written as it is.
     """
     path = user_path(path)
-    if path.is_symlink() or (path.exists() and not path.is_file()):
-        path = path.resolve()
     if path.exists() and not path.is_file() and not path.is_dir():
         path.write_bytes(content)
         return
+    path = path.resolve() if path.is_symlink() else path
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}{_UNFINISHED}")
     try:

@@ -146,6 +146,9 @@ def test_what_is_no_file_is_written_and_not_replaced(tmp_path: Path):
     assert os.read(reader, 100) == b"scores"
     os.close(reader)
     assert pipe.is_fifo()
+    code = "from pathlib import Path; from wvq.tokenizer.storage.atomic import write_file; "
+    code += "write_file(Path('/dev/stdout'), b'scores')"
+    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True).stdout == b"scores"
 
 
 def test_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
