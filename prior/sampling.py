@@ -125,7 +125,11 @@ def sample_tokens(
     try:
         with torch.inference_mode():
             prepare = build_decoder if was_training else kept_decoder  # what is being trained will change
-            decoder = prepare(model, num_codes, rows, dtype, len(blocks[0]))
+            drawn, computed = 1, 1  # tokens of an image in a step, about
+            if has_free_order(model.config):
+                drawn = -(-num_tokens // (num_passes or num_tokens))
+                computed = 2 * drawn
+            decoder = prepare(model, num_codes, rows * computed, dtype, len(blocks[0]) * drawn)
         if has_free_order(model.config):
             how = Drawing(num_codes, codes_per_position, scales, temperature, top_k, top_p, min_p)
             ids, tokens, passes = sequences[:, 0], sequences[:, 1:].clone(), num_passes or num_tokens
@@ -151,9 +155,9 @@ def sample_tokens(
                         features = rest[0] + scales[position] * (features - rest[0])
                     scores = finite.checked(decoder.logits(features), block, position)[:, own]
                     uniform = draws[block.to(draws.device), position]  # which may be where there is float64
-                    drawn = own.start + draw_codes(scores, uniform, temperature, top_k, top_p, min_p)
+                    code = own.start + draw_codes(scores, uniform, temperature, top_k, top_p, min_p)
                     given = sequences[block, position + 1]
-                    sequences[block, position + 1] = torch.where(free[block, position], drawn, given)
+                    sequences[block, position + 1] = torch.where(free[block, position], code, given)
             seen = position + 1
             if on_token:
                 on_token(position, sequences[:, 1 : position + 2].clone())

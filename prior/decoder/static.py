@@ -52,7 +52,8 @@ class StaticDecoder(ABC):
         return self.step(tokens, places, cache, positions, visible, num_logits)
 
     def logits(self, features: Tensor) -> Tensor:
-        return self.output(features.to(self.output.dtype)).float()
+        rows = features.flatten(0, -2).to(self.output.dtype)
+        return self.output(rows).float().unflatten(0, features.shape[:-1])
 
     def new_cache(self, rows: int, length: int) -> StaticCache:
         if self.spare and self.spare[-1].fits(rows, length):

@@ -11,12 +11,12 @@ from wvq.prior.decoder.packed_linear import FEW_ROWS, GatedLinear, Int8Linear, P
 ROWS = 5
 
 
-@pytest.fixture(params=["mkl", "onednn", "torch"])
+@pytest.fixture(params=["batched", "mkl", "onednn", "torch"])
 def library(request, monkeypatch):
     """Each of the libraries, whatever the processor."""
-    if request.param == "mkl" and not torch.backends.mkl.is_available():
+    if request.param in ("batched", "mkl") and not torch.backends.mkl.is_available():
         pytest.skip("this torch has no MKL")
-    if request.param == "onednn" and not torch.backends.mkldnn.is_available():
+    if request.param in ("batched", "onednn") and not torch.backends.mkldnn.is_available():
         pytest.skip("this torch has no oneDNN")
     monkeypatch.setattr(packed_linear, "library_for", lambda weight, rows: request.param)
     return request.param
@@ -26,10 +26,10 @@ def normal(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))
 
 
-@pytest.mark.parametrize("bias", [None, normal(7)])
-@pytest.mark.parametrize("rows", [1, ROWS, 33])
+@pytest.mark.parametrize("bias", [None, normal(24)])
+@pytest.mark.parametrize("rows", [1, 2, 3, ROWS, 33])
 def test_it_multiplies_for_any_number_of_rows(library, rows, bias):
-    weight, x, other = normal(7, 12), normal(rows, 12), normal(rows, 7)
+    weight, x, other = normal(24, 12), normal(rows, 12), normal(rows, 24)
     product = PackedLinear(weight, bias, ROWS)
     assert product.backend == library
     expected = F.linear(x.double(), weight.double(), None if bias is None else bias.double())
@@ -59,8 +59,9 @@ def test_rounded_weights_of_any_width_are_read_to_their_end_and_no_further(width
     torch.testing.assert_close(Int8Linear(weight, None, 1)(x).double(), expected, rtol=3e-2, atol=3e-2 * width**0.5)
 
 
-def test_gate_and_up_are_multiplied_together(library):
-    gate, up, x = normal(9, 12), normal(9, 12) + 1, normal(ROWS, 12)
+@pytest.mark.parametrize("rows", [1, 2, ROWS])
+def test_gate_and_up_are_multiplied_together(library, rows):
+    gate, up, x = normal(16, 12), normal(16, 12) + 1, normal(rows, 12)
     expected = F.silu(x.double() @ gate.double().T) * (x.double() @ up.double().T)
     gated = GatedLinear(gate, up, ROWS, torch.float32)
     assert len(gated.products) == (2 if library == "onednn" else 1)
@@ -69,7 +70,7 @@ def test_gate_and_up_are_multiplied_together(library):
 
 @pytest.mark.parametrize(
     ("name", "of_few", "of_many"),
-    [("Intel Xeon", "torch", "mkl"), ("AMD EPYC", "onednn", "onednn"), (None, "onednn", "onednn")],
+    [("Intel Xeon", "torch", "mkl"), ("AMD EPYC", "batched", "onednn"), (None, "batched", "onednn")],
 )
 def test_float32_is_multiplied_by_the_library_of_the_processor(name, of_few, of_many, monkeypatch):
     if not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()):
@@ -78,9 +79,10 @@ def test_float32_is_multiplied_by_the_library_of_the_processor(name, of_few, of_
     packed_linear._on_intel.cache_clear()
     try:
         for rows, library in ((2, of_few), (ROWS, of_many)):
-            assert library_for(torch.empty(2, 2), rows) == library
-            assert library_for(torch.empty(2, 2, dtype=torch.bfloat16), rows) == "onednn"
-            assert library_for(torch.empty(2, 2, dtype=torch.float64), rows) == "torch"
-            assert library_for(torch.empty(2, 2, device="meta"), rows) == "torch"
+            assert library_for(torch.empty(16, 2), rows) == library
+            assert library_for(torch.empty(9, 2), rows) == ("onednn" if library == "batched" else library)
+            assert library_for(torch.empty(16, 2, dtype=torch.bfloat16), rows) == "onednn"
+            assert library_for(torch.empty(16, 2, dtype=torch.float64), rows) == "torch"
+            assert library_for(torch.empty(16, 2, device="meta"), rows) == "torch"
     finally:
         packed_linear._on_intel.cache_clear()
