@@ -5,9 +5,11 @@ Legend of the shape letters in this package:
     N vectors (all positions of a batch), K codes (codebook_size), D dimension of a code (codebook_dim).
 """
 
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from dataclasses import dataclass, fields
+from numbers import Integral, Real
+from typing import Any, ClassVar, Self, get_type_hints
 
 import torch
 import torch.nn.functional as F
@@ -16,10 +18,12 @@ from torch import Tensor, nn
 
 from ..decided_there import may_ask, moved_only_where
 from ..distributed import minimum_over_processes
-from ..errors import InputError, NonFiniteError
+from ..errors import InputError, NonFiniteError, check_range
 from ..precision import full_precision, keeping_dtype
 from .gradient import straight_through
 from .nearest import nearest_codes
+
+_NUMBERS: dict[Any, type] = {bool: bool, int: Integral, float: Real, float | None: Real}
 
 
 @dataclass
@@ -57,7 +61,7 @@ class Quantizer(nn.Module):
         codebook_dim: D >= 1.
 
     Raises:
-        InputError: for an argument outside these bounds.
+        InputError: for an argument outside these bounds, a number that is none or not finite, and a weight below 0.
     """
 
     codebook_size: int
@@ -68,6 +72,7 @@ class Quantizer(nn.Module):
 
     def __post_init__(self) -> None:
         super().__init__()  # leaves the fields, which are plain values, as they are
+        self._check_numbers()
         if self.codebook_size < 2:
             raise InputError(f"codebook_size is {self.codebook_size}; a codebook needs at least 2 codes")
         if self.codebook_dim < 1:
@@ -75,6 +80,19 @@ class Quantizer(nn.Module):
         self.accumulation_steps = 1
         # Of this step's forwards: vectors, indices, and whether all features were finite, if only the device knows.
         self._seen: list[tuple[Tensor, Tensor, Tensor | None]] = []
+
+    def _check_numbers(self) -> None:
+        """Raises: InputError: for a number of another type, one that is not finite, and a weight below 0."""
+        hints = get_type_hints(type(self))
+        for name in (option.name for option in fields(self)):
+            value, hint = getattr(self, name), hints[name]
+            if hint not in _NUMBERS or (value is None and hint == float | None):
+                continue
+            if not isinstance(value, _NUMBERS[hint]) or isinstance(value, bool) != (hint is bool):
+                wanted = hint.__name__ if isinstance(hint, type) else hint
+                raise InputError(f"{name} is {value!r}; it must be of type {wanted}")
+            if hint != int:
+                check_range(self, name, least=0 if name.endswith("_weight") else -math.inf)
 
     @property
     def codebook(self) -> Tensor:

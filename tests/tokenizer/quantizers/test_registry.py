@@ -1,9 +1,11 @@
 """Quantizers by name: their options, types and defaults, and what is refused."""
 
 import inspect
+import math
 import pydoc
 from typing import Any
 
+import numpy as np
 import pytest
 
 from wvq.tokenizer import (
@@ -100,6 +102,16 @@ def test_names_and_options():
         (("vanilla", 16, 4), {"gamma": 1}, "quantizer 'vanilla' has no option 'gamma'; it has init_std"),
         (("vanilla", 1, 4), {}, "codebook_size is 1; a codebook needs at least 2 codes"),
         (("vanilla", 16, 0), {}, "codebook_dim is 0; it must be at least 1"),
+        (("vanilla", 16.0, 4), {}, "codebook_size is 16.0; it must be of type int"),
+        (("vanilla", 16, 4), {"commitment_weight": -0.1}, "commitment_weight is -0.1; it must be at least 0"),
+        (("ema", 16, 4), {"commitment_weight": None}, "commitment_weight is None; it must be of type float"),
+        (("mmd", 16, 4), {"mmd_weight": math.nan}, "mmd_weight is nan; it must be at least 0"),
+        (("vanilla", 16, 4), {"init_std": math.nan}, "init_std is nan; it must be finite"),
+        (("vanilla", 16, 4), {"revival": math.inf}, "revival is inf; it must be finite"),
+        (("online", 16, 4), {"decay": None}, "decay is None; it must be of type float"),
+        (("sinkhorn", 16, 4), {"iterations": 2.5}, "iterations is 2.5; it must be of type int"),
+        (("wasserstein", 16, 4), {"scale_free": 1}, "scale_free is 1; it must be of type bool"),
+        (("transport", 16, 4), {"decay": "0.9"}, r"decay is '0.9'; it must be of type float \| None"),
         (("vanilla", 16, 4), {"init_std": 0}, "init_std is 0; it must be above 0"),
         (("vanilla", 16, 4), {"initialization": "xavier"}, "initialization is 'xavier'; valid are normal, uniform"),
         (("ema", 16, 4), {"gradient_estimator": "none"}, "gradient_estimator is 'none'; valid are straight-through"),
@@ -143,6 +155,11 @@ def test_names_and_options():
 def test_arguments_that_cannot_be_used(arguments: tuple[str, int, int], options: dict[str, Any], message: str):
     with pytest.raises(InputError, match=message):
         build_quantizer(*arguments, **options)
+
+
+def test_numbers_of_numpy_are_numbers():
+    quantizer = build_quantizer("mmd", np.int64(16), 4, mmd_weight=np.float64(0.25), init_std=np.float32(0.5))
+    assert quantizer.codebook.shape == (16, 4)
 
 
 def test_what_only_the_other_alignment_has_is_no_error():
