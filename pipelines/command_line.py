@@ -205,7 +205,8 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
     lists = dict(list_options(configuration))
     dashed = [re.sub(r"^--[\w.-]+", lambda o: "--" + o[0][2:].replace("-", "_"), a) for a in arguments]
     dashed = with_installed(with_lists(with_flags(dashed, configuration), lists), name)
-    parser = _parser(name, configuration, allow_recipes(dashed, lists))
+    followers = {target: (source, _DEFAULTS[source]) for source, target in COMMANDS[name].links if source in _DEFAULTS}
+    parser = _parser(name, configuration, allow_recipes(dashed, lists, followers))
     if asked := HELP.intersection(arguments):
         summary = COMMANDS[name].summary
         print(long_help(parser) if "--help-all" in asked else short_help(parser, name, summary, configuration))
@@ -261,8 +262,7 @@ def _parts(configuration: type, name: str) -> list[str]:
 
 def _first_cause(error: BaseException) -> str:
     """The message of a parsing error, without the traces that jsonargparse adds, in at most two lines."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return "\n".join(lines[:2])
+    return "\n".join([line.strip() for line in str(error).splitlines() if line.strip()][:2])
 
 
 def _load(path: str) -> Any:

@@ -6,7 +6,7 @@ note of. They, and recipes that another recipe names, stay in the folder that th
 """
 
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import pairwise
@@ -27,12 +27,25 @@ _CODE = ("class_path", "init_args", "dict_kwargs")  # what jsonargparse would im
 _WRITTEN = ("output_dir", "output", "tokens_dir", "latents_dir", "resume_dir", "save_reference")
 
 
-def allow_recipes(arguments: Sequence[str], lists: Mapping[str, bool]) -> str:
+Follower = tuple[str, Callable[[Any], Any]]  # the option that another follows, and the other's value by that one's
+
+
+def allow_recipes(arguments: Sequence[str], lists: Mapping[str, bool], followers: Mapping[str, Follower]) -> str:
     """Make `load_recipe` known to jsonargparse, for a command line (underscores in its options) and its `list_options`;
-    returns the `parser_mode` of the parser that is to use it."""
+    returns the `parser_mode` of the parser that is to use it.
+
+    Raises:
+        InputError: for an option of the command line that follows another.
+    """
+    for argument in arguments:
+        name = argument.removeprefix("--").partition("=")[0]
+        if argument.startswith("--") and name in followers:
+            raise InputError(f"{name} follows {followers[name][0]}; give that")
     given = {argument.removeprefix("--").partition("=")[0] for argument in arguments if argument.startswith("--")}
     own = set(_own_texts(arguments))
-    set_loader("recipe", partial(load_recipe, given=given, own=own, lists=lists), (yaml.YAMLError,))
+    set_loader(
+        "recipe", partial(load_recipe, given=given, own=own, lists=lists, followers=followers), (yaml.YAMLError,)
+    )
     return "recipe"
 
 
@@ -41,6 +54,7 @@ def load_recipe(
     given: Collection[str] = (),
     own: Collection[str] = (),
     lists: Mapping[str, bool] = MappingProxyType({}),
+    followers: Mapping[str, Follower] = MappingProxyType({}),
 ) -> Any:
     """The values in a recipe, or in one option of the command line: what jsonargparse's own loader makes of them.
 
@@ -49,10 +63,12 @@ def load_recipe(
         given: options of the command line, which replace the recipe's.
         own: texts that may name any folder to write into.
         lists: as `list_options` gives them.
+        followers: by their dotted names, options that follow another.
 
     Raises:
         InputError: for the name of a class, a folder to write into that is not among `given` and, of a text that is not
-            among `own`, leaves the working folder, and references that unfold to more than `MAX_VALUES` values.
+            among `own`, leaves the working folder, an option with another value than that which it follows, and
+            references that unfold to more than `MAX_VALUES` values.
     """
     content = get_loader("yaml")(text)
     pending, count = [("", content)], 0
@@ -66,6 +82,12 @@ def load_recipe(
             pending.extend((f"{prefix}{key}.", item) for key, item in value.items())
         elif isinstance(value, list):
             pending.extend((prefix, item) for item in value)
+    for name, (leader, value_by) in followers.items():
+        value, wanted = _value_at(content, name), value_by(_value_at(content, leader))
+        if value not in (None, wanted):
+            raise InputError(
+                f"the recipe has {name} = {value}, which follows {leader} and would be {wanted}; give {leader} alone"
+            )
     return read_lists(content, text, lists)
 
 
@@ -89,6 +111,13 @@ def _own_texts(arguments: Sequence[str]) -> Iterator[str]:
                 file = Path(value).expanduser()
                 if not is_downloaded(file):
                     yield file.read_text()
+
+
+def _value_at(content: Any, name: str) -> Any:
+    """The value of a dotted name in the content of a recipe; None if there is none."""
+    for part in name.split("."):
+        content = content.get(part) if isinstance(content, dict) else None
+    return content
 
 
 def _check(options: dict[Any, Any], prefix: str, given: Collection[str], own: bool) -> None:

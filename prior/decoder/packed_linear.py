@@ -41,7 +41,7 @@ class PackedLinear:
 
     def __call__(self, x: Tensor) -> Tensor:
         if self.backend == "batched" and len(x) <= ROWS_IN_BLOCKS:
-            return self._batched(x).flatten().view(len(x), -1)  # whose strides say so of one row as well: bmm reads them
+            return self._batched(x).flatten().view(len(x), -1)  # one row too has a row's strides, which bmm reads
         if self.backend in ("onednn", "batched"):
             return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
         if self.backend == "mkl":

@@ -91,7 +91,7 @@ class Quantizer(nn.Module):
             if not isinstance(value, _NUMBERS[hint]) or isinstance(value, bool) != (hint is bool):
                 wanted = hint.__name__ if isinstance(hint, type) else hint
                 raise InputError(f"{name} is {value!r}; it must be of type {wanted}")
-            if hint != int:
+            if hint is not int:
                 check_range(self, name, least=0 if name.endswith("_weight") else -math.inf)
 
     @property

@@ -32,6 +32,35 @@ def test_recipes_are_plain_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert [path.name for path in tmp_path.iterdir()] == ["recipe.yaml"]
 
 
+@pytest.mark.parametrize(
+    ("command", "text", "message"),
+    [
+        ("train-tokenizer", "{data: {image_size: 32}, model: {image_size: 64}}", "model.image_size = 64, .* be 32"),
+        ("train-tokenizer", "{model: {image_size: 64}}", "which follows data.image_size and would be 28"),
+        ("train-tokenizer", "{data: {channels: 1}, model: {channels: 3}}", "follows data.channels and would be 1"),
+        (
+            "compare",
+            "{data: {image_size: [32, 48]}, tokenizer: {model: {image_size: 32}}}",
+            r"tokenizer.model.image_size = 32, .* would be \[32, 48\]; give data.image_size alone",
+        ),
+    ],
+)
+def test_what_follows_another_option_has_no_value_of_its_own(tmp_path: Path, command: str, text: str, message: str):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(text)
+    with pytest.raises(InputError, match=message):
+        parse(command, [f"--config={recipe}"])
+
+
+def test_what_follows_another_option_may_repeat_its_value(tmp_path: Path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("{data: {channels: 1}, model: {image_size: 28, channels: 1}}")  # as a run's own recipe does
+    model = parse("train-tokenizer", [f"--config={recipe}", "--data.image-size", "32"]).model
+    assert (model.image_size, model.channels) == (32, 1)
+    with pytest.raises(InputError, match=r"model\.image_size follows data.image_size; give that"):
+        parse("train-tokenizer", ["--model.image-size", "64"])
+
+
 def test_recipes_of_plain_values_are_read(tmp_path: Path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("learning_rate: &rate 1e-3\ncodebook_learning_rate: *rate\noutput_dir: runs/x\n")
