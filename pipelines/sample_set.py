@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from wvq.prior.guidance import guidance_scales
+from wvq.prior.sampling import check_passes, check_vocabulary
 from wvq.tokenizer import InputError
 from wvq.tokenizer.data.shard_files import CLASS_NAMES_FILE
 from wvq.tokenizer.progress import progress_bar
@@ -43,9 +45,14 @@ def sample_set(pipeline: ClassConditionalPipeline, labels: torch.Tensor, config:
     collective call.
 
     Raises:
-        InputError: if the folder holds samples of other options.
+        InputError: if the folder holds samples of other options, and for options that are not the prior's; then nothing
+            is written.
     """
-    folder = Path(config.output_dir)
+    folder, num_tokens = Path(config.output_dir), pipeline.tokenizer.config.num_tokens
+    check_passes(pipeline.prior, num_tokens, config.num_passes or None)
+    scales = guidance_scales(config.guidance_scale, num_tokens, config.guidance_schedule, config.guidance_interval)
+    guided = any(scale != 1 for scale in scales)
+    check_vocabulary(pipeline.prior, labels, pipeline.tokenizer.config.num_codes, guided)
     about = {key: value for key, value in asdict(config).items() if key not in _RUNNING}
     about |= {"tokenizer": pipeline.tokenizer.fingerprint, "prior": state_sha256(pipeline.prior)}
     about |= {"labels": labels.tolist(), "class_names": list(pipeline.class_names)}

@@ -158,6 +158,23 @@ def test_a_folder_of_other_samples_is_refused(saved, tmp_path):
         sample(options(saved, tmp_path / "mine"))
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_passes": 2}, "num_passes is 2; a prior of raster order draws a token in each pass"),
+        (
+            {"guidance_interval": (0, 10_000)},
+            r"guidance_interval is \(0, 10000\); valid are 0 <= first < end <= num_tok",
+        ),
+    ],
+)
+def test_what_the_prior_cannot_do_is_said_before_the_folder_is_claimed(saved, tmp_path, changes, message):
+    with pytest.raises(InputError, match=message):
+        sample(options(saved, tmp_path / "set", num_images=3, **changes))
+    assert not (tmp_path / "set").exists()
+    sample(options(saved, tmp_path / "set", num_images=3))
+
+
 class Small(ClassConditionalPipeline):
     """A pipeline that has memory for three images only."""
 
