@@ -64,6 +64,8 @@ class EditingPipeline(Pipeline, ABC):
             InputError: for images or a mask of another size, shape or type, and as `__call__`.
         """
         check_output_type(output_type)
+        if "known_tokens" in options:
+            raise InputError("known_tokens was given; here they are those of the images outside of the mask")
         if self.tokenizer.config.scales:
             raise InputError("images are edited position by position; tokens of scales have no position of their own")
         given = masked_images(images, mask, self.tokenizer.config).to(self.device)

@@ -167,6 +167,7 @@ def test_a_gpt2_pipeline_is_saved_and_loaded(tmp_path):
     [
         (lambda p, i: p.complete(i, 20, [0, 1, 2]), "rows is 20; it must be from 0 to 16"),
         (lambda p, i: p.complete(i, -1, [0, 1, 2]), "rows is -1; it must be from 0 to 16"),
+        (lambda p, i: p.complete(i, 8, [0, 1, 2], known_tokens=torch.zeros(3, 4, 4)), "known_tokens was given; here"),
         (lambda p, i: p.complete(i, 8, [0]), r"class_labels is \[0\]; give one for each of 3 images"),
         (lambda p, i: p.complete(i, 8, 1), r"class_labels is 1; give one for each of 3 images"),
         (lambda p, i: p.complete(i.float(), 8, [0, 1, 2]), "images have dtype torch.float32"),
