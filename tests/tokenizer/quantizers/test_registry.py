@@ -158,7 +158,8 @@ def test_arguments_that_cannot_be_used(arguments: tuple[str, int, int], options:
 
 
 def test_numbers_of_numpy_are_numbers():
-    quantizer = build_quantizer("mmd", np.int64(16), 4, mmd_weight=np.float64(0.25), init_std=np.float32(0.5))
+    size: Any = np.int64(16)
+    quantizer = build_quantizer("mmd", size, 4, mmd_weight=np.float64(0.25), init_std=np.float32(0.5))
     assert quantizer.codebook.shape == (16, 4)
 
 
