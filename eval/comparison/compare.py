@@ -36,7 +36,7 @@ __all__ = ["Comparison", "Method", "compare"]
 
 _STAGES = get_args(Stage)
 _MAY_CHANGE = {
-    *("output_dir", "baseline", "settings", "seeds", "jobs", "data.num_workers"),
+    *("output_dir", "baseline", "settings", "seeds", "jobs", "tokenizers_only", "data.num_workers"),
     *(f"{stage}.{name}" for stage in _STAGES for name in MAY_CHANGE),
 }
 _FROM_DATA = FROM_DATA | {f"{stage}.{name}" for stage in _STAGES for name in FROM_DATA}
@@ -45,7 +45,7 @@ _FROM_DATA = FROM_DATA | {f"{stage}.{name}" for stage in _STAGES for name in FRO
 def compare(config: Comparison) -> Path:
     """Train, sample and score every method in every setting with every seed; returns report.html.
 
-    A cell that has its scores.json is not computed again; tables and report are written anew each time.
+    A cell that has its scores is not computed again; tables and report are written anew each time.
 
     Raises:
         InputError: for data, weights or options that cannot be used, or a folder with another comparison.
@@ -57,7 +57,7 @@ def compare(config: Comparison) -> Path:
     if config.grid.values:
         compare(grid_comparison(config))
         tried, config = grid_rows(config), with_own_options(config)
-    unfinished = [cell for cell in config.cells if not (root / cell.folder / "scores.json").exists()]
+    unfinished = [cell for cell in config.cells if not _has_scores(config, root / cell.folder / "scores.json")]
     if unfinished:
         references = take_references(config, train_set, evaluation_set)  # before hours of training, not after
         run_cells(config, unfinished, references)
@@ -86,9 +86,9 @@ def compare_and_summarize(config: Comparison) -> str:
 def claim_folder(root: Path, config: Comparison, inputs: dict[str, str]) -> None:
     """Write recipe.json into the comparison's folder, or check that the one there is of the same comparison.
 
-    Methods, settings and seeds may be added, since they change no other cell, and what may change when a run resumes
-    may change here. What the recipe of an older version lacks has its default. The images are compared by `inputs`,
-    their hashes, so that they may be moved; in folders of older versions by their names.
+    Methods, settings, seeds and the priors may be added, since they change no other cell or tokenizer, and what may
+    change when a run resumes may change here. What the recipe of an older version lacks has its default. The images are
+    compared by `inputs`, their hashes, so that they may be moved; in folders of older versions by their names.
 
     Raises:
         InputError: if the folder holds another comparison.
@@ -112,6 +112,11 @@ def claim_folder(root: Path, config: Comparison, inputs: dict[str, str]) -> None
             )
     write_json(path, recipe)
     write_json(root / INPUTS_FILE, inputs)
+
+
+def _has_scores(config: Comparison, path: Path) -> bool:
+    """Whether a cell has been scored, and its samples as well where the comparison has priors."""
+    return path.exists() and (config.tokenizers_only or read_json(path)["generation"] is not None)
 
 
 def run_cells(config: Comparison, cells: list[Cell], references: References) -> None:

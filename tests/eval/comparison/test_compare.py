@@ -151,6 +151,22 @@ def test_a_killed_comparison_goes_on_cell_by_cell(tmp_path: Path, fashion_folder
     assert untimed(results[0]["rows"]) == untimed(results[1]["rows"])
 
 
+def test_priors_may_follow_tokenizers_that_were_compared_alone(tmp_path: Path, fashion_folder: Path) -> None:
+    alone = tokenizers(tmp_path, fashion_folder, methods={"plain": Method("vanilla")})
+    compare(alone)
+    before = json.loads((tmp_path / "comparison.json").read_text())["rows"][0]
+    model = tmp_path / "plain-0" / "tokenizer" / "model" / "model.safetensors"
+    trained = model.stat().st_mtime_ns
+    compare(dataclasses.replace(alone, tokenizers_only=False))
+    after = json.loads((tmp_path / "comparison.json").read_text())["rows"][0]
+    assert model.stat().st_mtime_ns == trained
+    assert before["generation_frechet_distance"] is None
+    assert after["generation_frechet_distance"] > 0
+    assert after["psnr"] == before["psnr"]
+    compare(alone)  # the samples' scores stay
+    assert json.loads((tmp_path / "comparison.json").read_text())["rows"][0]["generation_frechet_distance"] > 0
+
+
 def test_a_setting_is_what_its_cell_was_trained_with(undisturbed: Path) -> None:
     comparison = json.loads((undisturbed / "comparison.json").read_text())
     assert [row["setting"] for row in comparison["rows"]] == [
