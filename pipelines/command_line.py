@@ -199,14 +199,14 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
     from .options.help import long_help, short_help
     from .options.installed import with_installed
     from .options.lists import list_options, with_flags, with_lists
-    from .options.recipes import allow_recipes
+    from .options.recipes import agreed, allow_recipes
 
     configuration = declared(COMMANDS[name].configuration)  # without torch, which a mistyped option need not wait for
     lists = dict(list_options(configuration))
     dashed = [re.sub(r"^--[\w.-]+", lambda o: "--" + o[0][2:].replace("-", "_"), a) for a in arguments]
     dashed = with_installed(with_lists(with_flags(dashed, configuration), lists), name)
-    followers = {target: (source, _DEFAULTS[source]) for source, target in COMMANDS[name].links if source in _DEFAULTS}
-    parser = _parser(name, configuration, allow_recipes(dashed, lists, followers))
+    followers, found = {target: source for source, target in COMMANDS[name].links if source in _DEFAULTS}, []
+    parser = _parser(name, configuration, allow_recipes(dashed, lists, followers, found))
     if asked := HELP.intersection(arguments):
         summary = COMMANDS[name].summary
         print(long_help(parser) if "--help-all" in asked else short_help(parser, name, summary, configuration))
@@ -215,7 +215,7 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
         values = parser.instantiate(parser.parse_args(dashed))
         options = {key: value for key, value in values.items() if key != "config"}
         _check_whole_numbers(options)
-        return constructed(configuration(**options))
+        return constructed(agreed(configuration(**options), followers, found))
     except (ArgumentError, TypeError, ValueError) as error:
         if isinstance(error, InputError):
             raise

@@ -9,7 +9,6 @@ from typing import Literal
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from wvq.prior.code_geometry import CodeGeometry, code_features
@@ -97,6 +96,8 @@ class PriorTraining(TrainingConfig):
     """Whether layers are computed again in the backward pass instead of kept: less memory, a third more time."""
     compile: bool = False
     """Whether torch.compile translates each transformer layer, which takes a minute and a C++ compiler."""
+    evaluation_images: int = 0
+    """Held-out images of each evaluation; 0 for all."""
     sample_every: int = 10_000
     """Steps between pictures of samples, 8 a class for up to 10 classes; 0 for none."""
     sample_guidance_scale: float = 2.0
@@ -105,7 +106,9 @@ class PriorTraining(TrainingConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         expand_home(self, "tokenizer", "tokens_dir")
-        check_range(self, "code_geometry", "sampled_ids", "crops", "sample_every", "sample_guidance_scale", least=0)
+        counts = "code_geometry", "sampled_ids", "crops", "evaluation_images", "sample_every"
+        check_range(self, *counts, "sample_guidance_scale", least=0)
+        check_range(self, "class_dropout", least=0, most=1)
         if self.table_learning_rate is not None:
             check_range(self, "table_learning_rate", least=0)
         if self.gradient_accumulation_steps < 0:
@@ -120,8 +123,6 @@ class PriorTraining(TrainingConfig):
                 f"order is 'annealed' with model.architecture '{self.model.architecture}'; only gpt2 has learnt "
                 "positions, into which those of the targets fold; valid are raster, random"
             )
-        if not 0 <= self.class_dropout <= 1:
-            raise InputError(f"class_dropout is {self.class_dropout}; it must be in [0, 1]")
         if not 0 <= self.label_smoothing < 1:
             raise InputError(f"label_smoothing is {self.label_smoothing}; it must be in [0, 1)")
         if self.label_smoothing and self.sampled_ids:
@@ -231,7 +232,7 @@ def train_prior(config: PriorTraining) -> Path:
                 loop.log("tokens", config.batch_size * description.num_tokens)
             if loop.due(config.evaluate_every):
                 with evaluated_model(loop.evaluated) as evaluated:
-                    held_out = validate(evaluated, evaluation_set, accelerator, config.order == "random")
+                    held_out = validate(evaluated, evaluation_set, config, accelerator)
                 bits = held_out / math.log(2)
                 others = ", ".join(f"{name.split('_')[0]} {value:.3f}" for name, value in baselines.items())
                 loop.log_evaluation(
@@ -251,32 +252,31 @@ def train_prior(config: PriorTraining) -> Path:
 
 def smaller_sizes(config: PriorTraining) -> str:
     """Options of a cheaper training."""
-    sizes = list(SIZES)
-    smaller = sizes[: sizes.index(config.model.size)]
+    smaller = list(SIZES)[: list(SIZES).index(config.model.size)]
     size = f"--model.size {' or '.join(smaller[:2])}, " if smaller else "--model.num-layers and --model.hidden-size, "
     return f"{size}--batch-size {max(1, config.batch_size // 2)}"
 
 
 @torch.no_grad()
-def validate(model: TokenLoss, dataset: TokenDataset, accelerator: Accelerator, any_order: bool = False) -> float:
+def validate(model: TokenLoss, dataset: TokenDataset, config: PriorTraining, accelerator: Accelerator) -> float:
     """Mean loss in nats per token over the held-out images, shared out over the processes, with their own classes.
 
-    In raster order or, if it is to be any, in one for each image that is always the same.
+    In raster order or, with order "random", in one for each image that is always the same.
     All processes make as many forward passes, since the model may be sharded; one without an image left counts none.
     """
     model.eval()
+    at_once, wanted = 256 * accelerator.num_processes, config.evaluation_images
+    images = evenly_spaced(len(dataset), wanted).tolist() if wanted else range(len(dataset))
     total = torch.zeros(2, dtype=torch.float64, device=float64_device(accelerator.device))
-    for first in range(0, len(dataset), 256 * accelerator.num_processes):
-        own = range(first + accelerator.process_index, len(dataset), accelerator.num_processes)[:256]
+    for first in range(0, len(images), at_once):
+        own = images[first : first + at_once][accelerator.process_index :: accelerator.num_processes]
         batch = dataset.take(torch.tensor(own or [0]))
         codes, labels = batch["tokens"].to(accelerator.device), batch["labels"].to(accelerator.device)
-        orders = validation_orders(own or [0], codes.shape[1]) if any_order else None
+        orders = validation_orders(own or [0], codes.shape[1]) if config.order == "random" else None
         with accelerator.autocast():
             loss = model(codes, labels, orders)
         total += torch.stack([to_float64(loss) * len(own), total.new_tensor(len(own))])
-    total = accelerator.reduce(total, "sum")
-    assert isinstance(total, Tensor)
-    return float(total[0] / total[1])
+    return float(torch.div(*accelerator.reduce(total, "sum")))
 
 
 def write_samples(

@@ -36,9 +36,10 @@ __all__ = ["Comparison", "Method", "compare"]
 
 _STAGES = get_args(Stage)
 _MAY_CHANGE = {
-    *("output_dir", "baseline", "settings", "seeds", "jobs", "tokenizers_only", "data.num_workers"),
+    *("output_dir", "baseline", "settings", "seeds", "jobs", "data.num_workers"),
     *(f"{stage}.{name}" for stage in _STAGES for name in MAY_CHANGE),
 }
+_OF_PRIORS = ("tokenizers_only", "prior", "prior_budget", "sampling", "sweep", "num_generated")
 _FROM_DATA = FROM_DATA | {f"{stage}.{name}" for stage in _STAGES for name in FROM_DATA}
 
 
@@ -86,9 +87,10 @@ def compare_and_summarize(config: Comparison) -> str:
 def claim_folder(root: Path, config: Comparison, inputs: dict[str, str]) -> None:
     """Write recipe.json into the comparison's folder, or check that the one there is of the same comparison.
 
-    Methods, settings, seeds and the priors may be added, since they change no other cell or tokenizer, and what may
-    change when a run resumes may change here. What the recipe of an older version lacks has its default. The images are
-    compared by `inputs`, their hashes, so that they may be moved; in folders of older versions by their names.
+    Methods, settings and seeds may be added, since they change no other cell, and priors to tokenizers that were
+    compared alone; what may change when a run resumes may change here. What the recipe of an older version lacks has
+    its default. The images are compared by `inputs`, their hashes, so that they may be moved; in folders of older
+    versions by their names.
 
     Raises:
         InputError: if the folder holds another comparison.
@@ -100,6 +102,8 @@ def claim_folder(root: Path, config: Comparison, inputs: dict[str, str]) -> None
     path = root / "recipe.json"
     if path.exists():
         old = as_json(read_config(path, Comparison))
+        if old["tokenizers_only"] and not config.tokenizers_only and not any(root.glob("*/prior")):
+            old |= {name: recipe[name] for name in _OF_PRIORS}
         new = recipe | {"methods": {n: method for n, method in recipe["methods"].items() if n in old["methods"]}}
         known = recorded_inputs(root)
         ignored = _MAY_CHANGE | (_FROM_DATA if known else set())

@@ -64,7 +64,7 @@ class EditingPipeline(Pipeline, ABC):
             InputError: for images or a mask of another size, shape or type, and as `__call__`.
         """
         check_output_type(output_type)
-        if "known_tokens" in options:
+        if options.get("known_tokens") is not None:
             raise InputError("known_tokens was given; here they are those of the images outside of the mask")
         if self.tokenizer.config.scales:
             raise InputError("images are edited position by position; tokens of scales have no position of their own")

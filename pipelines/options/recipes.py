@@ -6,9 +6,9 @@ note of. They, and recipes that another recipe names, stay in the folder that th
 """
 
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
+from functools import partial, reduce
 from itertools import pairwise
 from pathlib import Path, PurePath
 from types import MappingProxyType
@@ -27,25 +27,29 @@ _CODE = ("class_path", "init_args", "dict_kwargs")  # what jsonargparse would im
 _WRITTEN = ("output_dir", "output", "tokens_dir", "latents_dir", "resume_dir", "save_reference")
 
 
-Follower = tuple[str, Callable[[Any], Any]]  # the option that another follows, and the other's value by that one's
+Found = list[tuple[str, Any]]  # options that follow another, with the values that recipes give them
 
 
-def allow_recipes(arguments: Sequence[str], lists: Mapping[str, bool], followers: Mapping[str, Follower]) -> str:
+def allow_recipes(
+    arguments: Sequence[str], lists: Mapping[str, bool], followers: Mapping[str, str], found: Found
+) -> str:
     """Make `load_recipe` known to jsonargparse, for a command line (underscores in its options) and its `list_options`;
     returns the `parser_mode` of the parser that is to use it.
+
+    Args:
+        followers: of each option that follows another, which that is.
+        found: gets those that a recipe names, which the parser ignores.
 
     Raises:
         InputError: for an option of the command line that follows another.
     """
-    for argument in arguments:
-        name = argument.removeprefix("--").partition("=")[0]
-        if argument.startswith("--") and name in followers:
-            raise InputError(f"{name} follows {followers[name][0]}; give that")
     given = {argument.removeprefix("--").partition("=")[0] for argument in arguments if argument.startswith("--")}
+    if following := sorted(given & followers.keys()):
+        raise InputError(f"{following[0]} follows {followers[following[0]]}; give that")
     own = set(_own_texts(arguments))
-    set_loader(
-        "recipe", partial(load_recipe, given=given, own=own, lists=lists, followers=followers), (yaml.YAMLError,)
-    )
+    names = [name for name, leader in followers.items() if leader not in given]  # a recipe's leader is replaced
+    load = partial(load_recipe, given=given, own=own, lists=lists, followers=names, found=found)
+    set_loader("recipe", load, (yaml.YAMLError,))
     return "recipe"
 
 
@@ -54,7 +58,8 @@ def load_recipe(
     given: Collection[str] = (),
     own: Collection[str] = (),
     lists: Mapping[str, bool] = MappingProxyType({}),
-    followers: Mapping[str, Follower] = MappingProxyType({}),
+    followers: Collection[str] = (),
+    found: Found | None = None,
 ) -> Any:
     """The values in a recipe, or in one option of the command line: what jsonargparse's own loader makes of them.
 
@@ -63,12 +68,11 @@ def load_recipe(
         given: options of the command line, which replace the recipe's.
         own: texts that may name any folder to write into.
         lists: as `list_options` gives them.
-        followers: by their dotted names, options that follow another.
+        followers, found: options that follow another; gets those that the recipe names, with its values.
 
     Raises:
         InputError: for the name of a class, a folder to write into that is not among `given` and, of a text that is not
-            among `own`, leaves the working folder, an option with another value than that which it follows, and
-            references that unfold to more than `MAX_VALUES` values.
+            among `own`, leaves the working folder, and references that unfold to more than `MAX_VALUES` values.
     """
     content = get_loader("yaml")(text)
     pending, count = [("", content)], 0
@@ -82,13 +86,25 @@ def load_recipe(
             pending.extend((f"{prefix}{key}.", item) for key, item in value.items())
         elif isinstance(value, list):
             pending.extend((prefix, item) for item in value)
-    for name, (leader, value_by) in followers.items():
-        value, wanted = _value_at(content, name), value_by(_value_at(content, leader))
-        if value not in (None, wanted):
-            raise InputError(
-                f"the recipe has {name} = {value}, which follows {leader} and would be {wanted}; give {leader} alone"
-            )
+    if found is not None:
+        found.extend((name, value) for name in followers if (value := _value_at(content, name)) is not None)
     return read_lists(content, text, lists)
+
+
+def agreed(configuration: Any, followers: Mapping[str, str], found: Found) -> Any:
+    """The configuration, in which options that follow another have its value, if that is what recipes give them.
+
+    Raises:
+        InputError: for a recipe's value that is another.
+    """
+    for name, value in found:
+        wanted = reduce(getattr, name.split("."), configuration)
+        if _as_pair(value) != _as_pair(wanted):
+            leader = followers[name]
+            raise InputError(
+                f"a recipe has {name} = {value}, which follows {leader} and is {wanted}; give {leader} alone"
+            )
+    return configuration
 
 
 def is_downloaded(file: Path) -> bool:
@@ -113,8 +129,15 @@ def _own_texts(arguments: Sequence[str]) -> Iterator[str]:
                     yield file.read_text()
 
 
+def _as_pair(size: Any) -> Any:
+    """Height and width of an image size, which may be one number for both."""
+    return list(size) if isinstance(size, list | tuple) else [size, size]
+
+
 def _value_at(content: Any, name: str) -> Any:
-    """The value of a dotted name in the content of a recipe; None if there is none."""
+    """The value of a dotted name in the content of a recipe, nested or not; None if there is none."""
+    if isinstance(content, dict) and name in content:
+        return content[name]
     for part in name.split("."):
         content = content.get(part) if isinstance(content, dict) else None
     return content

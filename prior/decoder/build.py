@@ -23,7 +23,7 @@ def build_decoder(
         model: a causal language model of transformers. One that was wrapped, hooked, quantized or given adapters is
             called, not read.
         num_codes: K; logits of the ids from K on are left out.
-        rows: sequences at once for which it should be fastest.
+        rows: sequences at once, times the tokens of each in a step, for which it should be fastest.
         dtype: of matrices and cache, such as torch.bfloat16; the model's by default. torch.int8 is of the matrices
             alone, a scale for each output channel, beside bfloat16. Norms and residuals stay float32.
         scored: rows at once whose logits are wanted, half of them where those are mixed by guidance; all by default.

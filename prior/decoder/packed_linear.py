@@ -83,25 +83,25 @@ def library_for(weight: Tensor, rows: int) -> Library:
     """Whose product of so many rows by a reordered matrix of this type is fastest here; "torch" does not reorder.
 
     In float32 MKL, from which torch has its own products, takes 0.7 to 0.85 times as long as oneDNN on processors of
-    Intel, which it is made for, and longer on others. There its batch of eight blocks of the matrix, which is not
+    Intel, which it is made for, and longer on others. On those its batch of eight blocks of the matrix, which is not
     reordered, takes 0.4 to 0.6 times as long as oneDNN for one row and 0.5 to 0.75 for two (AMD EPYC, Zen 4): it reads
     as fast as the memory gives. The operators are the inductor's, and not promised to stay.
     """
     if weight.device.type != "cpu":
         return "torch"
-    if weight.dtype == torch.float32 and torch.backends.mkl.is_available() and _on_intel():
+    processor = _processor() if weight.dtype == torch.float32 and torch.backends.mkl.is_available() else None
+    if processor and "Intel" in processor:
         return "mkl" if rows > FEW_ROWS and hasattr(torch.ops.mkl, "_mkl_reorder_linear_weight") else "torch"
     packs = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
     if not packs or weight.dtype not in (torch.float32, torch.bfloat16):
         return "torch"
-    in_blocks = rows <= ROWS_IN_BLOCKS and weight.dtype == torch.float32 and len(weight) % BLOCKS == 0
-    return "batched" if in_blocks and torch.backends.mkl.is_available() else "onednn"
+    return "batched" if processor and rows <= ROWS_IN_BLOCKS and len(weight) % BLOCKS == 0 else "onednn"
 
 
 @functools.cache
-def _on_intel() -> bool:
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # not in torch before 2.12
-    return "Intel" in str(capabilities.get("cpu_name"))
+def _processor() -> str | None:
+    """Its name, where torch tells it: not before 2.12."""
+    return getattr(torch.cpu, "get_capabilities", dict)().get("cpu_name")
 
 
 class Int8Linear(PackedLinear):

@@ -129,10 +129,11 @@ def test_validation_is_the_loss_of_all_held_out_images_whatever_the_batches(tmp_
     dataset = token_dataset(tmp_path, "evaluation", tokens.tolist(), labels.tolist())
     accelerator = Accelerator()
     model = TokenLoss(prior, CONFIG.num_codes, label_smoothing=0.3)
-    loss = validate(model.to(accelerator.device), dataset, accelerator)
-    assert loss == pytest.approx(
-        TokenLoss(prior.cpu().eval(), CONFIG.num_codes).eval()(tokens, labels).item(), rel=1e-5
-    )
+    loss = validate(model.to(accelerator.device), dataset, PriorTraining(), accelerator)
+    of_tokens = TokenLoss(prior.cpu().eval(), CONFIG.num_codes).eval()
+    assert loss == pytest.approx(of_tokens(tokens, labels).item(), rel=1e-5)
+    three = validate(model, dataset, PriorTraining(evaluation_images=3), accelerator)
+    assert three == pytest.approx(of_tokens(tokens[[0, 129, 258]], labels[[0, 129, 258]]).item(), rel=1e-5)
 
 
 def test_a_token_dataset_gives_what_was_written(tmp_path):
@@ -189,7 +190,8 @@ def test_muon_has_the_matrices_inside_the_layers_and_nothing_else(architecture):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"class_dropout": 1.5}, r"class_dropout is 1.5; it must be in \[0, 1\]"),
+        ({"class_dropout": 1.5}, "class_dropout is 1.5; it must be 0 to 1"),
+        ({"evaluation_images": -1}, "evaluation_images is -1; it must be at least 0"),
         ({"label_smoothing": 1.0}, r"label_smoothing is 1.0; it must be in \[0, 1\)"),
         (
             {"label_smoothing": 0.1, "sampled_ids": 8},

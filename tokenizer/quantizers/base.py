@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from numbers import Integral, Real
+from types import SimpleNamespace
 from typing import Any, ClassVar, Self, get_type_hints
 
 import torch
@@ -72,7 +73,7 @@ class Quantizer(nn.Module):
 
     def __post_init__(self) -> None:
         super().__init__()  # leaves the fields, which are plain values, as they are
-        self._check_numbers()
+        check_numbers(type(self), {option.name: getattr(self, option.name) for option in fields(self)})
         if self.codebook_size < 2:
             raise InputError(f"codebook_size is {self.codebook_size}; a codebook needs at least 2 codes")
         if self.codebook_dim < 1:
@@ -80,19 +81,6 @@ class Quantizer(nn.Module):
         self.accumulation_steps = 1
         # Of this step's forwards: vectors, indices, and whether all features were finite, if only the device knows.
         self._seen: list[tuple[Tensor, Tensor, Tensor | None]] = []
-
-    def _check_numbers(self) -> None:
-        """Raises: InputError: for a number of another type, one that is not finite, and a weight below 0."""
-        hints = get_type_hints(type(self))
-        for name in (option.name for option in fields(self)):
-            value, hint = getattr(self, name), hints[name]
-            if hint not in _NUMBERS or (value is None and hint == float | None):
-                continue
-            if not isinstance(value, _NUMBERS[hint]) or isinstance(value, bool) != (hint is bool):
-                wanted = hint.__name__ if isinstance(hint, type) else hint
-                raise InputError(f"{name} is {value!r}; it must be of type {wanted}")
-            if hint is not int:
-                check_range(self, name, least=0 if name.endswith("_weight") else -math.inf)
 
     @property
     def codebook(self) -> Tensor:
@@ -257,3 +245,21 @@ def commitment_and_codebook_loss(vectors: Tensor, quantized: Tensor) -> tuple[Te
     The first moves the vectors to their codes, the second the codes to their vectors.
     """
     return F.mse_loss(vectors, quantized.detach()), F.mse_loss(quantized, vectors.detach())
+
+
+def check_numbers(kind: type[Quantizer], options: Mapping[str, Any]) -> None:
+    """Check those options of a quantizer that are numbers.
+
+    Raises:
+        InputError: for a number of another type, one that is not finite, and a weight below 0.
+    """
+    hints = get_type_hints(kind)
+    for name, value in options.items():
+        hint = hints[name]
+        if hint not in _NUMBERS or (value is None and hint == float | None):
+            continue
+        if not isinstance(value, _NUMBERS[hint]) or isinstance(value, bool) != (hint is bool):
+            wanted = hint.__name__ if isinstance(hint, type) else hint
+            raise InputError(f"{name} is {value!r}; it must be of type {wanted}")
+        if hint is not int:
+            check_range(SimpleNamespace(**{name: value}), name, least=0 if name.endswith("_weight") else -math.inf)

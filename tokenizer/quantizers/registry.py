@@ -7,7 +7,7 @@ from inspect import Parameter
 from typing import Any, Literal, get_args
 
 from ..errors import InputError
-from .base import Quantizer
+from .base import Quantizer, check_numbers
 from .baselines.ema import EMAQuantizer
 from .baselines.fixed_gaussian import GaussianQuantizer
 from .baselines.fsq import FSQuantizer
@@ -115,6 +115,8 @@ def _build_aligned(
     if alignment not in get_args(Alignment):
         raise InputError(f"alignment is '{alignment}'; valid are {', '.join(get_args(Alignment))}")
     kind = TransportQuantizer if alignment == "transport" else WassersteinQuantizer
+    for each in (WassersteinQuantizer, TransportQuantizer):
+        check_numbers(each, {name: value for name, value in options.items() if name in _options_of(each)})
     check_transport_step(options.get("transport_step", 0.0))
     if alignment == "loss" and (decay := options.get("decay")) is not None:
         raise InputError(f"decay is {decay}, but alignment 'loss' moves the codes by gradient; it must be None")

@@ -157,14 +157,17 @@ def test_priors_may_follow_tokenizers_that_were_compared_alone(tmp_path: Path, f
     before = json.loads((tmp_path / "comparison.json").read_text())["rows"][0]
     model = tmp_path / "plain-0" / "tokenizer" / "model" / "model.safetensors"
     trained = model.stat().st_mtime_ns
-    compare(dataclasses.replace(alone, tokenizers_only=False))
+    with_priors = toy_comparison(tmp_path, fashion_folder)
+    compare(dataclasses.replace(with_priors, methods=alone.methods, num_generated=30))
     after = json.loads((tmp_path / "comparison.json").read_text())["rows"][0]
     assert model.stat().st_mtime_ns == trained
     assert before["generation_frechet_distance"] is None
-    assert after["generation_frechet_distance"] > 0
+    assert (after["generation_frechet_distance"] > 0, after["num_generated"]) == (True, 30)
     assert after["psnr"] == before["psnr"]
-    compare(alone)  # the samples' scores stay
-    assert json.loads((tmp_path / "comparison.json").read_text())["rows"][0]["generation_frechet_distance"] > 0
+    with pytest.raises(InputError, match="holds a comparison with num_generated = 30, this one has 20"):
+        compare(dataclasses.replace(with_priors, methods=alone.methods))
+    with pytest.raises(InputError, match=r"holds a comparison with .*tokenizers_only = False, this one has True"):
+        compare(dataclasses.replace(alone, num_generated=30))
 
 
 def test_a_setting_is_what_its_cell_was_trained_with(undisturbed: Path) -> None:

@@ -35,13 +35,15 @@ def test_recipes_are_plain_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("command", "text", "message"),
     [
-        ("train-tokenizer", "{data: {image_size: 32}, model: {image_size: 64}}", "model.image_size = 64, .* be 32"),
-        ("train-tokenizer", "{model: {image_size: 64}}", "which follows data.image_size and would be 28"),
-        ("train-tokenizer", "{data: {channels: 1}, model: {channels: 3}}", "follows data.channels and would be 1"),
+        ("train-tokenizer", "{data: {image_size: 32}, model: {image_size: 64}}", "model.image_size = 64, .* is 32"),
+        ("train-tokenizer", "{data: {image_size: 32}, model.image_size: 64}", "model.image_size = 64, .* is 32"),
+        ("train-tokenizer", "{model: {image_size: 64}}", "which follows data.image_size and is 28"),
+        ("train-tokenizer", "{data: {channels: 1}, model: {channels: 3}}", "follows data.channels and is 1"),
+        ("demo", "{tokenizer: {model: {image_size: 64}}}", "follows data.image_size and is 32"),
         (
             "compare",
             "{data: {image_size: [32, 48]}, tokenizer: {model: {image_size: 32}}}",
-            r"tokenizer.model.image_size = 32, .* would be \[32, 48\]; give data.image_size alone",
+            r"tokenizer.model.image_size = 32, .* is \(32, 48\); give data.image_size alone",
         ),
     ],
 )
@@ -52,12 +54,27 @@ def test_what_follows_another_option_has_no_value_of_its_own(tmp_path: Path, com
         parse(command, [f"--config={recipe}"])
 
 
-def test_what_follows_another_option_may_repeat_its_value(tmp_path: Path):
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text("{data: {channels: 1}, model: {image_size: 28, channels: 1}}")  # as a run's own recipe does
-    model = parse("train-tokenizer", [f"--config={recipe}", "--data.image-size", "32"]).model
-    assert (model.image_size, model.channels) == (32, 1)
-    with pytest.raises(InputError, match=r"model\.image_size follows data.image_size; give that"):
+@pytest.mark.parametrize(
+    ("command", "texts", "arguments"),
+    [
+        ("train-tokenizer", ["{data: {image_size: [32, 32]}, model: {image_size: 32}}"], []),
+        ("train-tokenizer", ["{data: {image_size: 32}}", "{model: {image_size: 32}}"], []),
+        ("train-tokenizer", ["{data: {channels: null}, model: {channels: 3}}"], ["--data.image-size", "32"]),
+        ("train-tokenizer", ["{model: {image_size: 28, channels: 3}}"], ["--data.image-size", "32"]),
+        ("demo", ["{tokenizer: {model: {image_size: 32}}}"], []),
+    ],
+)
+def test_what_follows_another_option_may_repeat_its_value(tmp_path: Path, command, texts, arguments):
+    for number, text in enumerate(texts):
+        (tmp_path / f"{number}.yaml").write_text(text)
+        arguments = [f"--config={tmp_path}/{number}.yaml", *arguments]
+    config = parse(command, arguments)
+    model = config.tokenizer.model if command == "demo" else config.model
+    assert (model.image_size, model.channels) == (32, 3)
+
+
+def test_what_follows_another_option_is_none_of_the_command_line():
+    with pytest.raises(InputError, match=r"model\.image_size follows data\.image_size; give that"):
         parse("train-tokenizer", ["--model.image-size", "64"])
 
 

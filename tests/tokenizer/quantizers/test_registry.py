@@ -111,6 +111,12 @@ def test_names_and_options():
         (("online", 16, 4), {"decay": None}, "decay is None; it must be of type float"),
         (("sinkhorn", 16, 4), {"iterations": 2.5}, "iterations is 2.5; it must be of type int"),
         (("wasserstein", 16, 4), {"scale_free": 1}, "scale_free is 1; it must be of type bool"),
+        (("wasserstein", 16, 4), {"transport_step": None}, "transport_step is None; it must be of type float"),
+        (
+            ("wasserstein", 16, 4),
+            {"alignment": "transport", "wasserstein_weight": -1},
+            "wasserstein_weight is -1; it must be at least 0",
+        ),
         (("transport", 16, 4), {"decay": "0.9"}, r"decay is '0.9'; it must be of type float \| None"),
         (("vanilla", 16, 4), {"init_std": 0}, "init_std is 0; it must be above 0"),
         (("vanilla", 16, 4), {"initialization": "xavier"}, "initialization is 'xavier'; valid are normal, uniform"),
