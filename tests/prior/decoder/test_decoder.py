@@ -172,22 +172,24 @@ def test_int8_matrices_are_those_of_a_model_with_rounded_weights(prior, rows):
     assert 1e-4 < (logits - whole).square().mean().sqrt() / whole.std() < 0.15
 
 
+@pytest.mark.parametrize(("block_size", "images"), [(1, 6), (16, 64)])
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
-def test_an_image_is_the_same_in_any_batch_and_with_any_number_of_threads(guidance):
+def test_an_image_is_the_same_in_any_batch_and_with_any_number_of_threads(guidance, block_size, images):
     wide = loud_prior("llama", hidden_size=192, num_heads=3)
-    labels = torch.arange(64) % CLASSES
+    labels = torch.arange(images) % CLASSES
 
     def tokens_of(numbers: range) -> Tensor:
         generators = [torch.Generator().manual_seed(number) for number in numbers]
         chosen = labels[numbers.start : numbers.stop]
-        return sample_tokens(wide, chosen, 40, CODES, guidance_scale=guidance, generator=generators, block_size=16)
+        options: Any = {"guidance_scale": guidance, "generator": generators, "block_size": block_size}
+        return sample_tokens(wide, chosen, 40, CODES, **options)
 
-    together = tokens_of(range(64))
-    assert torch.equal(torch.cat([tokens_of(range(s, min(s + 7, 64))) for s in range(0, 64, 7)]), together)
-    assert torch.equal(torch.cat([tokens_of(range(i, i + 1)) for i in (0, 5, 17, 63)]), together[[0, 5, 17, 63]])
+    together, some = tokens_of(range(images)), [0, images // 3, images - 1]
+    assert torch.equal(torch.cat([tokens_of(range(s, min(s + 7, images))) for s in range(0, images, 7)]), together)
+    assert torch.equal(torch.cat([tokens_of(range(i, i + 1)) for i in some]), together[some])
     torch.set_num_threads(2)
     try:
-        assert torch.equal(tokens_of(range(16, 48)), together[16:48])
+        assert torch.equal(tokens_of(range(images // 4, images // 2)), together[images // 4 : images // 2])
     finally:
         torch.set_num_threads(1)
 

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wvq.prior import PriorConfig, build_prior, sample_tokens
+from wvq.prior.decoder import build_decoder
 from wvq.prior.generate import PairsInOrder
 from wvq.prior.order.passes import pass_sizes, spread_order
 from wvq.tokenizer import InputError
@@ -112,6 +113,21 @@ def test_an_image_depends_on_its_own_generator_alone(llama: Any) -> None:
         assert torch.equal(draw(llama, [label], generator=generators(seed), **options)[0], together[i])
     assert len(together.unique(dim=0)) == 4
     assert torch.equal(together, draw(llama, [0, 1, 2, 1], generator=generators(5, 6, 7, 8), **options))
+
+
+@pytest.mark.parametrize(("num_passes", "rows", "scored"), [(None, 8, 2), (4, 24, 6), (5, 24, 6), (1, 96, 24)])
+def test_matrices_are_laid_out_for_the_rows_of_a_pass(
+    llama: Any, monkeypatch: pytest.MonkeyPatch, num_passes: int | None, rows: int, scored: int
+) -> None:
+    asked: list[tuple[int, int]] = []
+
+    def kept(model: Any, num_codes: int, rows: int, dtype: Any, scored: int) -> Any:
+        asked.append((rows, scored))
+        return build_decoder(model, num_codes, rows, dtype, scored)
+
+    monkeypatch.setattr("wvq.prior.sampling.kept_decoder", kept)
+    draw(llama, [0, 1], guidance_scale=2.0, num_passes=num_passes)  # a position and a code, twice, of two images
+    assert asked == [(rows, scored)]
 
 
 @settings(deadline=None, max_examples=8)
