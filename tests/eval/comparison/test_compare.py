@@ -17,16 +17,12 @@ import pytest
 import torch
 from model_cards import assert_card_has_the_reports_figures
 from scipy.stats import ttest_rel
+from toy_comparisons import toy_comparison
 
 from wvq.eval.comparison.budget import Budget
 from wvq.eval.comparison.compare import Comparison, Method, claim_folder, compare
 from wvq.eval.comparison.parallel import run_parallel
-from wvq.pipelines.generation import SamplingOptions
-from wvq.pipelines.train_prior import PriorTraining
-from wvq.pipelines.train_tokenizer import TokenizerTraining
-from wvq.prior.model import PriorSize
-from wvq.tokenizer import InputError, TokenizerConfig
-from wvq.tokenizer.data.config import DataConfig
+from wvq.tokenizer import InputError
 
 ROW = {
     "quantizer", "seed", "utilization", "perplexity", "quantization_error", "relative_quantization_error", "psnr",
@@ -43,23 +39,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-def toy_comparison(folder: Path, images: Path) -> Comparison:
-    data = DataConfig(source=str(images), channels=1)
-    model = TokenizerConfig(channels=1, base_channels=8, channel_multipliers=(1, 1, 1), num_blocks=1,
-                            latent_channels=8, codebook_size=32, codebook_dim=4)  # fmt: skip
-    return Comparison(
-        output_dir=str(folder),
-        data=data,
-        methods={"plain": Method("vanilla", {"commitment_weight": 0.1}), "matched": Method("wasserstein")},
-        tokenizer=TokenizerTraining(data=data, model=model, steps=4, warmup_steps=1, batch_size=16, evaluate_every=2),
-        prior=PriorTraining(model=PriorSize(hidden_size=16, num_layers=1, num_heads=2), steps=3, warmup_steps=1,
-                            batch_size=16, sample_every=0),
-        sampling=SamplingOptions(guidance_scale=1.5, batch_size=7),
-        num_generated=20,
-        extractor="efficientnet-lite0",
-    )  # fmt: skip
 
 
 def untimed(rows: list[dict]) -> list[dict]:
@@ -149,25 +128,6 @@ def test_a_killed_comparison_goes_on_cell_by_cell(tmp_path: Path, fashion_folder
     assert all(path.stat().st_mtime_ns == time for path, time in trained.items() if path.exists())
     results = [json.loads((folder / "comparison.json").read_text()) for folder in (undisturbed, again)]
     assert untimed(results[0]["rows"]) == untimed(results[1]["rows"])
-
-
-def test_priors_may_follow_tokenizers_that_were_compared_alone(tmp_path: Path, fashion_folder: Path) -> None:
-    alone = tokenizers(tmp_path, fashion_folder, methods={"plain": Method("vanilla")})
-    compare(alone)
-    before = json.loads((tmp_path / "comparison.json").read_text())["rows"][0]
-    model = tmp_path / "plain-0" / "tokenizer" / "model" / "model.safetensors"
-    trained = model.stat().st_mtime_ns
-    with_priors = toy_comparison(tmp_path, fashion_folder)
-    compare(dataclasses.replace(with_priors, methods=alone.methods, num_generated=30))
-    after = json.loads((tmp_path / "comparison.json").read_text())["rows"][0]
-    assert model.stat().st_mtime_ns == trained
-    assert before["generation_frechet_distance"] is None
-    assert (after["generation_frechet_distance"] > 0, after["num_generated"]) == (True, 30)
-    assert after["psnr"] == before["psnr"]
-    with pytest.raises(InputError, match="holds a comparison with num_generated = 30, this one has 20"):
-        compare(dataclasses.replace(with_priors, methods=alone.methods))
-    with pytest.raises(InputError, match=r"holds a comparison with .*tokenizers_only = False, this one has True"):
-        compare(dataclasses.replace(alone, num_generated=30))
 
 
 def test_a_setting_is_what_its_cell_was_trained_with(undisturbed: Path) -> None:

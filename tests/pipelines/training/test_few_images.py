@@ -11,6 +11,7 @@ from processes import run
 from torch import Tensor, nn
 
 from wvq.pipelines.processes import this_process
+from wvq.pipelines.train_prior import PriorTraining
 from wvq.pipelines.train_prior import validate as validate_prior
 from wvq.pipelines.train_tokenizer import TokenizerTraining
 from wvq.pipelines.train_tokenizer import validate as validate_tokenizer
@@ -64,7 +65,8 @@ def in_three(folder: Path) -> None:
     if this_process().process_index == 0:
         torch.save(own, folder / "three.pt")
     tokens: Any = Tokens()
-    assert validate_prior(Losses(), tokens, build_accelerator(training(folder))) == 1.5  # pyright: ignore
+    model: Any = Losses()
+    assert validate_prior(model, tokens, PriorTraining(), build_accelerator(training(folder))) == 1.5
 
 
 def test_three_processes_score_two_images_as_one_does(tmp_path: Path) -> None:
