@@ -215,6 +215,7 @@ class ClassConditionalPipeline(EditingPipeline):
                 block_size=block_size,
                 num_passes=num_passes,
             )
+            progress.update(config.num_tokens - progress.n)  # known tokens after the last that was drawn
         if best_of > 1:
             scores = self._log_likelihood(tokens, labels).view(-1, best_of)
             tokens = tokens[scores.argmax(dim=1) + best_of * torch.arange(len(scores), device=scores.device)]

@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
 from wvq.tokenizer.blocks import full_block_size, padded_blocks
-from wvq.tokenizer.errors import InputError, NonFiniteError
+from wvq.tokenizer.errors import InputError
 from wvq.tokenizer.multi_scale import down_to_scale, scale_ends, up_to_grid
 from wvq.tokenizer.precision import float64_device
 
+from .finite_scores import FiniteScores
 from .guidance import GuidanceSchedule, guidance_scales
 from .sampling import OnToken, check_known, check_passes, check_vocabulary, uniform_draws
 from .truncation import check_truncation, draw_codes
@@ -108,7 +109,8 @@ def sample_scales(
     check_passes(model, num_tokens, num_passes)
     check_truncation(temperature, top_k, top_p, min_p)
     by_token = guidance_scales(guidance_scale, num_tokens, guidance_schedule, guidance_interval)
-    check_vocabulary(model, class_labels, num_codes, any(by != 1 for by in by_token))
+    guided = any(by != 1 for by in by_token)
+    check_vocabulary(model, class_labels, num_codes, guided)
     batch = len(class_labels)
     draws = uniform_draws(batch, num_tokens, generator).to(float64_device(model.device))
     sequences = torch.full((batch, num_tokens + 1), -1, device=model.device)  # the class, then the tokens
@@ -123,17 +125,18 @@ def sample_scales(
     model.eval()
     try:
         caches = [DynamicCache(config=model.config) for _ in blocks]
-        for scale, (start, end) in zip(scales, pairwise([0, *scale_ends(scales)]), strict=True):
+        finite = FiniteScores(batch, guided, model.device, lambda number: f"at scale {scales[number]}")
+        for number, (start, end) in enumerate(pairwise([0, *scale_ends(scales)])):
             with torch.inference_mode():  # not around the callback: its tokens, and the result, are ordinary tensors
                 pairs = zip(blocks, caches, strict=True)
                 scores = torch.cat([step(sequences[block], start, end, cache) for block, cache in pairs])[:batch]
-                if not scores.isfinite().all():
-                    raise NonFiniteError(f"the scores of scale {scale} are not finite; try a lower guidance_scale")
+                scores = finite.checked(scores, torch.arange(batch, device=scores.device), number)
                 flat = draw_codes(scores.flatten(0, 1), draws[:, start:end].flatten(), temperature, top_k, top_p, min_p)
                 own = sequences[:, 1 + start : 1 + end]
                 own.copy_(torch.where(free[:, start:end], flat.view_as(own), own))
             if on_token:
                 on_token(end - 1, sequences[:, 1 : 1 + end].clone())
+        finite.check()
     finally:
         model.train(was_training)
     return sequences[:, 1:].clone()

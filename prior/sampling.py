@@ -7,11 +7,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from wvq.tokenizer.blocks import full_block_size, padded_blocks
-from wvq.tokenizer.decided_there import may_ask
-from wvq.tokenizer.errors import InputError, NonFiniteError
+from wvq.tokenizer.errors import InputError
 from wvq.tokenizer.precision import float64_device, has_float64
 
 from .decoder import build_decoder, kept_decoder
+from .finite_scores import FiniteScores
 from .guidance import GuidanceSchedule, guidance_scales
 from .order.parallel_decoding import Drawing, draw_in_passes
 from .order.sequences import has_free_order, num_positions
@@ -139,9 +139,9 @@ def sample_tokens(
             return tokens
         with torch.inference_mode():
             caches = [decoder.new_cache(rows, num_tokens) for _ in blocks]
-        finite = _FiniteScores(batch, scales, model.device)
+        finite = FiniteScores(batch, guided, model.device, "at position {}".format)
         seen = 0
-        for position in range(undecided[0] if undecided else num_tokens, num_tokens):
+        for position in undecided:  # what is known before and between is seen on the way
             with torch.inference_mode():  # not around the callback: its tokens, and the result, are ordinary tensors
                 own = ids[position % codes_per_position]
                 for block, cache in zip(blocks, caches, strict=True):
@@ -178,38 +178,11 @@ def check_sampling(guidance_scale: float, temperature: float, top_k: int, top_p:
     check_truncation(temperature, top_k, top_p, min_p)
 
 
-class _FiniteScores:
-    """Whether the scores of all images so far were finite, asked at the end if the host had to wait for the answer."""
-
-    def __init__(self, batch: int, scales: Sequence[float], device: torch.device):
-        self.scales, self.at_once = scales, may_ask(device)
-        self.broken = torch.full((batch,), len(scales), device=device)  # the first position of each that was not
-
-    def checked(self, scores: Tensor, images: Tensor, position: int) -> Tensor:
-        """The scores (B, K) of some images (B,), zeros for those without finite ones, whose draw would be no code."""
-        broken = ~(scores.amax(dim=1).isfinite() & scores.amin(dim=1).isfinite())  # NaN is both
-        before = self.broken[images]
-        self.broken[images] = torch.where(broken, before.clamp(max=position), before)
-        if self.at_once:
-            self.check()
-            return scores
-        return scores.masked_fill(broken[:, None], 0.0)
-
-    def check(self) -> None:
-        """Raises: NonFiniteError: naming the first position and image."""
-        if (position := int(self.broken.min())) == len(self.scales):
-            return
-        image, scale = self.broken.tolist().index(position), self.scales[position]
-        guided = f"a guidance_scale below {scale:g}, and " if scale != 1 else ""
-        raise NonFiniteError(
-            f"the scores of image {image} at position {position} are not finite; "
-            f"try {guided}whether all weights of the prior are finite"
-        )
-
-
 def check_vocabulary(model: PreTrainedModel, class_labels: Tensor, num_codes: int, guided: bool) -> None:
     """Raises: InputError: unless the model's ids leave room for so many codes, and for these labels and guidance."""
     num_classes = model.config.vocab_size - 1 - num_codes - num_positions(model.config)
+    if num_codes != (own := getattr(model.config, "num_codes", num_codes)):  # which a foreign model does not say
+        raise InputError(f"num_codes is {num_codes}; this prior has {own}")
     if num_codes < 1 or num_classes < 0:
         raise InputError(
             f"num_codes is {num_codes}; the model's vocabulary of {model.config.vocab_size} leaves room for "
@@ -236,6 +209,10 @@ def check_passes(model: PreTrainedModel, num_tokens: int, num_passes: int | None
             raise InputError(f"num_tokens is {num_tokens}; this prior of free order has {model.config.num_tokens}")
         if num_passes is not None and not 1 <= num_passes <= num_tokens:
             raise InputError(f"num_passes is {num_passes}; it must be from 1 to num_tokens, {num_tokens}")
+    elif num_tokens > (own := getattr(model.config, "num_tokens", num_tokens)):
+        raise InputError(
+            f"num_tokens is {num_tokens}; this prior has {own}, and draws the first of them if asked for fewer"
+        )
     elif num_passes not in (None, num_tokens):
         raise InputError(
             f"num_passes is {num_passes}; a prior of raster order draws a token in each pass, {num_tokens} in all "

@@ -12,8 +12,11 @@ from transformers.cache_utils import DynamicCache
 class Decoder(Protocol):
     """What the sampler needs of a model."""
 
-    def new_cache(self, rows: int, length: int) -> Any:
-        """An empty cache for that many sequences of up to that many positions."""
+    def new_cache(self, rows: int, length: int, one_by_one: bool = True) -> Any:
+        """An empty cache for that many sequences of up to that many positions.
+
+        one_by_one: whether most steps are of one token each, for which graphs are worth making.
+        """
         ...
 
     def give_back(self, caches: Iterable[Any]) -> None:
@@ -54,7 +57,7 @@ class ModelDecoder:
     def __init__(self, model: PreTrainedModel, num_codes: int):
         self.model, self.num_codes = model, num_codes
 
-    def new_cache(self, rows: int, length: int) -> DynamicCache:
+    def new_cache(self, rows: int, length: int, one_by_one: bool = True) -> DynamicCache:
         return DynamicCache(config=self.model.config)
 
     def give_back(self, caches: Iterable[DynamicCache]) -> None:

@@ -29,7 +29,9 @@ def kept_decoder(
         return build_decoder(model, num_codes, rows, dtype, scored)
     key = (kind, num_codes, rows, dtype, scored, model.dtype, model.device, _weights(model))
     before = _kept.pop(model, None)
-    decoder = before[1] if before and before[0] == key else build_decoder(model, num_codes, rows, dtype, scored)
+    if before and before[0] != key:
+        before = None  # freed before the next is built: there is no memory for two
+    decoder = before[1] if before else build_decoder(model, num_codes, rows, dtype, scored)
     _kept[model] = key, decoder
     return decoder
 

@@ -62,11 +62,11 @@ class LlamaDecoder(StaticDecoder):
                 )
             )
 
-    def new_cache(self, rows: int, length: int) -> StaticCache:
+    def new_cache(self, rows: int, length: int, one_by_one: bool = True) -> StaticCache:
         if length > len(self.rotations):
             self.rotations = self._rotations(length)
             self.spare.clear()  # whose graphs read those of before
-        return super().new_cache(rows, length)
+        return super().new_cache(rows, length, one_by_one)
 
     def step(
         self,

@@ -55,13 +55,14 @@ class StaticDecoder(ABC):
         rows = features.flatten(0, -2).to(self.output.dtype)
         return self.output(rows).float().unflatten(0, features.shape[:-1])
 
-    def new_cache(self, rows: int, length: int) -> StaticCache:
-        if self.spare and self.spare[-1].fits(rows, length):
+    def new_cache(self, rows: int, length: int, one_by_one: bool = True) -> StaticCache:
+        if one_by_one and self.spare and self.spare[-1].fits(rows, length):
             cache = self.spare.pop()
             cache.clear()
             return cache
         self.spare.clear()
-        cache = StaticCache(self.config, rows, length, self.like, captures(self.like.device))
+        captured = one_by_one and captures(self.like.device)
+        cache = StaticCache(self.config, rows, length, self.like, captured)
         if cache.captured:
             cache.graphs = PageGraphs(self.step, cache)
         return cache

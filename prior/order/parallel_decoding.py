@@ -7,10 +7,9 @@ import torch
 from torch import Tensor
 
 from wvq.tokenizer.blocks import padded_blocks
-from wvq.tokenizer.decided_there import may_ask
-from wvq.tokenizer.errors import NonFiniteError
 
 from ..decoder.any_model import Decoder
+from ..finite_scores import FiniteScores
 from ..truncation import draw_codes
 from .passes import pass_sizes, spread_order
 from .sequences import pairs
@@ -75,16 +74,14 @@ def draw_in_passes(
         for rows in padded_blocks(len(alike), block_size or min(at_once, len(alike)), tokens.device):
             images, sizes = alike[rows], pass_sizes(len(order) - count, num_passes)
             blocks.append(_Block(images, sizes, order, class_ids[images], null_class, tokens[images], decoder, drawing))
-    broken = torch.full((len(tokens),), tokens.shape[1], device=tokens.device)  # the first pass of each that was not
+    finite = FiniteScores(len(tokens), drawing.guided, tokens.device, "in pass {}".format)
     for number in range(max(len(block.sizes) for block in blocks)):
         with torch.inference_mode():  # not around the callback, whose tokens are ordinary tensors
             for block in blocks:
-                block.draw(number, tokens, draws, broken)
-        if may_ask(tokens.device):
-            _check(broken, tokens.shape[1], drawing.guided)
+                block.draw(number, tokens, draws, finite)
         if on_token:
             on_token(min(block.known for block in blocks) - 1, tokens.clone())
-    _check(broken, tokens.shape[1], drawing.guided)
+    finite.check()
     decoder.give_back(block.cache for block in blocks)
 
 
@@ -103,6 +100,7 @@ class _Block:
     ):  # fmt: skip
         self.images, self.sizes, self.decoder, self.drawing = images, sizes, decoder, drawing
         self.known = len(order) - sum(sizes)
+        self.scales = torch.tensor(drawing.scales, device=tokens.device)
         places = order.expand(len(images), -1)
         unknown = (tokens.gather(1, places) < 0).int()
         self.places = places.gather(1, unknown.argsort(dim=1, stable=True))  # first what is known, each in the order
@@ -112,21 +110,20 @@ class _Block:
             self.fed = self.fed.repeat(2, 1)
             self.fed[len(images) :, 0] = null_class
         with torch.inference_mode():
-            self.cache = decoder.new_cache(len(self.fed), 2 * len(order) + 1)
+            self.cache = decoder.new_cache(len(self.fed), 2 * len(order) + 1, one_by_one=False)
         self.kept = 0  # tokens in the cache
 
-    def draw(self, number: int, tokens: Tensor, draws: Tensor, broken: Tensor) -> None:
-        """Draw the codes of a pass into tokens (B, T); broken (B,) takes note of scores that are not finite."""
+    def draw(self, number: int, tokens: Tensor, draws: Tensor, finite: FiniteScores) -> None:
+        """Draw the codes of a pass into tokens (B, T), by draws (B, T), which may be where there is float64."""
         if number >= len(self.sizes):
             return
         rows, count = len(self.images), self.sizes[number]
         places = self.places[:, self.known : self.known + count]
         queries = (places + self.drawing.num_codes).repeat(len(self.fed) // rows, 1)
         scores = self.decoder.logits(self._guided(self._features(queries).unflatten(0, (-1, rows))))
-        bad = ~scores.isfinite().flatten(1).all(dim=1)
-        broken[self.images] = torch.where(bad, broken[self.images].clamp(max=number), broken[self.images])
-        scores = scores.masked_fill(bad[:, None, None], 0.0)  # else the draw would be no code
-        drawn = self._draw(scores, places, draws[self.images].gather(1, places))
+        scores = finite.checked(scores, self.images, number)
+        uniform = draws[self.images.to(draws.device)].gather(1, places.to(draws.device))
+        drawn = self._draw(scores, places, uniform)
         tokens[self.images[:, None], places] = drawn
         self.fed = drawn.repeat(len(self.fed) // rows, 1)
         self.known += count
@@ -148,10 +145,10 @@ class _Block:
 
     def _guided(self, features: Tensor) -> Tensor:
         """Mixtures (R, n, F) of those of the class and, with guidance, of the null class, (1 or 2, R, n, F)."""
-        scales = self.drawing.scales[self.known : self.known + features.shape[2]]
-        if all(scale == 1 for scale in scales):
+        drawn = slice(self.known, self.known + features.shape[2])
+        if all(scale == 1 for scale in self.drawing.scales[drawn]):
             return features[0]
-        scale = torch.tensor(scales, device=features.device)[:, None]
+        scale = self.scales[drawn, None]
         return torch.where(scale == 1, features[0], features[1] + scale * (features[0] - features[1]))
 
     def _draw(self, scores: Tensor, places: Tensor, draws: Tensor) -> Tensor:
@@ -163,12 +160,3 @@ class _Block:
             own.flatten(0, 1), draws.flatten(), how.temperature, how.top_k, how.top_p, how.min_p
         )  # fmt: skip
         return drawn.view_as(places) + turn * own.shape[2]
-
-
-def _check(broken: Tensor, none: int, guided: bool) -> None:
-    """Raises: NonFiniteError: naming the first pass and image with scores that are not finite; `none` where all are."""
-    if (first := int(broken.min())) < none:
-        raise NonFiniteError(
-            f"the scores of image {broken.tolist().index(first)} in pass {first} are not finite; "
-            f"try {'a lower guidance_scale, and ' * guided}whether all weights of the prior are finite"
-        )

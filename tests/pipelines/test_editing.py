@@ -180,7 +180,7 @@ def test_a_gpt2_pipeline_is_saved_and_loaded(tmp_path):
         (lambda p, i: sampled(p, torch.zeros(2, 3, dtype=torch.int64)), r"known_tokens has shape \(2, 3\)"),
         (lambda p, i: sampled(p, torch.zeros(3, 3)), r"known_tokens has shape \(3, 3\) and dtype torch.float32"),
         (lambda p, i: sampled(p, block_size=0), "block_size is 0; it must be at least 1"),
-        (lambda p, i: sample_tokens(p.prior, torch.tensor([0]), 16, 40), "num_codes is 40; the model's vocabulary"),
+        (lambda p, i: sample_tokens(p.prior, torch.tensor([0]), 16, 40), "num_codes is 40; this prior has 32"),
         (
             lambda p, i: sample_tokens(tiny_pipeline(num_classes=0).prior, torch.tensor([0]), 16, 32, guidance_scale=2),
             "guidance was asked of a prior without classes",

@@ -157,5 +157,5 @@ def test_what_does_not_fit_is_refused():
         PriorConfig(num_codes=CODES, num_tokens=TOKENS, scales=(1, 2))
     with torch.no_grad():
         prior.get_output_embeddings().weight[0, 0] = torch.nan
-    with pytest.raises(NonFiniteError, match="the scores of scale 1 are not finite"):
+    with pytest.raises(NonFiniteError, match="the scores of image 0 at scale 1 are not finite"):
         sample_scales(prior, LABELS, TOKENS, CODES)

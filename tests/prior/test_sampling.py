@@ -236,7 +236,7 @@ def test_scores_that_are_not_finite_are_named_where_they_are(prior):
 
 @pytest.mark.parametrize("scale", [1e39, 1e300])
 def test_guidance_too_large_for_float32_is_an_error(prior, scale):
-    with pytest.raises(NonFiniteError, match="at position 0 are not finite; try a guidance_scale below"):
+    with pytest.raises(NonFiniteError, match="at position 0 are not finite; try a lower guidance_scale"):
         draw(prior, [0, 1], guidance_scale=scale)
 
 
@@ -257,3 +257,34 @@ def test_tokens_are_ordinary_tensors(prior):
     prior.zero_grad()
     assert torch.equal(tokens, expected)  # what the callback did to its copies changed nothing
     assert not any(tensor.is_inference() for tensor in (tokens, *seen))
+
+
+def test_only_what_is_unknown_is_drawn_whatever_is_known_around_it(prior):
+    whole = draw(prior, [0, 1], temperature=0.0)
+    known, seen = whole.clone(), []
+    known[0, 2], known[1, 5:7] = -1, -1
+    options: dict[str, Any] = {"temperature": 0.0, "known_tokens": known}
+    again = draw(prior, [0, 1], on_token=lambda position, so_far: seen.append((position, so_far.shape[1])), **options)
+    assert seen == [(2, 3), (5, 6), (6, 7)]
+    assert torch.equal(again, whole)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_codes": CODES - 4}, "num_codes is 20; this prior has 24"),
+        ({"num_tokens": TOKENS + 1}, "num_tokens is 13; this prior has 12, and draws the first of them"),
+    ],
+)
+def test_other_counts_than_those_of_the_prior_are_refused(prior, changes, message):
+    counts: Any = {"num_tokens": TOKENS, "num_codes": CODES} | changes
+    with pytest.raises(InputError, match=message):
+        sample_tokens(prior, torch.tensor([0]), **counts)
+
+
+def test_a_model_that_does_not_say_its_codes_has_as_many_as_its_vocabulary_holds(prior):
+    foreign = copy.deepcopy(prior)
+    del foreign.config.num_codes
+    assert torch.equal(draw(foreign, [0], temperature=0.0), draw(prior, [0], temperature=0.0))
+    with pytest.raises(InputError, match="num_codes is 99; the model's vocabulary of 28 leaves room for 1 to 27"):
+        sample_tokens(foreign, torch.tensor([0]), TOKENS, 99)

@@ -24,13 +24,22 @@ OPTIONS: dict[str, Any] = {"guidance_scale": 2.0, "top_k": 9, "top_p": 0.9, "min
 
 @pytest.fixture(params=["llama", "gpt2"])
 def prior(request: pytest.FixtureRequest) -> PreTrainedModel:
+    return prior_of(request.param)
+
+
+def prior_of(architecture: Any, **options: Any) -> PreTrainedModel:
     torch.manual_seed(0)
-    size: Any = {"architecture": request.param, "hidden_size": 32, "num_layers": 2, "num_heads": 2}
-    model = build_prior(PriorConfig(num_codes=CODES, num_tokens=TOKENS, num_classes=3, **size)).eval()
+    size: Any = {"hidden_size": 32, "num_layers": 2, "num_heads": 2, **options}
+    counts = {"num_codes": CODES, "num_tokens": TOKENS, "num_classes": 3}
+    model = build_prior(PriorConfig(architecture=architecture, **counts, **size)).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter *= 6 if parameter.ndim == 2 else 1
     return model
+
+
+def free_order(architecture: str) -> Any:
+    return prior_of(architecture, token_order="random")
 
 
 def draw(model: PreTrainedModel, labels: Tensor = LABELS, **options: Any) -> Tensor:
@@ -79,6 +88,15 @@ def test_caches_and_graphs_are_used_again_in_the_next_call(prior):
         assert len(captures) == 3 * 2
 
 
+def test_passes_of_a_free_order_make_no_graphs(prior):
+    captures: list[Any] = []
+    free = free_order(prior.config.model_type)
+    expected = draw(free, num_passes=5)
+    with captured(lambda function, pool: captures.append(pool)):
+        assert torch.equal(draw(free, num_passes=5), expected)
+    assert not captures
+
+
 def test_a_step_is_compiled_once_for_each_page(prior):
     with captured(), torch.no_grad():
         decoder: Any = build_decoder(prior, CODES, 3)
@@ -108,6 +126,19 @@ def test_the_host_waits_for_nothing_between_the_first_token_and_the_last(prior):
     assert len(positions) == TOKENS
     assert positions[-1] == positions[0], waits[positions[0] : positions[-1]]
     assert torch.equal(tokens, draw(prior.to("cpu")))
+
+
+@pytest.mark.parametrize("float64", [True, False])
+def test_the_host_waits_for_nothing_between_the_first_pass_and_the_last(prior, float64):
+    passes: list[int] = []
+    free = free_order(prior.config.model_type)
+    expected = draw(free, num_passes=6)
+    with elsewhere(float64=float64) as device, counted_waits() as waits:
+        tokens = draw(free.to(device), num_passes=6, on_token=lambda known, so_far: passes.append(len(waits))).cpu()
+    assert torch.equal(tokens, expected)
+    assert len(passes) == 6
+    if float64:  # else draws lie on the CPU, and each is waited for
+        assert passes[-1] == passes[0], waits[passes[0] : passes[-1]]
 
 
 @pytest.mark.gpu

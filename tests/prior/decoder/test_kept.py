@@ -118,3 +118,16 @@ def test_nothing_is_kept_of_a_model_in_training_mode_or_one_that_is_called():
     other.get_input_embeddings().register_forward_hook(lambda *_: None)
     assert isinstance(kept_decoder(other, CODES, 3), ModelDecoder)
     assert other not in kept._kept
+
+
+def test_the_one_before_is_freed_before_the_next_is_built(monkeypatch: pytest.MonkeyPatch):
+    model, build, alive = prior(), kept.build_decoder, []
+    before = weakref.ref(kept_decoder(model, CODES, 3))
+
+    def watched(*arguments: Any) -> Any:
+        alive.append(before())
+        return build(*arguments)
+
+    monkeypatch.setattr(kept, "build_decoder", watched)
+    kept_decoder(model, CODES, 4)
+    assert alive == [None]
