@@ -209,13 +209,13 @@ def test_ray_tokenizes(code, photos):
     assert len(set(table["path"].to_pylist())) == table.num_rows == 100
 
 
-@snippet("ann/shoes-copy")
+@snippet("ann/photographs-copy")
 def test_parts_are_pushed_and_loaded_by_name(code, folder):
     with local_hub(folder / "cache") as hub:
-        tiny_pipeline().push_to_hub("ann/shoes")
+        tiny_pipeline().push_to_hub("ann/photographs")
         names: dict = {}
         exec(code, names)
-        assert hub.repositories["ann/shoes-copy"].private
+        assert hub.repositories["ann/photographs-copy"].private
     assert names["pipeline"].dtype == torch.float32
     assert names["tokenizer"].fingerprint == tiny_tokenizer().fingerprint
     assert torch.equal(names["prior"].lm_head.weight, tiny_prior().lm_head.weight)
@@ -226,7 +226,9 @@ def on_disk(folder, monkeypatch) -> Path:
     """A pipeline where its name on the hub would be a folder, and room for the code that diffusers copies."""
     monkeypatch.setattr("diffusers.utils.dynamic_modules_utils.HF_MODULES_CACHE", str(folder / "modules"))
     monkeypatch.syspath_prepend(str(folder))
-    tiny_pipeline().save_pretrained(folder / "ann" / "shoes")
+    own = tiny_pipeline()
+    named = ClassConditionalPipeline(own.tokenizer, own.prior, ("horse", "ship", "truck"))
+    named.save_pretrained(folder / "ann" / "photographs")
     return folder
 
 
