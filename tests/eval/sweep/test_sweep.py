@@ -24,6 +24,7 @@ from wvq.tokenizer.data.config import DataConfig
 from wvq.tokenizer.data.dataset import load_splits
 
 SCORES = ["precision", "is", "class-accuracy"]
+ONE = Grid(guidance_scale=(1.0,))
 
 
 class Counting(Tiny):
@@ -138,8 +139,28 @@ def test_what_is_finished_is_not_computed_again(config: Sweep, extractor: Counti
     assert len(results(config)["results"]) == 6, "those of the grid before stay"
 
 
+def test_guidance_is_what_is_swept_where_no_list_is_given(config: Sweep) -> None:
+    def swept(name: str, **changes: Any) -> list[tuple[float, float]]:
+        asked = replace(config, output_dir=f"{config.output_dir}-{name}", scores=[], **changes)
+        sweep_pipeline(asked)
+        settings = [each["setting"] for each in results(asked)["results"]]
+        return sorted((one["guidance_scale"], one["temperature"]) for one in settings)
+
+    assert swept("none", grid=Grid()) == [(1, 1), (1.25, 1), (1.5, 1), (2, 1), (3, 1)]
+    guided = SamplingOptions(guidance_scale=2.0)
+    assert swept("one", grid=Grid(temperature=(0.5, 1.0)), sampling=guided) == [(2, 0.5), (2, 1)]
+
+
+def test_an_option_is_a_list_or_the_same_in_all_settings(config: Sweep) -> None:
+    guided = SamplingOptions(guidance_scale=2.0)
+    with pytest.raises(InputError, match=r"guidance_scale is 2\.0 in sampling and \(1\.0, 3\.0\) in grid; give it in one"):
+        replace(config, sampling=guided)
+    with pytest.raises(InputError, match=r"2\.0 in sampling and \(1\.0, .* 3\.0\) in the grid that a sweep without lists has"):
+        replace(config, sampling=guided, grid=Grid())
+
+
 def test_test_images_are_looked_at_only_when_told(config: Sweep) -> None:
-    one = replace(config, grid=Grid(), scores=[])
+    one = replace(config, grid=ONE, scores=[])
     sweep_pipeline(one)
     told = replace(one, split="evaluation", output_dir=config.output_dir + "-evaluation")
     sweep_pipeline(told)
@@ -151,7 +172,7 @@ def test_test_images_are_looked_at_only_when_told(config: Sweep) -> None:
 
 
 def test_a_folder_of_something_else_is_refused(config: Sweep, extractor: Counting, tmp_path: Path) -> None:
-    sweep_pipeline(replace(config, grid=Grid()))
+    sweep_pipeline(replace(config, grid=ONE))
     extractor.seen = 0
     for changes, name in (
         ({"sampling": SamplingOptions(seed=5)}, "seed = 4, this one has 5"),
