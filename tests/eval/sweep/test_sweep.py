@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image
 from tiny_evaluations import Tiny, tiny_pipeline_folder
+from tiny_pipelines import tiny_pipeline
 
 from wvq.eval import extract_features, score_features
 from wvq.eval.features.samples import sample_features
@@ -153,9 +154,13 @@ def test_guidance_is_what_is_swept_where_no_list_is_given(config: Sweep) -> None
 
 def test_an_option_is_a_list_or_the_same_in_all_settings(config: Sweep) -> None:
     guided = SamplingOptions(guidance_scale=2.0)
-    with pytest.raises(InputError, match=r"guidance_scale is 2\.0 in sampling and \(1\.0, 3\.0\) in grid; give it in one"):
+    with pytest.raises(
+        InputError, match=r"guidance_scale is 2\.0 in sampling and \(1\.0, 3\.0\) in grid; give it in one"
+    ):
         replace(config, sampling=guided)
-    with pytest.raises(InputError, match=r"2\.0 in sampling and \(1\.0, .* 3\.0\) in the grid that a sweep without lists has"):
+    with pytest.raises(
+        InputError, match=r"2\.0 in sampling and \(1\.0, .* 3\.0\) in the grid that a sweep without lists has"
+    ):
         replace(config, sampling=guided, grid=Grid())
 
 
@@ -197,5 +202,22 @@ def test_bad_options_are_refused_before_a_pass(config: Sweep, extractor: Countin
     reference: Any = None
     with pytest.raises(InputError, match=r"settings have the seeds \[0, 1\]"):
         next(sweep(pipeline, reference, extractor, [SamplingOptions(), SamplingOptions(seed=1)], 30))
+    for changes, message in (
+        ({"grid": Grid(num_passes=(0, 8))}, "num_passes is 8; a prior of raster order draws a token in each pass, 49"),
+        ({"sampling": SamplingOptions(guidance_interval=(0, 50))}, r"guidance_interval is \(0, 50\); valid are .* 49"),
+    ):
+        with pytest.raises(InputError, match=message):
+            sweep_pipeline(replace(config, **changes))
     assert extractor.seen == 0
     assert not Path(config.output_dir).exists()
+
+
+def test_a_prior_without_classes_is_swept_without_guidance(config: Sweep, extractor: Counting, tmp_path: Path) -> None:
+    tiny_pipeline(num_classes=0, image_size=28).save_pretrained(tmp_path / "plain")
+    plain = replace(config, pipeline=str(tmp_path / "plain"), grid=Grid(), scores=[])
+    with pytest.raises(InputError, match="guidance was asked of a prior without classes"):
+        sweep_pipeline(replace(plain, grid=config.grid))
+    assert extractor.seen == 0
+    assert not Path(plain.output_dir).exists()
+    sweep_pipeline(plain)
+    assert [each["setting"]["guidance_scale"] for each in results(plain)["results"]] == [1]
