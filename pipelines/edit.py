@@ -116,8 +116,8 @@ def _drawn(
     **options: Any,
 ) -> ImagePipelineOutput:
     """The results of one image that have these numbers."""
-    copies = given.pixels.expand(len(numbers), -1, -1, -1)
-    return pipeline.inpaint(copies, given.hidden[0], class_labels, **options)
+    options["num_images_per_label"] = len(numbers)
+    return pipeline.inpaint(given.pixels, given.hidden, class_labels and class_labels[:1], **options)
 
 
 def _read(option: str, path: str) -> Image.Image:

@@ -40,8 +40,11 @@ class MaskedImages:
         return type(self)(self.pixels.to(device), self.hidden.to(device))
 
     def around(self, drawn: Tensor) -> Tensor:
-        """Images that were drawn, uint8 (N, C, H, W), with the given pixels pasted over them."""
-        return torch.where(self.hidden[:, None], drawn, self.pixels)
+        """Images that were drawn, uint8 (N * n, C, H, W), n of each one after another, with the given pixels pasted
+        over them."""
+        each = len(drawn) // len(self.pixels)
+        hidden, pixels = (part.repeat_interleave(each, dim=0) for part in (self.hidden, self.pixels))
+        return torch.where(hidden[:, None], drawn, pixels)
 
 
 def masked_images(images: Images, masks: Masks, config: TokenizerConfig) -> MaskedImages:

@@ -53,6 +53,16 @@ def test_results_are_the_pipelines_and_the_sheet_shows_them(folder: Path):
     assert (about["mask"], about["seed"], about["labels"], about["class_names"][2]) == ("mask.png", 5, [2] * 3, "Bag")
 
 
+def test_a_prior_without_classes_draws_as_many(folder: Path):
+    plain = tiny_pipeline(num_classes=0)
+    plain.save_pretrained("plain")
+    out = edit(Edit(**ASKED | {"pipeline": "plain", "class_label": None}, rows=7, batch_size=2))
+    generators = [image_generator(0, number) for number in range(3)]
+    expected = plain.complete([Image.open("photo.png")] * 3, 7, generator=generators).images
+    written = [Image.open(path) for path in sorted((out / "images").iterdir())]
+    assert [image.tobytes() for image in written] == [image.tobytes() for image in expected]
+
+
 def test_the_command_line_has_the_three_ways_to_say_what_is_drawn():
     plain = ["--pipeline", "pipe", "--image", "photo.png"]
     config = parse("edit", [*plain, "--box", "2,3,9,12", "--num-images=3", "--top-p=0.9"])
