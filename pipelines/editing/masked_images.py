@@ -19,7 +19,7 @@ from ..base import Images, sized_picture
 Masks = Tensor | Image.Image | Sequence[Image.Image]
 """What is to be drawn: bool (H, W) or (N, H, W), true there, or PIL masks (mode 1 or L), white there."""
 
-_WHITE = 128  # and above
+WHITE = 128  # and above: the greys of a mask that are drawn
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def _cropped_mask(mask: Image.Image, size: tuple[int, int], config: TokenizerCon
         raise InputError(f"mask has size {mask.size} and mode {mask.mode}; it must be {size}, of mode 1 or L")
     if mask.has_transparency_data:
         raise InputError("mask has a transparent colour, which says neither keep nor draw; give one without")
-    return sized_picture(mask, crop_shape(*size, config.image_size), 1)[0] >= _WHITE
+    return sized_picture(mask, crop_shape(*size, config.image_size), 1)[0] >= WHITE
 
 
 def _touched(mask: Tensor, size: tuple[int, int]) -> Tensor:
@@ -147,7 +147,7 @@ def _filled(images: Tensor, hidden: Tensor) -> Tensor:
     filled = images.clone()
     for image, mask in zip(filled, hidden, strict=True):
         if mask.all():
-            image.fill_(_WHITE)
+            image.fill_(WHITE)
         elif mask.any():
             nearest = distance_transform_edt(mask.numpy(), return_distances=False, return_indices=True)
             rows, columns = torch.from_numpy(nearest).long()
