@@ -94,6 +94,12 @@ class Sampling(SamplingOptions):
         expand_home(self, "pipeline", "output_dir")
         check_range(self, "num_images", least=0)
         check_range(self, "num_images_per_class", "part_size", least=1)
+        unused, instead = ("format", "part_size"), "which large sets alone have; give num_images as well"
+        if self.num_images:
+            unused, instead = ("num_images_per_class",), f"and num_images is {self.num_images}; give one of them"
+        for name in unused:
+            if (value := getattr(self, name)) != getattr(Sampling, name):
+                raise InputError(f"{name} is {value}, {instead}")
 
 
 def check_options(pipeline: ClassConditionalPipeline, labels: Tensor, options: SamplingOptions) -> None:
