@@ -137,6 +137,8 @@ def test_likelihood_counts_the_same_bits_over_tokens_and_over_pixels(pipeline, i
     pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
     assert torch.equal(pipeline.likelihood(pictures, [0, 1, 2])["bits_per_token"], bits["bits_per_token"])
     assert pipeline.likelihood(pictures[1].resize((40, 50)), [1])["bits_per_pixel"].shape == (1,)
+    with pytest.raises(InputError, match="images has one of type Tensor; give a uint8 tensor"):
+        pipeline.likelihood(list(images), [0, 1, 2])
     for nothing in (images[:0], []):
         with pytest.raises(InputError, match="images is empty; give at least one"):
             pipeline.likelihood(nothing, [])

@@ -123,7 +123,7 @@ def test_masks_are_white_where_to_draw_and_of_two_modes():
     binary = hole(2, 3, 5, 9)
     grey = Image.new("L", (SIZE, SIZE), 127)
     grey.paste(128, (2, 3, 5, 9))
-    for mask in (binary, grey, [binary, grey], expected, expected.expand(2, -1, -1)):
+    for mask in (binary, grey, [binary, grey], expected, expected.expand(2, -1, -1), [expected] * 2):
         assert torch.equal(masked_images(images, mask, TOKENIZER).hidden, expected.expand(2, -1, -1))
 
 
@@ -145,7 +145,7 @@ def test_given_pixels_are_pasted_over_what_was_drawn():
     assert torch.equal(pasted, images)
 
 
-IMAGES, MASK = noise(2, 3, SIZE, SIZE), hole(0, 0, 4, 4)
+IMAGES, MASK, BOOL = noise(2, 3, SIZE, SIZE), hole(0, 0, 4, 4), torch.ones(SIZE, SIZE, dtype=torch.bool)
 REFUSED: list[tuple[Any, Any, str]] = [
     (IMAGES.float(), MASK, r"images have dtype torch.float32 and shape \(2, 3, 16, 16\); give uint8 \(N, 3, 16, 16\)"),
     (IMAGES[:, :, :8], MASK, r"images have dtype torch.uint8 and shape \(2, 3, 8, 16\)"),
@@ -161,6 +161,14 @@ REFUSED: list[tuple[Any, Any, str]] = [
     (picture(20, 30), MASK, r"mask has size \(16, 16\)"),
     (picture(20, 30), torch.zeros(30, 20, dtype=torch.bool), r"mask has shape \(30, 20\)"),
     (Image.new("F", (16, 16)), MASK, "an image cannot be used: floating-point pixels"),
+    (list(IMAGES), MASK, r"images has one of type Tensor; give a uint8 tensor \(N, C, H, W\), or PIL images"),
+    (IMAGES.numpy(), MASK, "images has one of type ndarray; give a uint8 tensor"),
+    (IMAGES, BOOL.numpy(), "mask is of type ndarray; give a bool tensor or PIL masks"),
+    (IMAGES, None, "mask is of type NoneType; give a bool tensor or PIL masks"),
+    (IMAGES, [BOOL.numpy()] * 2, "mask has one of type ndarray; give a bool tensor or PIL masks"),
+    (IMAGES, [BOOL, BOOL[:8]], r"mask has shape \(8, 16\) and dtype torch.bool; it must be bool \(16, 16\)"),
+    (IMAGES, [BOOL.byte()] * 2, r"mask has shape \(16, 16\) and dtype torch.uint8; it must be bool \(16, 16\)"),
+    (picture(20, 30), [BOOL.float()], r"mask has shape \(16, 16\) and dtype torch.float32; it must be bool"),
 ]
 
 
