@@ -53,7 +53,7 @@ class EditingPipeline(Pipeline, ABC):
 
         Args:
             images: uint8 (N, C, H, W) of the tokenizer's size, or PIL images of any size and mode, which get the crop
-                and resize of training.
+                and resize of training, what is hidden being filled before.
             mask: what to draw, for all images or for each: bool (H, W) or (N, H, W) of the tokenizer's size, true
                 there, or PIL masks (mode 1 or L) of the images' size, white there.
             class_labels: one per image; None for a prior without classes.

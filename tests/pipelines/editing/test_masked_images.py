@@ -67,6 +67,19 @@ def test_a_large_picture_shows_nothing_of_what_is_hidden_of_it():
     assert torch.equal(outside[0, :, far], plain[0, :, far])
 
 
+@pytest.mark.parametrize("side", [40, 14])
+def test_kept_pixels_are_those_of_training_but_where_these_would_show_what_is_hidden(side: int):
+    large = picture(side, side)
+    mask = hole(side // 4, side // 4, side // 2, side // 2, large.size)
+    left = masked_images(large, mask, TOKENIZER)
+    plain = sized_picture(large, SIZE, 3)
+    others = [Image.composite(picture(side, side, seed=seed), large, mask) for seed in range(1, 6)]
+    shows = torch.stack([sized_picture(other, SIZE, 3) != plain for other in others]).any(dim=0).any(dim=0)
+    kept = ~left.hidden[0]
+    assert torch.equal(left.pixels[0, :, kept & ~shows], plain[:, kept & ~shows])
+    assert (kept & shows).any()
+
+
 def test_rectangles_are_cropped_with_their_masks():
     config = replace(TOKENIZER, image_size=(16, 24))
     large, mask = (
