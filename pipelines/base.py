@@ -172,6 +172,22 @@ def sized_picture(picture: Image.Image, image_size: ImageSize, channels: int) ->
         raise InputError(f"an image cannot be used: {error}") from error
 
 
+def given_pictures(images: Image.Image | Sequence[Image.Image]) -> list[Image.Image]:
+    """PIL images that are given, one or several.
+
+    Raises:
+        InputError: for none, and for anything else.
+    """
+    pictures = list(images) if isinstance(images, Sequence) else [images]
+    if not pictures:
+        raise InputError("images is empty; give at least one")
+    for picture in pictures:
+        if not isinstance(picture, Image.Image):
+            kind = type(picture).__name__
+            raise InputError(f"images has one of type {kind}; give a uint8 tensor (N, C, H, W), or PIL images")
+    return pictures
+
+
 def given_pixels(images: Images, config: TokenizerConfig) -> Tensor:
     """Images that are given, as uint8 (N, C, H, W); PIL images with the crop and resize of training.
 
@@ -181,9 +197,7 @@ def given_pixels(images: Images, config: TokenizerConfig) -> Tensor:
         InputError: for no picture, tensors of another type, and pictures without a faithful 8-bit form.
     """
     if not isinstance(images, Tensor):
-        pictures = [images] if isinstance(images, Image.Image) else list(images)
-        if not pictures:
-            raise InputError("images is empty; give at least one")
+        pictures = given_pictures(images)
         images = torch.stack([sized_picture(p, config.image_size, config.channels) for p in pictures])
     if images.dtype != torch.uint8:
         raise InputError(f"images have dtype {images.dtype}; tensors must be uint8, 0 to 255")

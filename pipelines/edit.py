@@ -21,7 +21,7 @@ from wvq.tokenizer.storage.untrusted import expand_home
 
 from .base import ImagePipelineOutput, sized_picture, to_pil
 from .class_conditional import ClassConditionalPipeline
-from .editing.masked_images import MaskedImages, masked_images
+from .editing.masked_images import WHITE, MaskedImages, masked_images
 from .editing.masks import below, outside
 from .generation import SamplingOptions, sample_images
 from .processes import this_device, this_process
@@ -60,8 +60,8 @@ def edit(config: Edit) -> Path:
     Of several processes the first one works. A collective call.
 
     Raises:
-        InputError: for a pipeline, a picture or a mask that cannot be used, a class that does not exist, or an output
-            folder that holds anything else.
+        InputError: for a pipeline, a picture or a mask that cannot be used, a mask, rows or a box that leave nothing to
+            draw, a class that does not exist, or an output folder that holds anything else.
     """
     this_process()
     return on_first_process(partial(_edit, config))
@@ -78,7 +78,10 @@ def _edit(config: Edit) -> Path:
     pipeline = ClassConditionalPipeline.from_pretrained(config.pipeline)
     pipeline.to(this_device())
     sizes = pipeline.tokenizer.config
-    given = masked_images(picture, _mask(config, sizes.image_size), sizes)
+    mask = _mask(config, sizes.image_size)
+    given = masked_images(picture, mask, sizes)
+    if not given.hidden.any():
+        raise InputError(_why_nothing_is_drawn(config, mask))
     labels = pipeline.labels_of(config.class_label).expand(config.num_images)
     drawn = partial(_drawn, pipeline, given)
     images = torch.cat([some.cpu() for some in sample_images(pipeline, labels, config, draw=drawn)])
@@ -108,6 +111,17 @@ def _mask(config: Edit, image_size: ImageSize) -> Tensor | Image.Image:
     return mask.convert("L") if mask.mode in ("P", "RGB") else mask  # transparency has no agreed meaning
 
 
+def _why_nothing_is_drawn(config: Edit, mask: Tensor | Image.Image) -> str:
+    if isinstance(mask, Image.Image):
+        return (
+            f"mask {config.mask} hides nothing: its highest grey value is {mask.getextrema()[1]}; "
+            f"what is to be drawn must be white, {WHITE} and above, and in what the crop of training keeps"
+        )
+    if config.rows is not None:
+        return f"rows is {config.rows}, all that the pipeline's images have; keep fewer, so that some are drawn"
+    return f"box is {config.box}, all of the pipeline's images; keep less, so that something is drawn"
+
+
 def _drawn(
     pipeline: ClassConditionalPipeline,
     given: MaskedImages,
@@ -116,8 +130,8 @@ def _drawn(
     **options: Any,
 ) -> ImagePipelineOutput:
     """The results of one image that have these numbers."""
-    copies = given.pixels.expand(len(numbers), -1, -1, -1)
-    return pipeline.inpaint(copies, given.hidden[0], class_labels, **options)
+    options["num_images_per_label"] = len(numbers)
+    return pipeline.inpaint(given.pixels, given.hidden, class_labels and class_labels[:1], **options)
 
 
 def _read(option: str, path: str) -> Image.Image:

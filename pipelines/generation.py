@@ -12,8 +12,8 @@ from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor
 from tqdm import tqdm
 
-from wvq.prior.guidance import GuidanceSchedule
-from wvq.prior.sampling import check_sampling
+from wvq.prior.guidance import GuidanceSchedule, guidance_scales
+from wvq.prior.sampling import check_passes, check_sampling, check_vocabulary
 from wvq.tokenizer import InputError
 from wvq.tokenizer.blocks import full_block_size
 from wvq.tokenizer.errors import check_range
@@ -94,6 +94,24 @@ class Sampling(SamplingOptions):
         expand_home(self, "pipeline", "output_dir")
         check_range(self, "num_images", least=0)
         check_range(self, "num_images_per_class", "part_size", least=1)
+        unused, instead = ("format", "part_size"), "which large sets alone have; give num_images as well"
+        if self.num_images:
+            unused, instead = ("num_images_per_class",), f"and num_images is {self.num_images}; give one of them"
+        for name in unused:
+            if (value := getattr(self, name)) != getattr(Sampling, name):
+                raise InputError(f"{name} is {value}, {instead}")
+
+
+def check_options(pipeline: ClassConditionalPipeline, labels: Tensor, options: SamplingOptions) -> None:
+    """Check, before anything is drawn, that a pipeline can draw images of labels (N,) with these options.
+
+    Raises:
+        InputError: for passes, guidance or labels that are not the prior's.
+    """
+    config, interval = pipeline.tokenizer.config, options.guidance_interval
+    check_passes(pipeline.prior, config.num_tokens, options.num_passes or None)
+    scales = guidance_scales(options.guidance_scale, config.num_tokens, options.guidance_schedule, interval)
+    check_vocabulary(pipeline.prior, labels, config.num_codes, guided=any(scale != 1 for scale in scales))
 
 
 def sample_images(

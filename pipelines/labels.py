@@ -28,8 +28,8 @@ def labels_of(given: ClassLabels, class_names: Sequence[str], num_classes: int) 
         num_classes: of the prior.
 
     Raises:
-        InputError: for a class that does not exist (near matches are suggested) and for what is neither a whole number
-            nor a name.
+        InputError: for a class that does not exist (near matches are suggested), for a name that several classes have,
+            and for what is neither a whole number nor a name.
     """
     values = given.tolist() if isinstance(given, Tensor | np.ndarray) else given
     if isinstance(values, str | SupportsIndex) or not isinstance(values, Iterable):
@@ -55,8 +55,13 @@ def names_in_index(index: Mapping[str, Any]) -> list[str]:
 
 
 def _label_of(given: Any, names: Sequence[str], num_classes: int) -> int:
-    if isinstance(given, str) and (composed := _composed(given)) in (known := [*map(_composed, names)]):
-        return known.index(composed)
+    if isinstance(given, str):
+        composed = _composed(given)
+        named = [label for label, name in enumerate(names) if _composed(name) == composed]
+        if len(named) > 1:
+            raise InputError(f"class '{given}' is ambiguous: classes {' and '.join(map(str, named))}; give the number")
+        if named:
+            return named[0]
     if isinstance(given, str) and not given.removeprefix("-").isdecimal():
         near = difflib.get_close_matches(given, names, n=3, cutoff=0.4)
         hint = f"did you mean {', '.join(near)}?" if near else f"valid are {', '.join(names) or 'none'}"

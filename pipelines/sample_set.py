@@ -13,8 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from wvq.prior.guidance import guidance_scales
-from wvq.prior.sampling import check_passes, check_vocabulary
 from wvq.tokenizer import InputError
 from wvq.tokenizer.data.shard_files import CLASS_NAMES_FILE
 from wvq.tokenizer.progress import progress_bar
@@ -25,7 +23,7 @@ from wvq.tokenizer.storage.untrusted import read_json
 
 from .base import to_pil
 from .class_conditional import ClassConditionalPipeline
-from .generation import Sampling, sample_images
+from .generation import Sampling, check_options, sample_images
 from .processes import this_process
 from .training.saved_config import first_difference
 
@@ -48,11 +46,8 @@ def sample_set(pipeline: ClassConditionalPipeline, labels: torch.Tensor, config:
         InputError: if the folder holds samples of other options, and for options that are not the prior's; then nothing
             is written.
     """
-    folder, num_tokens = Path(config.output_dir), pipeline.tokenizer.config.num_tokens
-    check_passes(pipeline.prior, num_tokens, config.num_passes or None)
-    scales = guidance_scales(config.guidance_scale, num_tokens, config.guidance_schedule, config.guidance_interval)
-    guided = any(scale != 1 for scale in scales)
-    check_vocabulary(pipeline.prior, labels, pipeline.tokenizer.config.num_codes, guided)
+    folder = Path(config.output_dir)
+    check_options(pipeline, labels, config)
     about = {key: value for key, value in asdict(config).items() if key not in _RUNNING}
     about |= {"tokenizer": pipeline.tokenizer.fingerprint, "prior": state_sha256(pipeline.prior)}
     about |= {"labels": labels.tolist(), "class_names": list(pipeline.class_names)}

@@ -143,6 +143,7 @@ def _inpaint(
     labels: Any,
     **options: Any,
 ) -> ImagePipelineOutput:
+    options["num_images_per_label"] = 1  # without classes as well: each number has an image of its own
     return pipeline.inpaint(images[list(numbers)], hole, labels, **options)
 
 

@@ -24,6 +24,9 @@ from .folder import RESULTS_FILE, Yardstick, sweep_in_folder
 from .grid import Grid, SweepOptions, option_text, sampling_arguments, varied_options
 from .scoring import ScoredSetting
 
+_GUIDANCE = Grid(guidance_scale=(1.0, 1.25, 1.5, 2.0, 3.0))
+_NO_GUIDANCE = Grid(guidance_scale=(1.0,))  # all that a prior without classes takes
+
 
 @dataclass(frozen=True)
 class Sweep(SweepOptions):
@@ -33,8 +36,9 @@ class Sweep(SweepOptions):
     """Folder or hub repository of the pipeline."""
     output_dir: str = "runs/sweep"
     """Where sweep.json and sweep.png go."""
-    grid: Grid = field(default_factory=lambda: Grid(guidance_scale=(1.0, 1.25, 1.5, 2.0, 3.0)))
-    """Lists of values of sampling options; every combination is a setting."""
+    grid: Grid = field(default_factory=Grid)
+    """Lists of values of sampling options; every combination is a setting. Without any: guidance scales of 1, 1.25,
+    1.5, 2 and 3, or 1 for a prior without classes."""
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     """The options that have no list, and the seed, which all settings share."""
     data: DataConfig = field(default_factory=DataConfig)
@@ -57,6 +61,11 @@ class Sweep(SweepOptions):
         unknown = [name for name in self.scores if name not in FEATURE_SCORES]
         if unknown:
             raise InputError(f"scores has {unknown[0]}; valid are {', '.join(FEATURE_SCORES)}")
+        for name, values in vars(self.grid if self.grid.given else _GUIDANCE).items():
+            own = getattr(self.sampling, name)
+            if values and own != getattr(SamplingOptions, name):
+                lists = "grid" if self.grid.given else "the grid that a sweep without lists has"
+                raise InputError(f"{name} is {own} in sampling and {values} in {lists}; give it in one of them")
 
 
 def sweep_pipeline(config: Sweep) -> str | None:
@@ -80,7 +89,9 @@ def sweep_pipeline(config: Sweep) -> str | None:
         config.allow_few_images,
         Chunks(folder / "features"),
     )
-    results = sweep_in_folder(folder, pipeline, config.grid.settings(config.sampling), yardstick)
+    default = _GUIDANCE if pipeline.prior.config.num_classes else _NO_GUIDANCE
+    grid = config.grid if config.grid.given else default
+    results = sweep_in_folder(folder, pipeline, grid.settings(config.sampling), yardstick)
     if not state.is_main_process:
         return None
     yardstick.chunks.clear()

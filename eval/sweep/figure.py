@@ -25,8 +25,8 @@ def sweep_figure(results: Sequence[ScoredSetting]) -> bytes:
     for each in sorted(results, key=lambda each: [_order(getattr(each.setting, name)) for name in others]):
         lines[in_words(each.setting, others)].append(each)
     figure, axes = quiet_figure(7.6 if others else 5.3, max(3.4, 0.24 * len(lines) + 1))
-    places = sorted({getattr(each.setting, along) for each in results})
-    numeric = not any(isinstance(place, str) for place in places)
+    places = sorted({getattr(each.setting, along) for each in results}, key=_order)
+    numeric = all(isinstance(place, int | float) and not isinstance(place, bool) for place in places)
     styles = zip(cycle(PALETTE), cycle(_MARKERS), (d for d in cycle(SEED_DASHES) for _ in PALETTE), strict=False)
     position = {place: place if numeric else number for number, place in enumerate(places)}
     for (label, line), (color, marker, dashes) in zip(lines.items(), styles, strict=False):
@@ -49,6 +49,8 @@ def sweep_figure(results: Sequence[ScoredSetting]) -> bytes:
     return content.getvalue()
 
 
-def _order(value: Any) -> tuple[float, str]:
-    """By which values of an option are sorted: numbers as such, before them what is none."""
-    return (value, "") if isinstance(value, int | float) else (-1.0, str(value))
+def _order(value: Any) -> tuple[int, Any]:
+    """By which values of an option are sorted, of whatever types: None, words, numbers, intervals."""
+    types = (type(None), str, int | float, tuple)
+    rank = next(rank for rank, one in enumerate(types) if isinstance(value, one))
+    return rank, 0 if value is None else value

@@ -26,7 +26,7 @@ from ..features.reference import check_same_images
 from ..frechet_metric import check_enough_images
 from ..perturbation import SomeImages
 from .grid import in_words, setting_values, varied_options
-from .scoring import ScoredSetting, sweep
+from .scoring import ScoredSetting, check_settings, sweep
 
 RESULTS_FILE = "sweep.json"
 _PLACE = frozenset({"reference.source"})  # where the images lie; their fingerprint says which they are
@@ -94,6 +94,7 @@ def sweep_in_folder(
     Raises:
         InputError: if the folder holds a sweep of anything else but other settings, or other files; as `sweep`.
     """
+    check_settings(pipeline, settings)
     config = pipeline.tokenizer.config
     check_same_images(
         yardstick.images.description, {"image_size": size_in_json(config.image_size), "channels": config.channels}

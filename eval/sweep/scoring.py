@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from wvq.pipelines import ClassConditionalPipeline
-from wvq.pipelines.generation import SamplingOptions
+from wvq.pipelines.generation import SamplingOptions, check_options
 from wvq.tokenizer.distributed import on_first_process
 from wvq.tokenizer.errors import InputError
 
@@ -31,6 +31,15 @@ class ScoredSetting:
     def distance(self) -> float:
         """The Fréchet distance, by which settings are ranked: the lower, the better."""
         return self.scores["fid"]["value"]
+
+
+def check_settings(pipeline: ClassConditionalPipeline, settings: Sequence[SamplingOptions]) -> None:
+    """Raises: InputError: unless settings have one seed, and the pipeline can be sampled with each of them."""
+    if len(seeds := {setting.seed for setting in settings}) > 1:
+        raise InputError(f"settings have the seeds {sorted(seeds)}; one for all of them makes them comparable")
+    classes = pipeline.labels_of([*range(pipeline.prior.config.num_classes)] or None)
+    for setting in settings:
+        check_options(pipeline, classes, setting)
 
 
 def sweep(
@@ -59,10 +68,9 @@ def sweep(
         chunks: where features are kept, for processes to share the work and for another start to go on with it.
 
     Raises:
-        InputError: for settings of several seeds, and as `score_features`.
+        InputError: as `check_settings` and `score_features`.
     """
-    if len(seeds := {setting.seed for setting in settings}) > 1:
-        raise InputError(f"settings have the seeds {sorted(seeds)}; one for all of them makes them comparable")
+    check_settings(pipeline, settings)
     names = list(dict.fromkeys(["fid", *scores]))
     counts = {"generated": num_generated, "reference": len(reference)}
     check_enough_images(counts, extractor.num_features, allow_few_images)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -14,12 +14,13 @@ from torch import Tensor
 from wvq.tokenizer import InputError, TokenizerConfig
 from wvq.tokenizer.data.decoding import crop_shape
 
-from ..base import Images, sized_picture
+from ..base import Images, given_pictures, sized_picture
 
-Masks = Tensor | Image.Image | Sequence[Image.Image]
-"""What is to be drawn: bool (H, W) or (N, H, W), true there, or PIL masks (mode 1 or L), white there."""
+Masks = Tensor | Image.Image | Sequence[Tensor | Image.Image]
+"""What is to be drawn: bool (H, W) or (N, H, W), true there, or PIL masks (mode 1 or L), white there; or a list, one
+for each image."""
 
-_WHITE = 128  # and above
+WHITE = 128  # and above: the greys of a mask that are drawn
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,11 @@ class MaskedImages:
         return type(self)(self.pixels.to(device), self.hidden.to(device))
 
     def around(self, drawn: Tensor) -> Tensor:
-        """Images that were drawn, uint8 (N, C, H, W), with the given pixels pasted over them."""
-        return torch.where(self.hidden[:, None], drawn, self.pixels)
+        """Images that were drawn, uint8 (N * n, C, H, W), n of each one after another, with the given pixels pasted
+        over them."""
+        each = len(drawn) // len(self.pixels)
+        hidden, pixels = (part.repeat_interleave(each, dim=0) for part in (self.hidden, self.pixels))
+        return torch.where(hidden[:, None], drawn, pixels)
 
 
 def masked_images(images: Images, masks: Masks, config: TokenizerConfig) -> MaskedImages:
@@ -65,9 +69,7 @@ def masked_images(images: Images, masks: Masks, config: TokenizerConfig) -> Mask
         _check_images(images, config)
         hidden = torch.stack(_masks_of_tensors(masks, len(images), config)).cpu()
         return MaskedImages(_filled(images.cpu(), hidden), hidden)
-    pictures = [images] if isinstance(images, Image.Image) else list(images)
-    if not pictures:
-        raise InputError("images is empty; give at least one")
+    pictures = given_pictures(images)
     given = _each(masks, len(pictures), config)
     pairs = [_squares(*pair, config) for pair in zip(pictures, given, strict=True)]
     pixels, hidden = (torch.stack(parts) for parts in zip(*pairs, strict=True))
@@ -97,20 +99,31 @@ def _masks_of_tensors(masks: Masks, count: int, config: TokenizerConfig) -> list
     return [mask if isinstance(mask, Tensor) else _cropped_mask(mask, size, config) for mask in each]
 
 
-def _each(masks: Masks, count: int, config: TokenizerConfig) -> list[Tensor] | list[Image.Image]:
+def _each(masks: Masks, count: int, config: TokenizerConfig) -> Sequence[Tensor | Image.Image]:
     """A mask for each of `count` images; tensors are of the tokenizer's size."""
     size = config.image_shape[1:]
+    if isinstance(masks, Image.Image):
+        return [masks] * count
     if isinstance(masks, Tensor):
-        if masks.dtype != torch.bool or tuple(masks.shape) not in (size, (count, *size)):
-            raise InputError(
-                f"mask has shape {tuple(masks.shape)} and dtype {masks.dtype}; "
-                f"it must be bool {size} or {(count, *size)}"
-            )
+        _check_mask(masks, size, (count, *size))
         return list(masks.expand(count, *size))
-    given = [masks] * count if isinstance(masks, Image.Image) else list(masks)
-    if len(given) != count:
-        raise InputError(f"there are {len(given)} masks for {count} images; give one for all, or one for each")
-    return given
+    if not isinstance(masks, Sequence):
+        raise InputError(f"mask is of type {type(masks).__name__}; give a bool tensor or PIL masks")
+    if len(masks) != count:
+        raise InputError(f"there are {len(masks)} masks for {count} images; give one for all, or one for each")
+    for mask in masks:
+        if not isinstance(mask, Image.Image):
+            _check_mask(mask, size)
+    return masks
+
+
+def _check_mask(mask: Any, *shapes: tuple[int, ...]) -> None:
+    """Raises: InputError: unless a mask that is no PIL image is a bool tensor of one of these shapes."""
+    if not isinstance(mask, Tensor):
+        raise InputError(f"mask has one of type {type(mask).__name__}; give a bool tensor or PIL masks")
+    if mask.dtype != torch.bool or tuple(mask.shape) not in shapes:
+        valid = " or ".join(map(str, shapes))
+        raise InputError(f"mask has shape {tuple(mask.shape)} and dtype {mask.dtype}; it must be bool {valid}")
 
 
 def _cropped_mask(mask: Image.Image, size: tuple[int, int], config: TokenizerConfig) -> Tensor:
@@ -119,7 +132,7 @@ def _cropped_mask(mask: Image.Image, size: tuple[int, int], config: TokenizerCon
         raise InputError(f"mask has size {mask.size} and mode {mask.mode}; it must be {size}, of mode 1 or L")
     if mask.has_transparency_data:
         raise InputError("mask has a transparent colour, which says neither keep nor draw; give one without")
-    return sized_picture(mask, crop_shape(*size, config.image_size), 1)[0] >= _WHITE
+    return sized_picture(mask, crop_shape(*size, config.image_size), 1)[0] >= WHITE
 
 
 def _touched(mask: Tensor, size: tuple[int, int]) -> Tensor:
@@ -144,7 +157,7 @@ def _filled(images: Tensor, hidden: Tensor) -> Tensor:
     filled = images.clone()
     for image, mask in zip(filled, hidden, strict=True):
         if mask.all():
-            image.fill_(_WHITE)
+            image.fill_(WHITE)
         elif mask.any():
             nearest = distance_transform_edt(mask.numpy(), return_distances=False, return_indices=True)
             rows, columns = torch.from_numpy(nearest).long()

@@ -42,6 +42,7 @@ class EditingPipeline(Pipeline, ABC):
         class_labels: ClassLabels | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
+        num_images_per_label: int = 1,
         **options: Any,
     ) -> ImagePipelineOutput | Any:
         """Draw the masked part of images anew; all other pixels are those of the images.
@@ -52,18 +53,21 @@ class EditingPipeline(Pipeline, ABC):
 
         Args:
             images: uint8 (N, C, H, W) of the tokenizer's size, or PIL images of any size and mode, which get the crop
-                and resize of training.
+                and resize of training, what is hidden being filled before.
             mask: what to draw, for all images or for each: bool (H, W) or (N, H, W) of the tokenizer's size, true
                 there, or PIL masks (mode 1 or L) of the images' size, white there.
             class_labels: one per image; None for a prior without classes.
             output_type: as for `__call__`; "latent" gives the tokens, to which no pixels are pasted.
             return_dict: whether to return `ImagePipelineOutput` instead of a tuple.
+            num_images_per_label: how often each image is drawn; its results follow each other.
             options: the others of `__call__`.
 
         Raises:
             InputError: for images or a mask of another size, shape or type, and as `__call__`.
         """
         check_output_type(output_type)
+        if num_images_per_label < 1:
+            raise InputError(f"num_images_per_label is {num_images_per_label}; it must be at least 1")
         if options.get("known_tokens") is not None:
             raise InputError("known_tokens was given; here they are those of the images outside of the mask")
         if self.tokenizer.config.scales:
@@ -75,15 +79,16 @@ class EditingPipeline(Pipeline, ABC):
         indices = in_blocks(self.tokenizer.encode, to_model(given.pixels), rows)
         drawn = drawn_positions(self.tokenizer, given.hidden)
         drawn = drawn if indices.ndim == 3 else drawn[..., None]  # all codes of a position together
-        options["known_tokens"] = indices.masked_fill(drawn, -1)
+        options["known_tokens"] = indices.masked_fill(drawn, -1).repeat_interleave(num_images_per_label, dim=0)
         if class_labels is None:  # without classes there is one label, the null class, for all images
-            options["num_images_per_label"] = len(indices)
+            num_images_per_label *= len(indices)
         elif len(labels := self.labels_of(class_labels)) != len(indices):
             raise InputError(f"class_labels is {class_labels!r}; give one for each of {len(indices)} images")
         else:
             class_labels = labels
         latent = output_type == "latent"
-        made = self(class_labels, output_type="latent" if latent else "uint8", **options).images
+        options |= {"num_images_per_label": num_images_per_label, "output_type": "latent" if latent else "uint8"}
+        made = self(class_labels, **options).images
         result = made if latent else format_images(given.around(made), output_type)
         return ImagePipelineOutput(result) if return_dict else (result,)
 

@@ -106,12 +106,39 @@ def test_a_prior_without_classes_completes_and_rates(images):
     assert plain.likelihood(images)["bits_per_token"].shape == (3,)
 
 
+@pytest.mark.parametrize("num_classes", [3, 0])
+def test_several_results_of_an_image_follow_each_other(images, num_classes: int):
+    several = tiny_pipeline(num_classes)
+    labels, twice = ([2, 0, 1], [2, 2, 0, 0, 1, 1]) if num_classes else (None, None)
+    mask = torch.zeros(3, 16, 16, dtype=torch.bool)
+    mask[0, 3:9, 3], mask[1, 5:9, 12], mask[2, :, 4:] = True, True, True
+    for calls in (
+        (several.inpaint(images, mask, labels, num_images_per_label=2, **how()),
+         several.inpaint(images.repeat_interleave(2, 0), mask.repeat_interleave(2, 0), twice, **how())),
+        (several.complete(images, 4, labels, num_images_per_label=2, **how()),
+         several.complete(images.repeat_interleave(2, 0), 4, twice, **how())),
+        (several.outpaint(images, (2, 2, 9, 12), labels, num_images_per_label=2, **how()),
+         several.outpaint(images.repeat_interleave(2, 0), (2, 2, 9, 12), twice, **how())),
+    ):  # fmt: skip
+        found, expected = (call.images for call in calls)
+        assert torch.equal(found, expected)
+        assert not torch.equal(found[0], found[1])
+    with pytest.raises(InputError, match="num_images_per_label is 0; it must be at least 1"):
+        several.complete(images, 4, labels, num_images_per_label=0)
+
+
+def how() -> dict[str, Any]:
+    return {"generator": generators(*range(6)), "output_type": "uint8", "block_size": 2}
+
+
 def test_likelihood_counts_the_same_bits_over_tokens_and_over_pixels(pipeline, images):
     bits = pipeline.likelihood(images, [0, 1, 2])
     torch.testing.assert_close(bits["bits_per_token"] * 16, bits["bits_per_pixel"] * 256)
     pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
     assert torch.equal(pipeline.likelihood(pictures, [0, 1, 2])["bits_per_token"], bits["bits_per_token"])
     assert pipeline.likelihood(pictures[1].resize((40, 50)), [1])["bits_per_pixel"].shape == (1,)
+    with pytest.raises(InputError, match="images has one of type Tensor; give a uint8 tensor"):
+        pipeline.likelihood(list(images), [0, 1, 2])
     for nothing in (images[:0], []):
         with pytest.raises(InputError, match="images is empty; give at least one"):
             pipeline.likelihood(nothing, [])

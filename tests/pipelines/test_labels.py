@@ -76,6 +76,15 @@ def test_the_labels_of_a_batch_can_be_given_to_every_call():
         pipeline.complete(images, 4, torch.tensor([1]))
 
 
+def test_a_name_of_several_classes_is_refused_and_their_numbers_are_not():
+    forms = [unicodedata.normalize(form, "caf\u00e9") for form in ("NFC", "NFD")]
+    names = ("crane", "tea", forms[0], "crane", forms[1])
+    for name, numbers in (("crane", "0 and 3"), (forms[0], "2 and 4")):
+        with pytest.raises(InputError, match=f"class '{name}' is ambiguous: classes {numbers}; give the number"):
+            labels_of(["tea", name], names, 5)
+    assert labels_of(["tea", 3, "0"], names, 5).tolist() == [1, 3, 0]
+
+
 @pytest.mark.parametrize("kept", ["NFC", "NFD"])
 @pytest.mark.parametrize("asked", ["NFC", "NFD"])
 def test_a_name_is_the_same_in_either_form_of_unicode(kept: Form, asked: Form):

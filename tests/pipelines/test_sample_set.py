@@ -150,7 +150,7 @@ def test_a_folder_of_other_samples_is_refused(saved, tmp_path):
     note.write_text(json.dumps(about))
     sample(options(saved, tmp_path / "set", num_images=3))
     with pytest.raises(InputError, match="holds a set of 3 images, by num_images; give another output_dir"):
-        sample(options(saved, tmp_path / "set", num_images=0))
+        sample(options(saved, tmp_path / "set", num_images=0, part_size=1000))
     assert len(list((tmp_path / "set" / "images").iterdir())) == 3
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("")
@@ -217,6 +217,9 @@ def test_a_batch_without_enough_memory_is_halved_and_said(saved, capsys):
         ({"part_size": 0}, "part_size is 0; it must be at least 1"),
         ({"batch_size": 0}, "batch_size is 0; it must be at least 1"),
         ({"num_images_per_class": 0}, "num_images_per_class is 0; it must be at least 1"),
+        ({"num_images": 4, "num_images_per_class": 7}, "num_images_per_class is 7, and num_images is 4; give one of"),
+        ({"format": "npz"}, "format is npz, which large sets alone have; give num_images as well"),
+        ({"part_size": 10}, "part_size is 10, which large sets alone have; give num_images as well"),
     ],
 )
 def test_bad_options_are_named(changes, message):

@@ -79,7 +79,9 @@ def test_a_setting_comes_back_from_json(setting: SamplingOptions) -> None:
 def test_lists_are_typed_as_other_lists_are() -> None:
     config = parse("sweep", ["--grid.guidance-scale", "[1, 1.5]", "--grid.top-k", "100", "--grid.temperature=0.9"])
     assert config.grid == Grid(guidance_scale=(1.0, 1.5), top_k=(100,), temperature=(0.9,))
-    assert parse("sweep", []).grid.given
+    assert not parse("sweep", []).grid.given
+    passes = parse("sweep", ["--grid.num-passes", "[8, 16]", "--sampling.guidance-scale", "2"])
+    assert [(one.guidance_scale, one.num_passes) for one in passes.grid.settings(passes.sampling)] == [(2, 8), (2, 16)]
     assert not parse("compare", []).sweep.grid.given
     assert parse("compare", ["--sweep.grid.top-p", "[0.9, 1]"]).sweep.grid == Grid(top_p=(0.9, 1.0))
     with pytest.raises(InputError, match="guidance_scale"):

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image
 from tiny_evaluations import Tiny, tiny_pipeline_folder
+from tiny_pipelines import tiny_pipeline
 
 from wvq.eval import extract_features, score_features
 from wvq.eval.features.samples import sample_features
@@ -24,6 +25,7 @@ from wvq.tokenizer.data.config import DataConfig
 from wvq.tokenizer.data.dataset import load_splits
 
 SCORES = ["precision", "is", "class-accuracy"]
+ONE = Grid(guidance_scale=(1.0,))
 
 
 class Counting(Tiny):
@@ -138,8 +140,32 @@ def test_what_is_finished_is_not_computed_again(config: Sweep, extractor: Counti
     assert len(results(config)["results"]) == 6, "those of the grid before stay"
 
 
+def test_guidance_is_what_is_swept_where_no_list_is_given(config: Sweep) -> None:
+    def swept(name: str, **changes: Any) -> list[tuple[float, float]]:
+        asked = replace(config, output_dir=f"{config.output_dir}-{name}", scores=[], **changes)
+        sweep_pipeline(asked)
+        settings = [each["setting"] for each in results(asked)["results"]]
+        return sorted((one["guidance_scale"], one["temperature"]) for one in settings)
+
+    assert swept("none", grid=Grid()) == [(1, 1), (1.25, 1), (1.5, 1), (2, 1), (3, 1)]
+    guided = SamplingOptions(guidance_scale=2.0)
+    assert swept("one", grid=Grid(temperature=(0.5, 1.0)), sampling=guided) == [(2, 0.5), (2, 1)]
+
+
+def test_an_option_is_a_list_or_the_same_in_all_settings(config: Sweep) -> None:
+    guided = SamplingOptions(guidance_scale=2.0)
+    with pytest.raises(
+        InputError, match=r"guidance_scale is 2\.0 in sampling and \(1\.0, 3\.0\) in grid; give it in one"
+    ):
+        replace(config, sampling=guided)
+    with pytest.raises(
+        InputError, match=r"2\.0 in sampling and \(1\.0, .* 3\.0\) in the grid that a sweep without lists has"
+    ):
+        replace(config, sampling=guided, grid=Grid())
+
+
 def test_test_images_are_looked_at_only_when_told(config: Sweep) -> None:
-    one = replace(config, grid=Grid(), scores=[])
+    one = replace(config, grid=ONE, scores=[])
     sweep_pipeline(one)
     told = replace(one, split="evaluation", output_dir=config.output_dir + "-evaluation")
     sweep_pipeline(told)
@@ -151,7 +177,7 @@ def test_test_images_are_looked_at_only_when_told(config: Sweep) -> None:
 
 
 def test_a_folder_of_something_else_is_refused(config: Sweep, extractor: Counting, tmp_path: Path) -> None:
-    sweep_pipeline(replace(config, grid=Grid()))
+    sweep_pipeline(replace(config, grid=ONE))
     extractor.seen = 0
     for changes, name in (
         ({"sampling": SamplingOptions(seed=5)}, "seed = 4, this one has 5"),
@@ -176,5 +202,22 @@ def test_bad_options_are_refused_before_a_pass(config: Sweep, extractor: Countin
     reference: Any = None
     with pytest.raises(InputError, match=r"settings have the seeds \[0, 1\]"):
         next(sweep(pipeline, reference, extractor, [SamplingOptions(), SamplingOptions(seed=1)], 30))
+    for changes, message in (
+        ({"grid": Grid(num_passes=(0, 8))}, "num_passes is 8; a prior of raster order draws a token in each pass, 49"),
+        ({"sampling": SamplingOptions(guidance_interval=(0, 50))}, r"guidance_interval is \(0, 50\); valid are .* 49"),
+    ):
+        with pytest.raises(InputError, match=message):
+            sweep_pipeline(replace(config, **changes))
     assert extractor.seen == 0
     assert not Path(config.output_dir).exists()
+
+
+def test_a_prior_without_classes_is_swept_without_guidance(config: Sweep, extractor: Counting, tmp_path: Path) -> None:
+    tiny_pipeline(num_classes=0, image_size=28).save_pretrained(tmp_path / "plain")
+    plain = replace(config, pipeline=str(tmp_path / "plain"), grid=Grid(), scores=[])
+    with pytest.raises(InputError, match="guidance was asked of a prior without classes"):
+        sweep_pipeline(replace(plain, grid=config.grid))
+    assert extractor.seen == 0
+    assert not Path(plain.output_dir).exists()
+    sweep_pipeline(plain)
+    assert [each["setting"]["guidance_scale"] for each in results(plain)["results"]] == [1]

@@ -31,6 +31,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     mask = Image.new("RGB", (16, 16))
     mask.paste((255, 255, 255), (3, 2, 11, 14))
     mask.save("mask.png")
+    for name, mode, colour in (("ones.png", "L", 1), ("red.png", "RGB", (255, 0, 0)), ("black.png", "1", 0)):
+        part = Image.new(mode, (16, 16))
+        part.paste(colour, (3, 2, 11, 14))
+        part.save(name)
     Path("text.png").write_text("no picture")
     return tmp_path
 
@@ -53,6 +57,16 @@ def test_results_are_the_pipelines_and_the_sheet_shows_them(folder: Path):
     assert (about["mask"], about["seed"], about["labels"], about["class_names"][2]) == ("mask.png", 5, [2] * 3, "Bag")
 
 
+def test_a_prior_without_classes_draws_as_many(folder: Path):
+    plain = tiny_pipeline(num_classes=0)
+    plain.save_pretrained("plain")
+    out = edit(Edit(**ASKED | {"pipeline": "plain", "class_label": None}, rows=7, batch_size=2))
+    generators = [image_generator(0, number) for number in range(3)]
+    expected = plain.complete([Image.open("photo.png")] * 3, 7, generator=generators).images
+    written = [Image.open(path) for path in sorted((out / "images").iterdir())]
+    assert [image.tobytes() for image in written] == [image.tobytes() for image in expected]
+
+
 def test_the_command_line_has_the_three_ways_to_say_what_is_drawn():
     plain = ["--pipeline", "pipe", "--image", "photo.png"]
     config = parse("edit", [*plain, "--box", "2,3,9,12", "--num-images=3", "--top-p=0.9"])
@@ -69,6 +83,11 @@ def test_the_command_line_has_the_three_ways_to_say_what_is_drawn():
         ({"rows": 17}, "rows is 17; it must be from 0 to 16"),
         ({"rows": 4, "image": "absent.png"}, "image absent.png cannot be read: No such file or directory"),
         ({"rows": 4, "image": "text.png"}, "image text.png cannot be read: not an image in BMP, "),
+        ({"rows": 16}, "rows is 16, all that the pipeline's images have; keep fewer"),
+        ({"box": (0, 0, 16, 16)}, r"box is \(0, 0, 16, 16\), all of the pipeline's images; keep less"),
+        ({"mask": "ones.png"}, "mask ones.png hides nothing: its highest grey value is 1; .* white, 128 and above"),
+        ({"mask": "red.png"}, "mask red.png hides nothing: its highest grey value is 76; "),
+        ({"mask": "black.png"}, "mask black.png hides nothing: its highest grey value is 0; "),
         ({"mask": "pipe"}, "mask pipe cannot be read: Is a directory"),
         ({"mask": "mask.png", "image": "other.png"}, r"mask has size \(16, 16\) and mode L; it must be \(20, 20\)"),
         ({"rows": 4, "class_label": "Bagg"}, "class 'Bagg' does not exist; did you mean Bag"),

@@ -67,6 +67,19 @@ def test_a_large_picture_shows_nothing_of_what_is_hidden_of_it():
     assert torch.equal(outside[0, :, far], plain[0, :, far])
 
 
+@pytest.mark.parametrize("side", [40, 14])
+def test_kept_pixels_are_those_of_training_but_where_these_would_show_what_is_hidden(side: int):
+    large = picture(side, side)
+    mask = hole(side // 4, side // 4, side // 2, side // 2, large.size)
+    left = masked_images(large, mask, TOKENIZER)
+    plain = sized_picture(large, SIZE, 3)
+    others = [Image.composite(picture(side, side, seed=seed), large, mask) for seed in range(1, 6)]
+    shows = torch.stack([sized_picture(other, SIZE, 3) != plain for other in others]).any(dim=0).any(dim=0)
+    kept = ~left.hidden[0]
+    assert torch.equal(left.pixels[0, :, kept & ~shows], plain[:, kept & ~shows])
+    assert (kept & shows).any()
+
+
 def test_rectangles_are_cropped_with_their_masks():
     config = replace(TOKENIZER, image_size=(16, 24))
     large, mask = (
@@ -123,7 +136,7 @@ def test_masks_are_white_where_to_draw_and_of_two_modes():
     binary = hole(2, 3, 5, 9)
     grey = Image.new("L", (SIZE, SIZE), 127)
     grey.paste(128, (2, 3, 5, 9))
-    for mask in (binary, grey, [binary, grey], expected, expected.expand(2, -1, -1)):
+    for mask in (binary, grey, [binary, grey], expected, expected.expand(2, -1, -1), [expected] * 2):
         assert torch.equal(masked_images(images, mask, TOKENIZER).hidden, expected.expand(2, -1, -1))
 
 
@@ -145,7 +158,7 @@ def test_given_pixels_are_pasted_over_what_was_drawn():
     assert torch.equal(pasted, images)
 
 
-IMAGES, MASK = noise(2, 3, SIZE, SIZE), hole(0, 0, 4, 4)
+IMAGES, MASK, BOOL = noise(2, 3, SIZE, SIZE), hole(0, 0, 4, 4), torch.ones(SIZE, SIZE, dtype=torch.bool)
 REFUSED: list[tuple[Any, Any, str]] = [
     (IMAGES.float(), MASK, r"images have dtype torch.float32 and shape \(2, 3, 16, 16\); give uint8 \(N, 3, 16, 16\)"),
     (IMAGES[:, :, :8], MASK, r"images have dtype torch.uint8 and shape \(2, 3, 8, 16\)"),
@@ -161,6 +174,14 @@ REFUSED: list[tuple[Any, Any, str]] = [
     (picture(20, 30), MASK, r"mask has size \(16, 16\)"),
     (picture(20, 30), torch.zeros(30, 20, dtype=torch.bool), r"mask has shape \(30, 20\)"),
     (Image.new("F", (16, 16)), MASK, "an image cannot be used: floating-point pixels"),
+    (list(IMAGES), MASK, r"images has one of type Tensor; give a uint8 tensor \(N, C, H, W\), or PIL images"),
+    (IMAGES.numpy(), MASK, "images has one of type ndarray; give a uint8 tensor"),
+    (IMAGES, BOOL.numpy(), "mask is of type ndarray; give a bool tensor or PIL masks"),
+    (IMAGES, None, "mask is of type NoneType; give a bool tensor or PIL masks"),
+    (IMAGES, [BOOL.numpy()] * 2, "mask has one of type ndarray; give a bool tensor or PIL masks"),
+    (IMAGES, [BOOL, BOOL[:8]], r"mask has shape \(8, 16\) and dtype torch.bool; it must be bool \(16, 16\)"),
+    (IMAGES, [BOOL.byte()] * 2, r"mask has shape \(16, 16\) and dtype torch.uint8; it must be bool \(16, 16\)"),
+    (picture(20, 30), [BOOL.float()], r"mask has shape \(16, 16\) and dtype torch.float32; it must be bool"),
 ]
 
 
