@@ -8,6 +8,7 @@ from huggingface_hub import ModelCardData
 
 from wvq.pipelines.class_conditional import ClassConditionalPipeline
 from wvq.pipelines.generation import SamplingOptions
+from wvq.prior.order.sequences import has_free_order
 from wvq.tokenizer import TokenizerConfig
 from wvq.tokenizer.image_size import size_in_words
 
@@ -19,6 +20,8 @@ PLACE = "OWNER/NAME"
 """Stands in the card for the repository's name, until it is pushed to one."""
 
 Rows = list[tuple[str, ...]]
+
+_RASTER = "one after another"
 
 
 def card_sections(pipeline: ClassConditionalPipeline, data: ModelCardData, options: SamplingOptions) -> dict[str, Any]:
@@ -39,12 +42,22 @@ def card_sections(pipeline: ClassConditionalPipeline, data: ModelCardData, optio
         "place": PLACE,
         "label": json.dumps(names[0], ensure_ascii=False) if names else None,
         "prompt": config.num_codes,
+        "order": _order_words(pipeline),
+        "by_generate": _order_words(pipeline) == _RASTER,
         "origin": _origin_rows(pipeline.origin),
         "configuration": _configuration_rows(pipeline),
         "results": [(_cell(r.metric_name), value_text(r), _cell(how_measured(r))) for r in results],
         "reference": "; ".join(map(_reference_words, references.values())),
         "licence": _licence_words(data),
     }
+
+
+def _order_words(pipeline: ClassConditionalPipeline) -> str:
+    config = pipeline.tokenizer.config
+    if config.scales:
+        return "scale by scale"
+    order = "in any order" if has_free_order(pipeline.prior.config) else _RASTER
+    return order if config.codes_per_position == 1 else f"{order}, {config.codes_per_position} at each position"
 
 
 def _sampling_words(options: SamplingOptions, num_classes: int) -> str:

@@ -19,6 +19,7 @@ from wvq.pipelines.command_line import main
 from wvq.pipelines.sharing.card import Card, card, write_card
 from wvq.pipelines.sharing.card_text import BEGIN
 from wvq.pipelines.sharing.push import Push, push
+from wvq.prior import PriorConfig, PriorSize, build_prior
 from wvq.tokenizer import InputError
 
 REFERENCE = {"source": "fashion-mnist", "split": "evaluation", "count": 100, "crop": "centre square",
@@ -210,3 +211,15 @@ def test_its_ways_to_load_work(
     assert "range(32)" in vllm
     assert BEGIN in page
     assert torch.equal(names["prior"].lm_head.weight, pipeline.prior.lm_head.weight)
+
+
+def test_it_offers_no_library_that_draws_in_another_order(pipeline: Any, folder: Path):
+    torch.manual_seed(0)
+    size = PriorSize(hidden_size=16, num_layers=1, num_heads=2)
+    counts: Any = {"num_codes": 32, "num_tokens": 16, "num_classes": 3, "token_order": "random"}
+    free = ClassConditionalPipeline(pipeline.tokenizer, build_prior(PriorConfig(**vars(size), **counts)))
+    free.set_progress_bar_config(disable=True)
+    page = write_card(folder, free, None).read_text()
+    assert len(re.findall("```python", page)) == 2
+    assert "draws such tokens in any order" in page
+    assert "vllm" not in page
