@@ -49,7 +49,7 @@ def sample_set(pipeline: ClassConditionalPipeline, labels: torch.Tensor, config:
             is written.
     """
     folder, num_tokens = Path(config.output_dir), pipeline.tokenizer.config.num_tokens
-    check_passes(pipeline.prior, num_tokens, config.num_passes or None)
+    check_passes(pipeline.prior.config, num_tokens, config.num_passes or None)
     scales = guidance_scales(config.guidance_scale, num_tokens, config.guidance_schedule, config.guidance_interval)
     guided = any(scale != 1 for scale in scales)
     check_vocabulary(pipeline.prior, labels, pipeline.tokenizer.config.num_codes, guided)
