@@ -12,6 +12,7 @@ from wvq.pipelines import ClassConditionalPipeline
 from wvq.pipelines.generation import SamplingOptions, sample_images
 from wvq.pipelines.processes import this_device
 from wvq.pipelines.training.run import read_metrics
+from wvq.pipelines.training.saved_config import settled
 from wvq.tokenizer import VQTokenizer
 from wvq.tokenizer.data.batches import evenly_spaced
 from wvq.tokenizer.data.dataset import ImageDataset
@@ -96,6 +97,8 @@ def shared_protocol(config: Comparison) -> dict[str, Any]:
             recipe[stage].pop(key, None)
         if config.budget(stage).given:
             recipe[stage]["steps"] = recipe[f"{stage}_budget"]
+        else:
+            recipe[stage] = settled(recipe[stage])
         protocol[f"{stage}_training"] = recipe[stage] if stage in config.stages else None
     return protocol
 

@@ -13,7 +13,7 @@ from wvq.pipelines.adversarial.command import train_stage_one
 from wvq.pipelines.tokenize import Tokenization, tokenize
 from wvq.pipelines.train_prior import train_pipeline, train_prior
 from wvq.pipelines.training.same_run import FROM_DATA, INPUTS_FILE, inputs_difference, recorded_inputs
-from wvq.pipelines.training.saved_config import MAY_CHANGE, as_json, first_difference, read_config
+from wvq.pipelines.training.saved_config import MAY_CHANGE, as_given, as_json, first_difference, read_config, settled
 from wvq.tokenizer import InputError
 from wvq.tokenizer.data.dataset import ImageDataset, load_splits
 from wvq.tokenizer.storage.atomic import write_json
@@ -98,18 +98,18 @@ def claim_folder(root: Path, config: Comparison, inputs: dict[str, str]) -> None
     Raises:
         InputError: if the folder holds another comparison.
     """
-    recipe = as_json(config)
+    recipe = as_given(config)  # a warm-up that is left open suits the steps of each cell, not those of the recipe
     del recipe["jobs"]  # how many at once changes nothing but the time
     for stage in _STAGES:
         recipe[stage]["data"] = recipe["data"]  # as every run has it
     path = root / "recipe.json"
     if path.exists():
-        old = as_json(read_config(path, Comparison))
+        old, new = as_json(read_config(path, Comparison)), settled(recipe)
         if not [*root.glob("*/scores.json"), *root.glob("*/sweep/*")]:
-            old |= {name: recipe[name] for name in _OF_SCORES}
+            old |= {name: new[name] for name in _OF_SCORES}
         if old["tokenizers_only"] and not config.tokenizers_only and not any(root.glob("*/prior")):
-            old |= {name: recipe[name] for name in _OF_PRIORS}
-        new = recipe | {"methods": {n: method for n, method in recipe["methods"].items() if n in old["methods"]}}
+            old |= {name: new[name] for name in _OF_PRIORS}
+        new["methods"] = {n: method for n, method in new["methods"].items() if n in old["methods"]}
         known = recorded_inputs(root)
         ignored = _MAY_CHANGE | (_FROM_DATA if known else set())
         difference = first_difference(old, new, ignored) or (inputs_difference(known, inputs) if known else None)

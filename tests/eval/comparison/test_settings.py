@@ -8,9 +8,12 @@ from typing import Any
 import pytest
 
 from wvq.eval.comparison.budget import Budget, apply_budget, measure_steps, steps_without_codes
+from wvq.eval.comparison.collect import shared_protocol
+from wvq.eval.comparison.compare import claim_folder
 from wvq.eval.comparison.config import Comparison, Method
 from wvq.pipelines.train_prior import PriorTraining
 from wvq.pipelines.train_tokenizer import TokenizerTraining
+from wvq.pipelines.training.saved_config import read_config
 from wvq.prior import PriorSize
 from wvq.tokenizer import InputError, TokenizerConfig
 
@@ -191,3 +194,42 @@ def test_seconds_buy_as_many_steps_as_were_measured(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"a budget of 0.4 seconds buys no step; one takes 0.5"):
         measure_steps(train, TokenizerTraining(), 0.4, tmp_path / "other.json")
     assert not (tmp_path / "other.json").exists()
+
+
+def test_a_recipe_leaves_open_what_a_warm_up_comes_to(tmp_path: Path) -> None:
+    open_warmup = TokenizerTraining(model=TokenizerConfig(codebook_size=1024, codebook_dim=8))
+    budget = comparison(tokenizer=open_warmup, tokenizer_budget=Budget(images=6400), tokenizers_only=True)
+    steps = comparison(tokenizer=dataclasses.replace(open_warmup, steps=2000), tokenizers_only=True)
+    studies = dataclasses.replace(steps, settings={"length": {"tokenizer.steps": [150, 2000]}})
+    for number, (config, warmups) in enumerate([(budget, [20, 20]), (studies, [30, 30, 200, 200])]):
+        folder = tmp_path / str(number)
+        for _ in range(2):  # and it resumes
+            claim_folder(folder, config, {"train images": "1"})
+        again = read_config(folder / "recipe.json", Comparison)
+        for one in (config, again):
+            assert [one.training("tokenizer", cell).warmup for cell in one.cells] == warmups
+
+
+def test_a_recipe_in_which_a_warm_up_was_a_number_still_matches(tmp_path: Path) -> None:
+    config = comparison(tokenizer_budget=Budget(images=64 * 500), tokenizers_only=True)
+    claim_folder(tmp_path, config, {})
+    recipe = json.loads((tmp_path / "recipe.json").read_text())
+    assert recipe["tokenizer"]["warmup_steps"] is None
+    recipe["tokenizer"]["warmup_steps"] = 200
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe))
+    claim_folder(tmp_path, config, {})
+    given = dataclasses.replace(config.tokenizer, warmup_steps=100)
+    with pytest.raises(InputError, match=r"tokenizer\.warmup_steps = 200, this one has 100"):
+        claim_folder(tmp_path, dataclasses.replace(config, tokenizer=given), {})
+
+
+def test_the_protocol_says_what_a_warm_up_came_to(tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"methods": {"plain": Method("vanilla")}, "output_dir": str(tmp_path)}
+    config = comparison(tokenizer_budget=Budget(images=6400), **changes)
+    claim_folder(tmp_path, config, {})
+    (tmp_path / "plain-0").mkdir()
+    scores = {"reconstruction": {"protocol": {"tokenizer": "0"}}, "generation": None}
+    (tmp_path / "plain-0" / "scores.json").write_text(json.dumps(scores))
+    protocol = shared_protocol(config)
+    assert protocol["tokenizer_training"]["warmup_steps"] is None, "by each cell's own steps"
+    assert protocol["prior_training"]["warmup_steps"] == 200
