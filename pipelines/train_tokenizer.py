@@ -256,7 +256,7 @@ def validate(
             quality.update(
                 originals,
                 to_uint8(output.reconstructions.float()),
-                output.features,
+                model.quantizer.unquantized(output.features),
                 model.to_sequence(output.quantizer.indices),
                 model.quantizer.lookup(output.quantizer.indices),
             )

@@ -122,7 +122,8 @@ def run_report(config: Comparison, cell: Cell, evaluation_set: ImageDataset) -> 
     quantizer = tokenizer.quantizer
     originals = _spread(evaluation_set, _SHOWN_IMAGES)
     some = _spread(evaluation_set, max(1, _SHOWN_FEATURES // tokenizer.config.num_positions))
-    features = rearrange(tokenizer.features(to_model(some).to(device)), "b d h w -> (b h w) d")
+    unquantized = quantizer.unquantized(tokenizer.features(to_model(some).to(device)))
+    features = rearrange(unquantized, "b d h w -> (b h w) d")
     samples, names = _samples(pipeline, used_sampling(config, cell)) if pipeline else (None, ())
     return RunReport(
         quantizer=cell.method,
