@@ -23,7 +23,7 @@ from wvq.tokenizer.storage.untrusted import read_json
 from ..report.ablation import Ablation, Point
 from ..report.run_report import RunReport
 from ..sweep.grid import sampling_arguments
-from .config import Cell, Comparison
+from .config import Cell, Comparison, in_setting
 from .own_sampling import chosen_options, sweep_protocol, swept, used_sampling
 
 _SHOWN_IMAGES, _SHOWN_FEATURES, _SHOWN_CLASSES, _SHOWN_SAMPLES = 16, 4_000, 10, 10
@@ -163,7 +163,7 @@ def ablations(config: Comparison) -> list[Ablation]:
     for name, settings in config.studies.items():
         points = []
         for setting in settings:
-            values = {config.varied[full]: value for full, value in setting.items()}
+            values = {config.varied[full]: in_setting(value) for full, value in setting.items()}
             cells = [config.cell(method, setting, config.seeds[0]) for method in config.methods]
             points += [Point(cell.method, values, config.setting(cell)) for cell in cells]
         found.append(Ablation(name, points))

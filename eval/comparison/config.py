@@ -19,6 +19,17 @@ from .budget import Budget, apply_budget
 from .settings import OPTIONS, FieldNames, expand, field_names, option_defaults, value_of, with_values
 
 Stage = Literal["tokenizer", "prior"]
+NULL = "null"  # in a setting, of an option whose value is none: there None is an option that a method lacks
+
+
+def in_setting(value: Any) -> Any:
+    """A field's value as settings and tables have it."""
+    return NULL if value is None else value
+
+
+def from_setting(value: Any) -> Any:
+    """A field's value that settings and tables have as `value`."""
+    return None if value == NULL else value
 
 
 @dataclass(frozen=True)
@@ -211,11 +222,13 @@ class Comparison:
         return value_of(self, full) if option == full else options[option]
 
     def setting(self, cell: Cell) -> dict[str, Any]:
-        """The values of all varied fields in a run, by short names; None for an option that its quantizer lacks."""
-        return {
-            short: cell.values.get(full, self.value(cell.method, full)) if self.has(cell.method, full) else None
-            for full, short in self.varied.items()
-        }
+        """The values of all varied fields in a run, by short names; None for an option that its quantizer lacks, `NULL`
+        for a value that is none."""
+        values: dict[str, Any] = dict.fromkeys(self.varied.values())
+        for full, short in self.varied.items():
+            if self.has(cell.method, full):
+                values[short] = in_setting(cell.values.get(full, self.value(cell.method, full)))
+        return values
 
     def training(self, stage: Stage, cell: Cell) -> Any:
         """The training of one stage of a run; with a budget of seconds its steps are still the recipe's."""

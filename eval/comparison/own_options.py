@@ -12,7 +12,7 @@ from wvq.tokenizer import InputError
 from wvq.tokenizer.storage.untrusted import read_json
 
 from ..sweep.grid import SweepOptions
-from .config import Comparison, OptionGrid
+from .config import Comparison, OptionGrid, from_setting
 from .settings import OPTIONS
 
 FOLDER = "grid"
@@ -47,8 +47,9 @@ def with_own_options(config: Comparison) -> Comparison:
         if row["chosen"]:
             method = methods[row["quantizer"]]
             # An option that is called as a field of a training is "quantizer_options.NAME" there.
-            options = {name.rpartition(".")[2]: value for name, value in row["setting"].items() if value is not None}
-            methods[row["quantizer"]] = replace(method, quantizer_options=method.quantizer_options | options)
+            options = {name.rpartition(".")[2]: from_setting(value) for name, value in row["setting"].items()}
+            own = {name: value for name, value in options.items() if config.has(row["quantizer"], f"{OPTIONS}.{name}")}
+            methods[row["quantizer"]] = replace(method, quantizer_options=method.quantizer_options | own)
     return replace(config, methods=methods, grid=OptionGrid())
 
 
