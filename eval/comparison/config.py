@@ -148,11 +148,26 @@ class Comparison:
             replace(self.tokenizer.model, **vars(method))  # checks the quantizer and its options
         if self.baseline is not None and self.baseline not in self.methods:
             raise InputError(f"baseline is '{self.baseline}'; valid are the methods {', '.join(self.methods)}")
+        if self.grid.values:
+            self._check_grid()
         for stage in self.stages:
             if self.budget(stage).given:
                 self._check_budget(stage)
             for cell in self.cells:
                 self.training(stage, cell)  # checks the setting
+
+    def _check_grid(self) -> None:
+        if self.data.validation_fraction:
+            raise InputError(
+                f"data.validation_fraction is {self.data.validation_fraction} and grid.values are given; "
+                "grid.validation_fraction splits the training images for the grid, give one of the two"
+            )
+        for name in self.grid.values:
+            if not self.field_names.resolve(name).startswith(OPTIONS):
+                raise InputError(
+                    f"grid.values have '{name}'; valid are options of the quantizers, which alone may differ"
+                )
+        replace(self, settings={"grid": self.grid.values}, grid=OptionGrid(), tokenizers_only=True)  # checks the values
 
     def _check_budget(self, stage: Stage) -> None:
         training = getattr(self, stage)
