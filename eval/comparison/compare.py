@@ -39,7 +39,7 @@ _STAGES = get_args(Stage)
 _MAY_CHANGE = {
     *("output_dir", "baseline", "settings", "seeds", "jobs", "data.num_workers"),
     *(f"{stage}.{name}" for stage in _STAGES for name in MAY_CHANGE),
-}
+} - {"prior.evaluation_images"}  # by which all priors are compared
 _OF_SCORES = ("sampling", "sweep", "num_generated", "perturbed_images", "extractor", "extractor_weights")
 _OF_PRIORS = ("tokenizers_only", "prior", "prior_budget", "sampling", "sweep", "num_generated")
 _FROM_DATA = FROM_DATA | {f"{stage}.{name}" for stage in _STAGES for name in FROM_DATA}
