@@ -176,6 +176,13 @@ class Comparison:
             raise InputError(f"{stage}.steps is {steps} and {stage}_budget is given too; give one of the two")
         if f"{stage}.steps" in self.varied:
             raise InputError(f"settings vary {stage}.steps, which {stage}_budget sets; give one of the two")
+        if stage == "tokenizer" and (seconds := self.tokenizer_budget.seconds):
+            for weight in (self.training(stage, cell).adversarial_weight for cell in self.cells):
+                if weight:
+                    raise InputError(
+                        f"tokenizer.adversarial_weight is {weight} and tokenizer_budget has seconds = {seconds:g}; "
+                        "steps take longer once the discriminator trains, so that a few do not tell: give images"
+                    )
 
     @property
     def stages(self) -> tuple[Stage, ...]:

@@ -15,7 +15,8 @@ from wvq.pipelines.train_prior import PriorTraining
 from wvq.pipelines.train_tokenizer import TokenizerTraining
 from wvq.pipelines.training.saved_config import read_config
 from wvq.prior import PriorSize
-from wvq.tokenizer import InputError, TokenizerConfig
+from wvq.tokenizer import InputError, TokenizerConfig, build_quantizer
+from wvq.tokenizer.quantizers.codebook import CodebookQuantizer
 
 OPTIONS = "tokenizer.model.quantizer_options"
 
@@ -130,6 +131,10 @@ def test_a_field_that_is_a_list_takes_a_list_of_lists() -> None:
          "tokenizer.steps is 7 and tokenizer_budget is given too"),
         ({"settings": {"a": {"tokenizer.steps": [500]}}, "tokenizer_budget": Budget(seconds=9)},
          "settings vary tokenizer.steps, which tokenizer_budget sets"),
+        ({"tokenizer": TokenizerTraining(adversarial_weight=0.1), "tokenizer_budget": Budget(seconds=60)},
+         "tokenizer.adversarial_weight is 0.1 and tokenizer_budget has seconds = 60; steps take"),
+        ({"settings": {"a": {"adversarial_weight": [0, 0.2]}}, "tokenizer_budget": Budget(seconds=60)},
+         "tokenizer.adversarial_weight is 0.2 and tokenizer_budget has seconds = 60; steps"),
     ],
 )  # fmt: skip
 def test_bad_settings_and_budgets(changes: dict[str, Any], message: str) -> None:
@@ -187,6 +192,13 @@ def test_seconds_buy_as_many_steps_as_were_measured(tmp_path: Path) -> None:
     assert probe.model.quantizer_options == {"initialization": "data", "initialization_steps": 0}
     assert waiting - 10 < 4000 / (4 * training.model.num_positions) <= waiting
     assert dataclasses.replace(probe, model=training.model) == training
+    four = {"initialization": "kmeans++"}
+    spread = dataclasses.replace(training, model=dataclasses.replace(training.model, quantizer_options=four))
+    quantizer = build_quantizer("vanilla", 4000, training.model.codebook_dim, **four)
+    assert isinstance(quantizer, CodebookQuantizer)
+    assert quantizer.first_vectors
+    steps = quantizer.first_vectors.needed / (4 * training.model.num_positions)
+    assert steps_without_codes(spread)[1] - 10 < steps <= steps_without_codes(spread)[1]
     measure_steps(train, probe, 33.3, tmp_path / "late.json", passed_over=waiting)
     assert probes[-1].steps == waiting + 40
     assert json.loads((tmp_path / "late.json").read_text())["steps"] == 66
