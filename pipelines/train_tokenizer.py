@@ -230,7 +230,7 @@ def evaluate(loop: Loop, model: VQTokenizer, dataset: ImageDataset, config: Any)
     )
     loop.draw("reconstructions", partial(write_reconstructions, model, dataset))
     if loop.accelerator.is_main_process:
-        count = config.evaluation_images or len(dataset)
+        count = min(config.evaluation_images or len(dataset), len(dataset))
         collapse = collapse_warning(loop.run.metrics(), model.config, count)
         if warning := waiting_warning(model, loop.step_number) or collapse:
             loop.say(warning, warning=True)
