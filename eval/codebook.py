@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from einops import rearrange
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -35,7 +36,8 @@ class CodebookReport:
     Attributes:
         codebook_size, codebook_dim: K, D.
         num_features: N.
-        quantization_error: E, the squared distance of a feature to its code, summed over channels.
+        quantization_error: E, the squared distance of a feature, brought to where the codes lie, to its code, summed
+            over channels.
         relative_quantization_error: E over the trace of the features' covariance.
         utilization: share of codes that some feature chose.
         perplexity: in [1, K].
@@ -101,22 +103,26 @@ def examine_tokenizer(tokenizer: VQTokenizer, dataset: ImageDataset, batch_size:
             f"the tokenizer has a {tokenizer.config.quantizer} quantizer of {tokenizer.config.codes_per_position} "
             "codebooks; a report is about one"
         )
-    batches = torch.arange(len(dataset)).split(batch_size)
-    images = (dataset.take(indices)["images"] for indices in batches)
+    vectors, indices = [], []
     with full_precision():
-        features = [tokenizer.features(to_model(batch.to(tokenizer.device))) for batch in images]
-    if scales is not None:  # what their one codebook is for: the vectors of all of them
-        vectors = torch.cat([scales.vectors(batch).cpu() for batch in features])
-    else:
-        vectors = torch.cat([batch.cpu().movedim(1, -1).reshape(-1, batch.shape[1]) for batch in features])
-    return examine_codebook(vectors, quantizer.codebook.detach().cpu())
+        for numbers in torch.arange(len(dataset)).split(batch_size):
+            images = dataset.take(numbers)["images"]
+            own = tokenizer.features(to_model(images.to(tokenizer.device)))
+            # Of scales, what their one codebook is for: the vectors of all of them.
+            own = scales.vectors(own) if scales is not None else rearrange(own, "b d h w -> (b h w) d")
+            vectors.append(quantizer.unquantized(own).cpu())
+            indices.append(quantizer.assign(quantizer.project(own.float())).cpu())
+    return examine_codebook(torch.cat(vectors), quantizer.codebook.detach().cpu(), torch.cat(indices))
 
 
 @torch.no_grad()
-def examine_codebook(features: Tensor, codes: Tensor) -> CodebookReport:
-    """The report of codes (K, D) for features (N, D), N >= 2."""
+def examine_codebook(features: Tensor, codes: Tensor, indices: Tensor | None = None) -> CodebookReport:
+    """The report of codes (K, D) for features (N, D), N >= 2, that lie where the codes do.
+
+    `indices` (N,), int64 in [0, K), are the codes that the features have; the nearest ones by default.
+    """
     size, dim = codes.shape
-    indices = nearest_codes(features, codes)
+    indices = nearest_codes(features, codes) if indices is None else indices
     histogram = torch.bincount(indices, minlength=size)
     error = (features - codes[indices]).double().square().sum(dim=1).mean().item()
     feature_moments, code_moments = mean_and_covariance(features), mean_and_covariance(codes)

@@ -102,7 +102,8 @@ def measure(
             images = tokenizer.decoder(tokenizer.encoder(to_model(originals)))
         codes = tokenizer.quantizer.lookup(output.quantizer.indices)
         tokens = tokenizer.to_sequence(output.quantizer.indices)
-        quality.update(originals, to_uint8(images), output.features, tokens, codes)
+        unquantized = tokenizer.quantizer.unquantized(output.features)
+        quality.update(originals, to_uint8(images), unquantized, tokens, codes)
         if distance is not None:
             distance.update(originals, real=True)
             distance.update(to_uint8(images), real=False)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import GPT2LMHeadModel, LlamaForCausalLM
 
 from wvq.prior import sample_tokens
-from wvq.prior.guidance import GuidanceSchedule
+from wvq.prior.guidance import GuidanceSchedule, check_guidance
 from wvq.prior.likelihood import bits_per, log_likelihood
 from wvq.prior.loading import load_prior, without_bars
 from wvq.prior.model import PRIOR_CLASSES
@@ -175,8 +175,7 @@ class ClassConditionalPipeline(EditingPipeline):
             if value < 1:
                 raise InputError(f"{name} is {value}; it must be at least 1")
         labels = self.labels_of(class_labels).repeat_interleave(num_images_per_label)
-        if guidance_scale != 1 and not self.prior.config.num_classes:
-            raise InputError(f"guidance_scale is {guidance_scale}; a prior without classes takes only 1")
+        check_guidance(guidance_scale, self.prior.config.num_classes)
         config = self.prior.config
         if known_tokens is not None:
             expected = (len(labels), *self.tokenizer.config.indices_shape)

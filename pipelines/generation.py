@@ -109,7 +109,7 @@ def check_options(pipeline: ClassConditionalPipeline, labels: Tensor, options: S
         InputError: for passes, guidance or labels that are not the prior's.
     """
     config, interval = pipeline.tokenizer.config, options.guidance_interval
-    check_passes(pipeline.prior, config.num_tokens, options.num_passes or None)
+    check_passes(pipeline.prior.config, config.num_tokens, options.num_passes or None)
     scales = guidance_scales(options.guidance_scale, config.num_tokens, options.guidance_schedule, interval)
     check_vocabulary(pipeline.prior, labels, config.num_codes, guided=any(scale != 1 for scale in scales))
 

@@ -41,6 +41,7 @@ from .training.loop import Loop
 from .training.micro_batches import accumulation_steps
 from .training.muon import build_optimizers
 from .training.run import Run, finished_model
+from .training.same_run import tokenizer_input
 from .training.sharding import evaluated_model, whole_model
 
 
@@ -168,7 +169,7 @@ def train_prior(config: PriorTraining) -> Path:
     accelerator = build_accelerator(config, may_shard=True)
     if None in (config.data.image_size, config.data.channels):
         config = replace(config, data=config.data.sized(VQTokenizer.from_pretrained(config.tokenizer).config))
-    if done := finished_model(config):
+    if done := finished_model(config, partial(tokenizer_input, config.tokenizer)):
         return done
     tokens = tokenize(Tokenization(config.tokenizer, config.data, config.tokens_dir, config.crops))
     train_set, evaluation_set = TokenDataset(tokens, "train"), TokenDataset(tokens, "evaluation")
@@ -220,7 +221,6 @@ def train_prior(config: PriorTraining) -> Path:
 
             share = config.random_share(loop.step_number)
             orders = training_orders(config.seed, loop.number, len(codes), description.num_tokens, share)
-
             sample = proposal.draw(config.seed, loop.number, config.sampled_ids) if proposal else None
 
             with loop.step():

@@ -230,7 +230,7 @@ def evaluate(loop: Loop, model: VQTokenizer, dataset: ImageDataset, config: Any)
     )
     loop.draw("reconstructions", partial(write_reconstructions, model, dataset))
     if loop.accelerator.is_main_process:
-        count = config.evaluation_images or len(dataset)
+        count = min(config.evaluation_images or len(dataset), len(dataset))
         collapse = collapse_warning(loop.run.metrics(), model.config, count)
         if warning := waiting_warning(model, loop.step_number) or collapse:
             loop.say(warning, warning=True)
@@ -256,7 +256,7 @@ def validate(
             quality.update(
                 originals,
                 to_uint8(output.reconstructions.float()),
-                output.features,
+                model.quantizer.unquantized(output.features),
                 model.to_sequence(output.quantizer.indices),
                 model.quantizer.lookup(output.quantizer.indices),
             )

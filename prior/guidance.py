@@ -38,3 +38,9 @@ def guidance_scales(
     elif schedule != "linear":
         raise InputError(f"guidance_schedule is '{schedule}'; valid are constant, linear, cosine")
     return [1 + (scale - 1) * share if first <= p < end else 1.0 for p, share in enumerate(shares)]
+
+
+def check_guidance(guidance_scale: float, num_classes: int) -> None:
+    """Raises: InputError: for guidance of a prior without classes."""
+    if guidance_scale != 1 and not num_classes:
+        raise InputError(f"guidance_scale is {guidance_scale}; a prior without classes takes only 1")

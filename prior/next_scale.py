@@ -106,7 +106,7 @@ def sample_scales(
         raise InputError(f"the prior has scales {scales}; {num_tokens} tokens of {codes_per_position} do not fit")
     if dtype not in (None, model.dtype, torch.bfloat16) or (block_size is not None and block_size < 1):
         raise InputError(f"dtype is {dtype} and block_size {block_size}; valid are torch.bfloat16 and at least 1")
-    check_passes(model, num_tokens, num_passes)
+    check_passes(model.config, num_tokens, num_passes)
     check_truncation(temperature, top_k, top_p, min_p)
     by_token = guidance_scales(guidance_scale, num_tokens, guidance_schedule, guidance_interval)
     guided = any(by != 1 for by in by_token)

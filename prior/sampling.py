@@ -1,6 +1,7 @@
 """Drawing token sequences from a prior: one cached forward pass a position, both guidance halves in one batch."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -101,7 +102,7 @@ def sample_tokens(
     scales = guidance_scales(guidance_scale, num_tokens, guidance_schedule, guidance_interval)
     guided = any(scale != 1 for scale in scales)
     check_vocabulary(model, class_labels, num_codes, guided)
-    check_passes(model, num_tokens, num_passes)
+    check_passes(model.config, num_tokens, num_passes)
     batch, null_class = len(class_labels), model.config.vocab_size - 1
     draws = uniform_draws(batch, num_tokens, generator).to(float64_device(model.device))
     sequences = torch.full((batch, num_tokens + 1), -1, device=model.device)  # the prompt, then the tokens
@@ -199,14 +200,15 @@ def check_vocabulary(model: PreTrainedModel, class_labels: Tensor, num_codes: in
         )
 
 
-def check_passes(model: PreTrainedModel, num_tokens: int, num_passes: int | None) -> None:
-    """Raises: InputError: unless the model can draw so many tokens in so many passes; None leaves the passes to it."""
-    if scales := getattr(model.config, "scales", ()):
+def check_passes(config: Any, num_tokens: int, num_passes: int | None) -> None:
+    """Raises: InputError: unless a model or `PriorConfig` of this configuration can draw so many tokens in so many
+    passes; None leaves the passes to it."""
+    if scales := getattr(config, "scales", ()):
         if num_passes not in (None, len(scales)):
             raise InputError(f"num_passes is {num_passes}; a prior with {len(scales)} scales draws each in a pass")
-    elif has_free_order(model.config):
-        if num_tokens != model.config.num_tokens:
-            raise InputError(f"num_tokens is {num_tokens}; this prior of free order has {model.config.num_tokens}")
+    elif has_free_order(config):
+        if num_tokens != config.num_tokens:
+            raise InputError(f"num_tokens is {num_tokens}; this prior of free order has {config.num_tokens}")
         if num_passes is not None and not 1 <= num_passes <= num_tokens:
             raise InputError(f"num_passes is {num_passes}; it must be from 1 to num_tokens, {num_tokens}")
     elif num_tokens > (own := getattr(model.config, "num_tokens", num_tokens)):

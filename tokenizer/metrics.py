@@ -126,7 +126,7 @@ class ReconstructionQuality(Metric):
 
         Args:
             originals, reconstructions: uint8 (B, C, H, W).
-            features: (B, D, h, w), before quantization.
+            features: (B, D, h, w), where the codes lie, before they are rounded to these: `unquantized` of a quantizer.
             tokens: int64 (B, T) in [0, num_codes): each code that was chosen.
             codes: (B, h, w, D), what the features were quantized to.
         """

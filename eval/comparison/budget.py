@@ -12,6 +12,7 @@ from typing import Any
 from wvq.pipelines.train_tokenizer import TokenizerTraining
 from wvq.pipelines.training.run import read_metrics
 from wvq.tokenizer import InputError
+from wvq.tokenizer.quantizers.initialization import CANDIDATES
 from wvq.tokenizer.storage.atomic import write_json
 
 PROBE_STEPS, PROBE_EVERY = 40, 10
@@ -94,6 +95,7 @@ def steps_without_codes(training: TokenizerTraining) -> tuple[TokenizerTraining,
     if options.get("initialization_steps"):
         options["initialization_steps"] = 0
     vectors = training.batch_size * model.num_positions
-    waiting = model.codes_per_position * math.ceil(model.codebook_size / vectors)
+    needed = CANDIDATES.get(options.get("initialization", "data"), 0) * model.codebook_size
+    waiting = model.codes_per_position * math.ceil(needed / vectors)
     training = replace(training, model=replace(model, quantizer_options=options))
     return training, math.ceil(waiting / PROBE_EVERY) * PROBE_EVERY

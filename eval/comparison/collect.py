@@ -12,6 +12,7 @@ from wvq.pipelines import ClassConditionalPipeline
 from wvq.pipelines.generation import SamplingOptions, sample_images
 from wvq.pipelines.processes import this_device
 from wvq.pipelines.training.run import read_metrics
+from wvq.pipelines.training.saved_config import settled
 from wvq.tokenizer import VQTokenizer
 from wvq.tokenizer.data.batches import evenly_spaced
 from wvq.tokenizer.data.dataset import ImageDataset
@@ -22,7 +23,7 @@ from wvq.tokenizer.storage.untrusted import read_json
 from ..report.ablation import Ablation, Point
 from ..report.run_report import RunReport
 from ..sweep.grid import sampling_arguments
-from .config import Cell, Comparison
+from .config import Cell, Comparison, in_setting
 from .own_sampling import chosen_options, sweep_protocol, swept, used_sampling
 
 _SHOWN_IMAGES, _SHOWN_FEATURES, _SHOWN_CLASSES, _SHOWN_SAMPLES = 16, 4_000, 10, 10
@@ -96,6 +97,8 @@ def shared_protocol(config: Comparison) -> dict[str, Any]:
             recipe[stage].pop(key, None)
         if config.budget(stage).given:
             recipe[stage]["steps"] = recipe[f"{stage}_budget"]
+        else:
+            recipe[stage] = settled(recipe[stage])
         protocol[f"{stage}_training"] = recipe[stage] if stage in config.stages else None
     return protocol
 
@@ -119,7 +122,8 @@ def run_report(config: Comparison, cell: Cell, evaluation_set: ImageDataset) -> 
     quantizer = tokenizer.quantizer
     originals = _spread(evaluation_set, _SHOWN_IMAGES)
     some = _spread(evaluation_set, max(1, _SHOWN_FEATURES // tokenizer.config.num_positions))
-    features = rearrange(tokenizer.features(to_model(some).to(device)), "b d h w -> (b h w) d")
+    unquantized = quantizer.unquantized(tokenizer.features(to_model(some).to(device)))
+    features = rearrange(unquantized, "b d h w -> (b h w) d")
     samples, names = _samples(pipeline, used_sampling(config, cell)) if pipeline else (None, ())
     return RunReport(
         quantizer=cell.method,
@@ -159,7 +163,7 @@ def ablations(config: Comparison) -> list[Ablation]:
     for name, settings in config.studies.items():
         points = []
         for setting in settings:
-            values = {config.varied[full]: value for full, value in setting.items()}
+            values = {config.varied[full]: in_setting(value) for full, value in setting.items()}
             cells = [config.cell(method, setting, config.seeds[0]) for method in config.methods]
             points += [Point(cell.method, values, config.setting(cell)) for cell in cells]
         found.append(Ablation(name, points))

@@ -13,7 +13,7 @@ from wvq.pipelines.adversarial.command import train_stage_one
 from wvq.pipelines.tokenize import Tokenization, tokenize
 from wvq.pipelines.train_prior import train_pipeline, train_prior
 from wvq.pipelines.training.same_run import FROM_DATA, INPUTS_FILE, inputs_difference, recorded_inputs
-from wvq.pipelines.training.saved_config import MAY_CHANGE, as_json, first_difference, read_config
+from wvq.pipelines.training.saved_config import MAY_CHANGE, as_given, as_json, first_difference, read_config, settled
 from wvq.tokenizer import InputError
 from wvq.tokenizer.data.dataset import ImageDataset, load_splits
 from wvq.tokenizer.storage.atomic import write_json
@@ -29,6 +29,7 @@ from .clock import Clock
 from .collect import ablations, commands, run_report, shared_protocol, table_row
 from .config import Cell, Comparison, Method, Stage
 from .own_options import grid_comparison, grid_rows, with_own_options
+from .own_sampling import check_own_sampling
 from .parallel import run_parallel
 from .scoring import References, score_cell, take_references
 
@@ -38,7 +39,8 @@ _STAGES = get_args(Stage)
 _MAY_CHANGE = {
     *("output_dir", "baseline", "settings", "seeds", "jobs", "data.num_workers"),
     *(f"{stage}.{name}" for stage in _STAGES for name in MAY_CHANGE),
-}
+} - {"prior.evaluation_images"}  # by which all priors are compared
+_OF_SCORES = ("sampling", "sweep", "num_generated", "perturbed_images", "extractor", "extractor_weights")
 _OF_PRIORS = ("tokenizers_only", "prior", "prior_budget", "sampling", "sweep", "num_generated")
 _FROM_DATA = FROM_DATA | {f"{stage}.{name}" for stage in _STAGES for name in FROM_DATA}
 
@@ -53,6 +55,7 @@ def compare(config: Comparison) -> Path:
     """
     root = Path(config.output_dir)
     train_set, evaluation_set = load_splits(config.data)
+    check_own_sampling(config, len(train_set.class_names))  # before hours of training, not after
     claim_folder(root, config, {"train images": train_set.fingerprint, "evaluation images": evaluation_set.fingerprint})
     tried = None
     if config.grid.values:
@@ -60,7 +63,7 @@ def compare(config: Comparison) -> Path:
         tried, config = grid_rows(config), with_own_options(config)
     unfinished = [cell for cell in config.cells if not _has_scores(config, root / cell.folder / "scores.json")]
     if unfinished:
-        references = take_references(config, train_set, evaluation_set)  # before hours of training, not after
+        references = take_references(config, train_set, evaluation_set)
         run_cells(config, unfinished, references)
     return write_results(config, evaluation_set, tried)
 
@@ -88,23 +91,25 @@ def claim_folder(root: Path, config: Comparison, inputs: dict[str, str]) -> None
     """Write recipe.json into the comparison's folder, or check that the one there is of the same comparison.
 
     Methods, settings and seeds may be added, since they change no other cell, and priors to tokenizers that were
-    compared alone; what may change when a run resumes may change here. What the recipe of an older version lacks has
-    its default. The images are compared by `inputs`, their hashes, so that they may be moved; in folders of older
-    versions by their names.
+    compared alone; what may change when a run resumes may change here, and how runs are sampled and scored as long as
+    none has been. What the recipe of an older version lacks has its default. The images are compared by `inputs`, their
+    hashes, so that they may be moved; in folders of older versions by their names.
 
     Raises:
         InputError: if the folder holds another comparison.
     """
-    recipe = as_json(config)
+    recipe = as_given(config)  # a warm-up that is left open suits the steps of each cell, not those of the recipe
     del recipe["jobs"]  # how many at once changes nothing but the time
     for stage in _STAGES:
         recipe[stage]["data"] = recipe["data"]  # as every run has it
     path = root / "recipe.json"
     if path.exists():
-        old = as_json(read_config(path, Comparison))
+        old, new = as_json(read_config(path, Comparison)), settled(recipe)
+        if not [*root.glob("*/scores.json"), *root.glob("*/sweep/*")]:
+            old |= {name: new[name] for name in _OF_SCORES}
         if old["tokenizers_only"] and not config.tokenizers_only and not any(root.glob("*/prior")):
-            old |= {name: recipe[name] for name in _OF_PRIORS}
-        new = recipe | {"methods": {n: method for n, method in recipe["methods"].items() if n in old["methods"]}}
+            old |= {name: new[name] for name in _OF_PRIORS}
+        new["methods"] = {n: method for n, method in new["methods"].items() if n in old["methods"]}
         known = recorded_inputs(root)
         ignored = _MAY_CHANGE | (_FROM_DATA if known else set())
         difference = first_difference(old, new, ignored) or (inputs_difference(known, inputs) if known else None)

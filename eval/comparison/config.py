@@ -19,6 +19,17 @@ from .budget import Budget, apply_budget
 from .settings import OPTIONS, FieldNames, expand, field_names, option_defaults, value_of, with_values
 
 Stage = Literal["tokenizer", "prior"]
+NULL = "null"  # in a setting, of an option whose value is none: there None is an option that a method lacks
+
+
+def in_setting(value: Any) -> Any:
+    """A field's value as settings and tables have it."""
+    return NULL if value is None else value
+
+
+def from_setting(value: Any) -> Any:
+    """A field's value that settings and tables have as `value`."""
+    return None if value == NULL else value
 
 
 @dataclass(frozen=True)
@@ -137,11 +148,26 @@ class Comparison:
             replace(self.tokenizer.model, **vars(method))  # checks the quantizer and its options
         if self.baseline is not None and self.baseline not in self.methods:
             raise InputError(f"baseline is '{self.baseline}'; valid are the methods {', '.join(self.methods)}")
+        if self.grid.values:
+            self._check_grid()
         for stage in self.stages:
             if self.budget(stage).given:
                 self._check_budget(stage)
             for cell in self.cells:
                 self.training(stage, cell)  # checks the setting
+
+    def _check_grid(self) -> None:
+        if self.data.validation_fraction:
+            raise InputError(
+                f"data.validation_fraction is {self.data.validation_fraction} and grid.values are given; "
+                "grid.validation_fraction splits the training images for the grid, give one of the two"
+            )
+        for name in self.grid.values:
+            if not self.field_names.resolve(name).startswith(OPTIONS):
+                raise InputError(
+                    f"grid.values have '{name}'; valid are options of the quantizers, which alone may differ"
+                )
+        replace(self, settings={"grid": self.grid.values}, grid=OptionGrid(), tokenizers_only=True)  # checks the values
 
     def _check_budget(self, stage: Stage) -> None:
         training = getattr(self, stage)
@@ -150,6 +176,13 @@ class Comparison:
             raise InputError(f"{stage}.steps is {steps} and {stage}_budget is given too; give one of the two")
         if f"{stage}.steps" in self.varied:
             raise InputError(f"settings vary {stage}.steps, which {stage}_budget sets; give one of the two")
+        if stage == "tokenizer" and (seconds := self.tokenizer_budget.seconds):
+            for weight in (self.training(stage, cell).adversarial_weight for cell in self.cells):
+                if weight:
+                    raise InputError(
+                        f"tokenizer.adversarial_weight is {weight} and tokenizer_budget has seconds = {seconds:g}; "
+                        "steps take longer once the discriminator trains, so that a few do not tell: give images"
+                    )
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -211,11 +244,13 @@ class Comparison:
         return value_of(self, full) if option == full else options[option]
 
     def setting(self, cell: Cell) -> dict[str, Any]:
-        """The values of all varied fields in a run, by short names; None for an option that its quantizer lacks."""
-        return {
-            short: cell.values.get(full, self.value(cell.method, full)) if self.has(cell.method, full) else None
-            for full, short in self.varied.items()
-        }
+        """The values of all varied fields in a run, by short names; None for an option that its quantizer lacks, `NULL`
+        for a value that is none."""
+        values: dict[str, Any] = dict.fromkeys(self.varied.values())
+        for full, short in self.varied.items():
+            if self.has(cell.method, full):
+                values[short] = in_setting(cell.values.get(full, self.value(cell.method, full)))
+        return values
 
     def training(self, stage: Stage, cell: Cell) -> Any:
         """The training of one stage of a run; with a budget of seconds its steps are still the recipe's."""

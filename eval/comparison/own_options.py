@@ -8,31 +8,25 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from wvq.tokenizer import InputError
 from wvq.tokenizer.storage.untrusted import read_json
 
 from ..sweep.grid import SweepOptions
-from .config import Comparison, OptionGrid
+from .config import Comparison, OptionGrid, from_setting
 from .settings import OPTIONS
 
 FOLDER = "grid"
 
 
 def grid_comparison(config: Comparison) -> Comparison:
-    """The comparison that tries the grid.
-
-    Raises:
-        InputError: for a name that is no option of any of the quantizers.
-    """
-    for name in config.grid.values:
-        if not config.field_names.resolve(name).startswith(OPTIONS):
-            raise InputError(f"grid.values have '{name}'; valid are options of the quantizers, which alone may differ")
+    """The comparison that tries the grid: with the seed that it was begun with, whatever the order of seeds is now."""
+    folder = Path(config.output_dir) / FOLDER
+    begun = folder / "recipe.json"
     return replace(
         config,
-        output_dir=str(Path(config.output_dir) / FOLDER),
+        output_dir=str(folder),
         data=replace(config.data, validation_fraction=config.grid.validation_fraction),
         settings={FOLDER: config.grid.values},
-        seeds=config.seeds[:1],
+        seeds=tuple(read_json(begun)["seeds"]) if begun.exists() else config.seeds[:1],
         grid=OptionGrid(),
         tokenizers_only=True,
         sweep=SweepOptions(),
@@ -47,8 +41,9 @@ def with_own_options(config: Comparison) -> Comparison:
         if row["chosen"]:
             method = methods[row["quantizer"]]
             # An option that is called as a field of a training is "quantizer_options.NAME" there.
-            options = {name.rpartition(".")[2]: value for name, value in row["setting"].items() if value is not None}
-            methods[row["quantizer"]] = replace(method, quantizer_options=method.quantizer_options | options)
+            options = {name.rpartition(".")[2]: from_setting(value) for name, value in row["setting"].items()}
+            own = {name: value for name, value in options.items() if config.has(row["quantizer"], f"{OPTIONS}.{name}")}
+            methods[row["quantizer"]] = replace(method, quantizer_options=method.quantizer_options | own)
     return replace(config, methods=methods, grid=OptionGrid())
 
 

@@ -6,6 +6,10 @@ from typing import Any
 
 from wvq.pipelines import ClassConditionalPipeline
 from wvq.pipelines.generation import SamplingOptions
+from wvq.prior.guidance import check_guidance, guidance_scales
+from wvq.prior.model import PriorConfig
+from wvq.prior.sampling import check_passes
+from wvq.tokenizer import InputError
 from wvq.tokenizer.data.dataset import ImageDataset
 from wvq.tokenizer.storage.untrusted import read_json
 
@@ -49,6 +53,33 @@ def own_sampling(
     with Clock(folder / "seconds.json").measure("sweep"):
         best = sweep_in_folder(folder / "sweep", pipeline, settings, yardstick)[0].setting
     return replace(best, seed=config.sampling.seed, batch_size=config.sampling.batch_size)
+
+
+def check_own_sampling(config: Comparison, num_classes: int) -> None:
+    """Check that the priors of all runs, of images of so many classes, can draw with every setting there is.
+
+    Raises:
+        InputError: for guidance without classes or outside an image, and passes that a prior of its order cannot do.
+    """
+    for cell in () if config.tokenizers_only else config.cells:
+        model, training = config.training("tokenizer", cell).model, config.training("prior", cell)
+        prior = PriorConfig(
+            **vars(training.model),
+            num_codes=model.num_codes,
+            num_tokens=model.num_tokens,
+            num_classes=num_classes,
+            codes_per_position=model.codes_per_position,
+            token_order="random" if training.order == "random" else "raster",
+            scales=model.scales,
+        )
+        for setting in config.sweep.grid.settings(config.sampling):
+            scale, schedule, interval = setting.guidance_scale, setting.guidance_schedule, setting.guidance_interval
+            try:
+                check_guidance(scale, num_classes)
+                guidance_scales(scale, prior.num_tokens, schedule, interval)
+                check_passes(prior, prior.num_tokens, setting.num_passes or None)
+            except InputError as error:
+                raise InputError(f"sampling or sweep.grid, for {cell.folder}: {error}") from error
 
 
 def swept(config: Comparison) -> bool:

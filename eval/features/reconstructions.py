@@ -84,7 +84,8 @@ def measure_reconstructions(
                 indices = tokenizer.quantizer(features).indices
                 reconstructions = to_uint8(tokenizer.decode(indices))
                 codes = tokenizer.quantizer.lookup(indices)
-                quality.update(originals, reconstructions, features, tokenizer.to_sequence(indices), codes)
+                unquantized = tokenizer.quantizer.unquantized(features)
+                quality.update(originals, reconstructions, unquantized, tokenizer.to_sequence(indices), codes)
                 for name, values in finite_features(extractor, reconstructions, with_spatial).items():
                     rows[name].append(values)
                 for name, measure in per_image.items():

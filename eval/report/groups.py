@@ -118,7 +118,7 @@ def statistics_rows(columns: Sequence[Column], groups: Sequence[Group], baseline
     for column in columns:
         for score in group_scores(column, groups, baseline):
             difference = score.test.difference if score.test else _UNKNOWN
-            record: dict[str, Any] = {"quantizer": score.group.method, **score.group.setting}
+            record: dict[str, Any] = {"quantizer": score.group.method, **named_setting(score.group.setting)}
             record |= {"score": column.title, "better": {1: "higher", -1: "lower", 0: None}[column.direction]}
             record |= {"seeds": score.seeds, "mean": score.mean.value, "low": score.mean.low, "high": score.mean.high}
             record |= {"mean_rank": score.rank, "difference": difference.value}
@@ -126,6 +126,11 @@ def statistics_rows(columns: Sequence[Column], groups: Sequence[Group], baseline
             record |= {"p": score.test.p if score.test else math.nan, "p_holm": score.p_holm}
             records.append({name: known(value) for name, value in record.items()})
     return records
+
+
+def named_setting(setting: dict[str, Any]) -> dict[str, Any]:
+    """A setting in a flat record, as "setting.NAME": a field may be called as what else a record holds."""
+    return {f"setting.{name}": value for name, value in setting.items()}
 
 
 def known(value: Any) -> Any:

@@ -7,7 +7,7 @@ from itertools import combinations
 from typing import Any
 
 from .columns import Column
-from .groups import SIGNIFICANT, Group, agree, group_label, known, paired_test
+from .groups import SIGNIFICANT, Group, agree, group_label, known, named_setting, paired_test
 from .statistics import PairedTest, holm
 
 
@@ -76,8 +76,12 @@ def pair_rows(columns: Sequence[Column], groups: Sequence[Group]) -> list[dict[s
     for column in columns:
         for pair in group_pairs(column, groups):
             difference = pair.test.difference
-            record: dict[str, Any] = {"first": pair.first.method, "second": pair.second.method, **pair.setting}
-            record |= {"score": column.title, "better": "higher" if column.direction > 0 else "lower"}
+            record: dict[str, Any] = {"first": pair.first.method, "second": pair.second.method}
+            record |= {
+                **named_setting(pair.setting),
+                "score": column.title,
+                "better": "higher" if column.direction > 0 else "lower",
+            }
             record |= {"seeds": pair.test.pairs, "difference": difference.value}
             record |= {"difference_low": difference.low, "difference_high": difference.high}
             record |= {"p": pair.test.p, "p_holm": pair.p_holm, "winner": pair.winner and pair.winner.method}

@@ -39,7 +39,7 @@ def train_adversarial(
         InputError: as `train_tokenizer`, and for features that are not installed.
     """
     accelerator = build_accelerator(config)
-    if found := finished_model(config):
+    if found := finished_model(config, lambda: inputs or {}):
         return found
     settings, perceptual = config.discriminator, None
     if config.perceptual_weight:

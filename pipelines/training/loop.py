@@ -257,9 +257,14 @@ class Loop:
         self.say(f"step {self.step_number}: {summary}")
 
     def draw(self, name: str, write: Callable[[Path], None]) -> None:
-        """Have the first process write this step's picture to the path that it is given; trackers get it as `name`."""
+        """Have the first process write this step's picture to the path that it is given; trackers get it as `name`.
+
+        Whatever is drawn at random for it, as by a model that is loaded, changes nothing in the training.
+        """
         path = self.run.folder / "images" / f"step-{self.step_number:08d}.png"
-        on_first_process(partial(write, path))
+        device = self.accelerator.device
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            on_first_process(partial(write, path))
         if self.trackers:
             self.trackers.picture(name, self.step_number, path)
 

@@ -3,7 +3,7 @@
 import json
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from wvq.tokenizer.storage.untrusted import user_path
 from .checkpoints.background import Background
 from .checkpoints.shards import ShardWriter, Tensors
 from .checkpoints.state import TrainingState, write_state
-from .same_run import Difference, is_of_inputs, recorded_config, run_difference, write_run
+from .same_run import Difference, changed_input, is_of_inputs, recorded_config, run_difference, write_run
 
 TRACKING_FILE, ROLLBACKS_FILE = "tracking.json", "rollbacks.json"
 _FILES = (  # of a run, at its top
@@ -245,14 +245,15 @@ class Run:
         write_file(self.folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in kept).encode())
 
 
-def finished_model(config: Any) -> Path | None:
+def finished_model(config: Any, inputs: Callable[[], Mapping[str, str]] = dict) -> Path | None:
     """The model of the run in `config.output_dir`, if it is finished and of this configuration to the letter.
 
-    So a finished run needs neither its data nor time. A collective call.
+    So a finished run needs neither its data nor time. A collective call; `inputs` gives the hashes of what it is made
+    from, where that is at hand.
 
     Raises:
-        InputError: if the folder holds a run of another configuration. Where that may be only another place of its data
-            or tokenizer, which `Run` can tell, there is no error, and no model.
+        InputError: if the folder holds a run of another configuration or of other inputs. Where that may be only
+            another place of its data or tokenizer, which `Run` can tell, there is no error, and no model.
     """
     folder = user_path(config.output_dir)
 
@@ -260,10 +261,12 @@ def finished_model(config: Any) -> Path | None:
         if not (folder / "run.json").exists():
             return None
         recorded = recorded_config(folder, config)
-        difference = run_difference(folder, recorded, config)
+        difference, done = run_difference(folder, recorded, config), (folder / "model").is_dir()
         if difference and not is_of_inputs(difference) and _would_lose(folder, recorded.checkpoint_every):
             raise _another_run(folder, difference)
-        return folder / "model" if not difference and (folder / "model").is_dir() else None
+        if done and not difference and (changed := changed_input(folder, inputs())):
+            raise _another_run(folder, changed)
+        return folder / "model" if done and not difference else None
 
     return on_first_process(find)
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from wvq.tokenizer import InputError, VQTokenizer
 from wvq.tokenizer.storage.atomic import write_json
 from wvq.tokenizer.storage.untrusted import read_json
 
@@ -65,6 +66,20 @@ def inputs_difference(known: Mapping[str, str], inputs: Mapping[str, str]) -> Di
     """The first of the inputs that has another hash."""
     difference = first_difference(dict(known), dict(inputs))
     return difference and (difference[0], str(difference[1])[:12], str(difference[2])[:12])
+
+
+def changed_input(folder: Path, inputs: Mapping[str, str]) -> Difference | None:
+    """The first of some of the inputs of a folder's run that has another hash than there."""
+    known = recorded_inputs(folder) or {}
+    return inputs_difference(*({name: of[name] for name in inputs if name in known} for of in (known, inputs)))
+
+
+def tokenizer_input(name_or_path: str) -> dict[str, str]:
+    """The hash of a tokenizer as inputs have it; {} where it cannot be read, since it is gone."""
+    try:
+        return {"tokenizer": VQTokenizer.from_pretrained(name_or_path).fingerprint}
+    except InputError:
+        return {}
 
 
 def is_of_inputs(difference: Difference) -> bool:

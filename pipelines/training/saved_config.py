@@ -28,16 +28,22 @@ Config = TypeVar("Config")
 
 def as_json(config: Any) -> dict[str, Any]:
     """A configuration, a dataclass, as its JSON file holds it: with what a warm-up that is left open comes to."""
-    return _settled(json.loads(json.dumps(dataclasses.asdict(config))))
+    return settled(as_given(config))
 
 
-def _settled(values: Any) -> Any:
+def as_given(config: Any) -> dict[str, Any]:
+    """A configuration, a dataclass, as JSON has it, with all that is left open."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def settled(values: Any) -> Any:
+    """JSON values with what every warm-up that is left open comes to, by the steps beside it."""
     if not isinstance(values, dict):
         return values
-    settled = {name: _settled(value) for name, value in values.items()}
-    if "steps" in settled and settled.get("warmup_steps", 0) is None:
-        settled["warmup_steps"] = default_warmup(settled["steps"])
-    return settled
+    known = {name: settled(value) for name, value in values.items()}
+    if "steps" in known and known.get("warmup_steps", 0) is None:
+        known["warmup_steps"] = default_warmup(known["steps"])
+    return known
 
 
 def read_config(path: Path, config_class: type[Config], **missing: Any) -> Config:

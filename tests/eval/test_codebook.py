@@ -10,10 +10,13 @@ from torch import Tensor
 
 from wvq.eval.codebook import draw_codebook_figure, effective_dimension, examine_codebook, examine_tokenizer
 from wvq.eval.evaluate import Evaluation
+from wvq.eval.features.efficientnet import EfficientNetLite0
+from wvq.eval.scores import evaluate_reconstruction
 from wvq.pipelines.command_line import main
 from wvq.tokenizer import InputError, TokenizerConfig, VQTokenizer
 from wvq.tokenizer.data.config import DataConfig
 from wvq.tokenizer.data.dataset import load_splits
+from wvq.tokenizer.data.decoding import to_model
 from wvq.tokenizer.metrics import ReconstructionQuality
 
 
@@ -92,6 +95,26 @@ def test_of_a_tokenizer_equals_its_evaluation(fashion_folder: Path):
     for name in ("utilization", "perplexity", "quantization_error", "relative_quantization_error"):
         assert getattr(report, name) == pytest.approx(float(expected[name]), rel=1e-3)  # in batches of other sizes
     assert {"findings", "wasserstein_distance"} <= report.as_dict().keys()
+
+
+@pytest.mark.parametrize("name", ["spherical", "fsq", "gaussian"])
+def test_features_are_examined_where_the_codes_lie_with_the_quantizers_own_assignment(name: str, fashion_folder: Path):
+    torch.manual_seed(0)
+    tokenizer = VQTokenizer(TokenizerConfig(image_size=28, channels=1, patch_size=2, base_channels=8, quantizer=name,
+                                            channel_multipliers=(1, 1), num_blocks=1, latent_channels=8,
+                                            codebook_size=64, codebook_dim=4)).train()  # fmt: skip
+    train, images = load_splits(DataConfig(source=str(fashion_folder), image_size=28, channels=1))
+    with torch.no_grad():
+        weight = tokenizer.to_codebook.get_parameter("weight")  # features that vary most in one direction
+        weight.mul_(torch.tensor([50.0, 5, 1, 1]).view(4, 1, 1, 1))
+    tokenizer(to_model(train.__getitems__(list(range(64)))["images"]))  # codes, and statistics, of data
+    report = examine_tokenizer(tokenizer, images)
+    scores = evaluate_reconstruction(tokenizer.eval(), images, EfficientNetLite0())
+    found = tokenizer.encode(to_model(images.__getitems__(list(range(len(images))))["images"]))
+    assert report.utilization == len(found.unique()) / 64 == scores.utilization
+    for measure in ("perplexity", "quantization_error", "relative_quantization_error"):
+        assert getattr(report, measure) == pytest.approx(getattr(scores, measure), rel=1e-3)
+    assert report.relative_quantization_error < 1
 
 
 def test_command(fashion_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -115,6 +115,7 @@ def test_statistics_are_those_of_the_vectors_of_all_scales(images: Tensor):
         torch.testing.assert_close(mine, its)
     report = examine_codebook(vectors, own.codebook.detach())
     assert report.num_features == 5 * 21
+    assert torch.equal(tokenizer.quantizer.unquantized(tokenizer.features(images)), tokenizer.features(images))
 
 
 def test_codes_that_start_from_data_are_vectors_of_all_scales(images: Tensor):

@@ -94,6 +94,14 @@ def test_quality_counts_the_codes_of_every_sub_quantizer(images: Tensor):
     assert quality.compute()["quantization_error"] == pytest.approx(float(error))
 
 
+def test_unquantized_is_of_each_slice_or_the_features_themselves(images: Tensor):
+    product, residual = (build(kind, quantizer="spherical").quantizer for kind in KINDS)
+    z = 10 * torch.randn(5, 6, 4, 4)
+    slices = [own / own.norm(dim=1, keepdim=True) for own in z.split(2, dim=1)]
+    torch.testing.assert_close(product.unquantized(z), torch.cat(slices, dim=1))
+    assert torch.equal(residual.unquantized(z), z)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

@@ -109,6 +109,17 @@ class Quantizer(nn.Module):
         """Index of the code of each of the projected vectors (N, D), detached; (N,) int64 in [0, K)."""
         return nearest_codes(vectors, self.codebook.detach())
 
+    def unrounded(self, vectors: Tensor) -> Tensor:
+        """What the codes of projected vectors (N, D) would be if there were one everywhere, (N, D)."""
+        return vectors
+
+    def unquantized(self, z: Tensor) -> Tensor:
+        """What would come out of z (B, D, *spatial) if nothing were rounded, shaped like it, in float32: of it, which
+        lies where the codes do, the codes are an approximation."""
+        with torch.autocast(z.device.type, enabled=False), full_precision():
+            vectors = self.unrounded(self.project(rearrange(z.float(), "b d ... -> (b ...) d")))
+        return rearrange(vectors, "(b n) d -> b d n", b=len(z)).reshape(z.shape)
+
     def estimate(self, vectors: Tensor, quantized: Tensor) -> Tensor:
         """The codes (N, D) of projected vectors (N, D) with the gradient that these are to have."""
         return straight_through(vectors, quantized)

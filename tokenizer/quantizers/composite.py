@@ -29,6 +29,10 @@ class CompositeQuantizer(nn.Module):
         """Codes of indices (..., M), each in [0, K) of its quantizer, as (..., D)."""
         raise NotImplementedError(f"{type(self).__name__} defines no lookup")  # what each composite is
 
+    def unquantized(self, z: Tensor) -> Tensor:
+        """What would come out of z (B, D, *spatial) if nothing were rounded: see `Quantizer.unquantized`."""
+        return z
+
     @property
     def accumulation_steps(self) -> int:
         """Forwards of an optimizer step, of every sub-quantizer."""
@@ -73,6 +77,10 @@ class ProductQuantizer(CompositeQuantizer):
         """Codes of indices (..., M), as (..., D)."""
         chosen = zip(self.sub_quantizers, indices.unbind(dim=-1), strict=True)
         return torch.cat([quantizer.lookup(index) for quantizer, index in chosen], dim=-1)
+
+    def unquantized(self, z: Tensor) -> Tensor:
+        slices = zip(self.sub_quantizers, z.split(self._widths, dim=1), strict=True)
+        return torch.cat([quantizer.unquantized(own) for quantizer, own in slices], dim=1)
 
     def forward(self, z: Tensor) -> QuantizerOutput:
         """Quantize z, (B, D, *spatial) or (N, D).

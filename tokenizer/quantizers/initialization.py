@@ -12,7 +12,7 @@ from ..precision import to_float64
 Initialization = Literal["normal", "uniform", "data", "kmeans++"]
 FROM_DATA = ("data", "kmeans++")
 
-_CANDIDATES = {"data": 1, "kmeans++": 4}  # vectors for each code
+CANDIDATES = {"data": 1, "kmeans++": 4}  # vectors for each code
 _ONE_BY_ONE = 256  # codes that k-means++ draws one after the other
 _BLOCK_ENTRIES = 2**22  # distances held at once, 32 MiB
 
@@ -60,7 +60,7 @@ class FirstVectors(nn.Module):
         super().__init__()
         self.name: Literal["data", "kmeans++"] = name
         self.codebook_size, self.least_steps = codebook_size, least_steps
-        self.needed = _CANDIDATES[name] * codebook_size
+        self.needed = CANDIDATES[name] * codebook_size
         self.latest: Tensor | None = None
         self.steps = 0
 

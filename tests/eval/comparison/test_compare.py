@@ -180,6 +180,10 @@ def test_what_changes_no_result_may_change(tmp_path: Path, fashion_folder: Path)
     claim_folder(tmp_path, changed, {})
     recipe = json.loads((tmp_path / "recipe.json").read_text())
     assert (recipe["data"]["num_workers"], recipe["tokenizer"]["log_every"]) == (2, 7)
+    with pytest.raises(InputError, match=r"holds a comparison with prior\.evaluation_images = 0, this one has 50"):
+        claim_folder(
+            tmp_path, dataclasses.replace(changed, prior=dataclasses.replace(config.prior, evaluation_images=50)), {}
+        )
     with pytest.raises(InputError, match=r"holds a comparison with tokenizer\.steps = 4, this one has 5"):
         claim_folder(tmp_path, dataclasses.replace(changed, tokenizer=dataclasses.replace(training, steps=5)), {})
     del recipe["prior"]["seed"], recipe["methods"]["matched"]["quantizer_options"]  # as if there had been none

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from wvq.eval.comparison.compare import Comparison, Method, compare
+from wvq.eval.comparison.compare import Comparison, Method, claim_folder, compare
 from wvq.eval.comparison.config import OptionGrid
-from wvq.eval.comparison.own_options import with_own_options
+from wvq.eval.comparison.own_options import grid_comparison, with_own_options
 from wvq.pipelines.train_tokenizer import TokenizerTraining
 from wvq.tokenizer import InputError, TokenizerConfig
 from wvq.tokenizer.data.config import DataConfig
@@ -81,11 +81,43 @@ def test_every_method_is_compared_with_its_own_best_options(fashion_folder: Path
 
 
 def test_only_options_of_quantizers_may_differ(fashion_folder: Path, tmp_path: Path) -> None:
-    config = replace(toy(tmp_path, fashion_folder), grid=OptionGrid({"learning_rate": [0.1]}))
+    config = toy(tmp_path, fashion_folder)
     with pytest.raises(InputError, match=r"grid.values have 'learning_rate'; valid are options of the quantizers"):
-        compare(config)
+        replace(config, grid=OptionGrid({"learning_rate": [0.1]}))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"comitment_weight": [0.1]}, r"unknown field 'comitment_weight' \(did you mean 'commitment_weight'"),
+        ({"commitment_weight": ["much"]}, "commitment_weight has the value 'much', which is no float"),
+        ({"commitment_weight": [0.1, -1.0]}, "commitment_weight is -1.0; it must be at least 0"),
+        ({"commitment_weight": []}, "commitment_weight has no values; give at least one"),
+    ],
+)
+def test_a_grid_is_refused_before_a_folder_is_claimed(
+    fashion_folder: Path, tmp_path: Path, values: dict[str, Any], message: str
+) -> None:
+    config = toy(tmp_path / "one", fashion_folder)
+    with pytest.raises(InputError, match=message):
+        replace(config, grid=OptionGrid(values))
 
 
 def test_a_grid_is_checked() -> None:
     with pytest.raises(InputError, match=r"grid\.validation_fraction is 0; it must be between 0 and 1, exclusive"):
         OptionGrid(validation_fraction=0)
+
+
+def test_a_grid_keeps_the_seed_that_it_was_begun_with(fashion_folder: Path, tmp_path: Path) -> None:
+    config = replace(toy(tmp_path, fashion_folder), seeds=(3,))
+    claim_folder(tmp_path / "grid", grid_comparison(config), {})
+    for seeds in ((0, 3), (3, 0)):
+        again = grid_comparison(replace(config, seeds=seeds))
+        assert again.seeds == (3,)
+        claim_folder(tmp_path / "grid", again, {})
+
+
+def test_a_grid_makes_the_only_split_of_the_training_images(fashion_folder: Path, tmp_path: Path) -> None:
+    config = toy(tmp_path, fashion_folder)
+    with pytest.raises(InputError, match=r"data.validation_fraction is 0.1 and grid.values are given; grid.validation"):
+        replace(config, data=replace(config.data, validation_fraction=0.1))

@@ -2,16 +2,22 @@
 
 import csv
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from wvq.eval.comparison.compare import Comparison, Method, compare
+import pytest
+from toy_comparisons import toy_comparison
+
+from wvq.eval.comparison.compare import Comparison, Method, claim_folder, compare
+from wvq.eval.comparison.own_sampling import check_own_sampling
 from wvq.eval.sweep.grid import Grid, SweepOptions
 from wvq.pipelines.generation import SamplingOptions
 from wvq.pipelines.train_prior import PriorTraining
 from wvq.pipelines.train_tokenizer import TokenizerTraining
 from wvq.prior.model import PriorSize
-from wvq.tokenizer import TokenizerConfig
+from wvq.tokenizer import InputError, TokenizerConfig
 from wvq.tokenizer.data.config import DataConfig
 from wvq.tokenizer.data.dataset import load_splits
 
@@ -69,3 +75,49 @@ def test_every_run_is_sampled_at_its_own_best_setting(fashion_folder: Path, tmp_
     for row in [*again["rows"], *comparison["rows"]]:
         del row["seconds"]
     assert again["rows"] == comparison["rows"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"sampling": SamplingOptions(guidance_scale=1.5)},
+            "guidance_scale is 1.5; a prior without classes takes only",
+        ),
+        ({"sweep": SweepOptions(Grid(guidance_scale=(1.0, 2.0)))}, "guidance_scale is 2.0; a prior without classes"),
+        ({"sampling": SamplingOptions(num_passes=8)}, "num_passes is 8; a prior of raster order draws a token in each"),
+        ({"sweep": SweepOptions(Grid(num_passes=(0, 16)))}, "num_passes is 16; a prior of raster order draws a token"),
+        ({"sampling": SamplingOptions(guidance_interval=(3, 50))}, r"guidance_interval is \(3, 50\); valid are"),
+    ],
+)
+def test_what_no_prior_can_draw_is_refused_before_anything_is_trained(
+    fashion_folder: Path, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    images, folder = tmp_path / "images", tmp_path / "one"
+    images.mkdir()
+    for path in sorted(fashion_folder.glob("train/*/*.png"))[:40]:
+        shutil.copy(path, images / f"{path.parent.name}-{path.name}")  # no folder of a class: images without classes
+    config = replace(toy_comparison(folder, images), sampling=SamplingOptions())
+    with pytest.raises(InputError, match=f"sampling or sweep.grid, for plain-0: {message}"):
+        compare(replace(config, **changes))
+    assert not folder.exists()
+    settled = replace(config, sampling=SamplingOptions(num_passes=49), tokenizers_only=False)
+    check_own_sampling(settled, num_classes=0)
+    free = replace(settled, prior=replace(config.prior, order="random"), sampling=SamplingOptions(num_passes=8))
+    check_own_sampling(free, num_classes=0)
+
+
+def test_sampling_and_extractor_may_change_until_a_run_is_scored(fashion_folder: Path, tmp_path: Path) -> None:
+    first = toy_comparison(tmp_path, fashion_folder)
+    claim_folder(tmp_path, first, {})
+    mended = replace(first, sampling=SamplingOptions(), extractor="inception", num_generated=30, perturbed_images=5)
+    claim_folder(tmp_path, mended, {})
+    assert read(tmp_path / "recipe.json")["extractor"] == "inception"
+    for name in ("sweep/sweep.json", "scores.json"):
+        made = tmp_path / "plain-0" / name
+        made.parent.mkdir(parents=True, exist_ok=True)
+        made.write_text("{}")
+        with pytest.raises(InputError, match="holds a comparison with extractor = inception, this one has efficient"):
+            claim_folder(tmp_path, first, {})
+        made.unlink()
+    claim_folder(tmp_path, first, {})

@@ -8,11 +8,15 @@ from typing import Any
 import pytest
 
 from wvq.eval.comparison.budget import Budget, apply_budget, measure_steps, steps_without_codes
+from wvq.eval.comparison.collect import shared_protocol
+from wvq.eval.comparison.compare import claim_folder
 from wvq.eval.comparison.config import Comparison, Method
 from wvq.pipelines.train_prior import PriorTraining
 from wvq.pipelines.train_tokenizer import TokenizerTraining
+from wvq.pipelines.training.saved_config import read_config
 from wvq.prior import PriorSize
-from wvq.tokenizer import InputError, TokenizerConfig
+from wvq.tokenizer import InputError, TokenizerConfig, build_quantizer
+from wvq.tokenizer.quantizers.codebook import CodebookQuantizer
 
 OPTIONS = "tokenizer.model.quantizer_options"
 
@@ -127,6 +131,10 @@ def test_a_field_that_is_a_list_takes_a_list_of_lists() -> None:
          "tokenizer.steps is 7 and tokenizer_budget is given too"),
         ({"settings": {"a": {"tokenizer.steps": [500]}}, "tokenizer_budget": Budget(seconds=9)},
          "settings vary tokenizer.steps, which tokenizer_budget sets"),
+        ({"tokenizer": TokenizerTraining(adversarial_weight=0.1), "tokenizer_budget": Budget(seconds=60)},
+         "tokenizer.adversarial_weight is 0.1 and tokenizer_budget has seconds = 60; steps take"),
+        ({"settings": {"a": {"adversarial_weight": [0, 0.2]}}, "tokenizer_budget": Budget(seconds=60)},
+         "tokenizer.adversarial_weight is 0.2 and tokenizer_budget has seconds = 60; steps"),
     ],
 )  # fmt: skip
 def test_bad_settings_and_budgets(changes: dict[str, Any], message: str) -> None:
@@ -184,6 +192,13 @@ def test_seconds_buy_as_many_steps_as_were_measured(tmp_path: Path) -> None:
     assert probe.model.quantizer_options == {"initialization": "data", "initialization_steps": 0}
     assert waiting - 10 < 4000 / (4 * training.model.num_positions) <= waiting
     assert dataclasses.replace(probe, model=training.model) == training
+    four = {"initialization": "kmeans++"}
+    spread = dataclasses.replace(training, model=dataclasses.replace(training.model, quantizer_options=four))
+    quantizer = build_quantizer("vanilla", 4000, training.model.codebook_dim, **four)
+    assert isinstance(quantizer, CodebookQuantizer)
+    assert quantizer.first_vectors
+    steps = quantizer.first_vectors.needed / (4 * training.model.num_positions)
+    assert steps_without_codes(spread)[1] - 10 < steps <= steps_without_codes(spread)[1]
     measure_steps(train, probe, 33.3, tmp_path / "late.json", passed_over=waiting)
     assert probes[-1].steps == waiting + 40
     assert json.loads((tmp_path / "late.json").read_text())["steps"] == 66
@@ -191,3 +206,42 @@ def test_seconds_buy_as_many_steps_as_were_measured(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"a budget of 0.4 seconds buys no step; one takes 0.5"):
         measure_steps(train, TokenizerTraining(), 0.4, tmp_path / "other.json")
     assert not (tmp_path / "other.json").exists()
+
+
+def test_a_recipe_leaves_open_what_a_warm_up_comes_to(tmp_path: Path) -> None:
+    open_warmup = TokenizerTraining(model=TokenizerConfig(codebook_size=1024, codebook_dim=8))
+    budget = comparison(tokenizer=open_warmup, tokenizer_budget=Budget(images=6400), tokenizers_only=True)
+    steps = comparison(tokenizer=dataclasses.replace(open_warmup, steps=2000), tokenizers_only=True)
+    studies = dataclasses.replace(steps, settings={"length": {"tokenizer.steps": [150, 2000]}})
+    for number, (config, warmups) in enumerate([(budget, [20, 20]), (studies, [30, 30, 200, 200])]):
+        folder = tmp_path / str(number)
+        for _ in range(2):  # and it resumes
+            claim_folder(folder, config, {"train images": "1"})
+        again = read_config(folder / "recipe.json", Comparison)
+        for one in (config, again):
+            assert [one.training("tokenizer", cell).warmup for cell in one.cells] == warmups
+
+
+def test_a_recipe_in_which_a_warm_up_was_a_number_still_matches(tmp_path: Path) -> None:
+    config = comparison(tokenizer_budget=Budget(images=64 * 500), tokenizers_only=True)
+    claim_folder(tmp_path, config, {})
+    recipe = json.loads((tmp_path / "recipe.json").read_text())
+    assert recipe["tokenizer"]["warmup_steps"] is None
+    recipe["tokenizer"]["warmup_steps"] = 200
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe))
+    claim_folder(tmp_path, config, {})
+    given = dataclasses.replace(config.tokenizer, warmup_steps=100)
+    with pytest.raises(InputError, match=r"tokenizer\.warmup_steps = 200, this one has 100"):
+        claim_folder(tmp_path, dataclasses.replace(config, tokenizer=given), {})
+
+
+def test_the_protocol_says_what_a_warm_up_came_to(tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"methods": {"plain": Method("vanilla")}, "output_dir": str(tmp_path)}
+    config = comparison(tokenizer_budget=Budget(images=6400), **changes)
+    claim_folder(tmp_path, config, {})
+    (tmp_path / "plain-0").mkdir()
+    scores = {"reconstruction": {"protocol": {"tokenizer": "0"}}, "generation": None}
+    (tmp_path / "plain-0" / "scores.json").write_text(json.dumps(scores))
+    protocol = shared_protocol(config)
+    assert protocol["tokenizer_training"]["warmup_steps"] is None, "by each cell's own steps"
+    assert protocol["prior_training"]["warmup_steps"] == 200

@@ -112,7 +112,7 @@ def test_records_hold_the_numbers_and_none_for_what_is_not_known(tmp_path) -> No
     columns = [column_of(rows, "PSNR")]
     _, record = statistics_rows(columns, group_rows(rows), "a")
     assert record == {
-        "quantizer": "b", "codebook_dim": 4, "score": "PSNR (dB)", "better": "higher", "seeds": 1, "mean": 21.0,
+        "quantizer": "b", "setting.codebook_dim": 4, "score": "PSNR (dB)", "better": "higher", "seeds": 1, "mean": 21.0,
         "low": None, "high": None, "mean_rank": 1.0, "difference": 1.0, "difference_low": None,
         "difference_high": None, "p": None, "p_holm": None,
     }  # fmt: skip

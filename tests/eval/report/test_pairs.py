@@ -95,12 +95,24 @@ def test_files_hold_every_pair(tmp_path: Path) -> None:
         one for one in content["pairs"] if (one["score"], one["first"], one["second"]) == ("PSNR (dB)", "a", "b")
     )
     assert psnr["difference"] == pytest.approx(sum(PSNR["a"]) / 3 - sum(PSNR["b"]) / 3)
-    assert (psnr["winner"], psnr["seeds"], psnr["codebook_size"]) == ("b", 3, 256)
+    assert (psnr["winner"], psnr["seeds"], psnr["setting.codebook_size"]) == ("b", 3, 256)
     lines = (tmp_path / "pairs.tex").read_text().splitlines()
     assert r"\begin{tabular}{lll}" in lines
     assert r"c & 256 & a, b \\" in lines
     assert r"d & 256 & -- \\" in lines
     assert "\n".join(lines) + "\n" == latex_of_pairs(content)
+
+
+def test_a_study_may_vary_a_field_that_is_called_as_a_column(tmp_path: Path) -> None:
+    content = comparison(seeded(setting={"quantizer": "ema", "score": "none", "p": 0.5}))
+    write_tables(tmp_path, content)
+    assert {one["quantizer"] for one in content["statistics"]} == {"a", "b", "c", "d"}
+    for one in (*content["statistics"], *content["pairs"]):
+        assert (one["setting.quantizer"], one["setting.score"], one["setting.p"]) == ("ema", "none", 0.5)
+        assert one["score"] != "none"
+        assert one["p"] != 0.5
+    with (tmp_path / "statistics.csv").open(newline="") as file:
+        assert {one["setting.quantizer"] for one in csv.DictReader(file)} == {"ema"}
 
 
 def test_one_seed_and_one_method_have_no_table_of_pairs(tmp_path: Path) -> None:

@@ -10,13 +10,15 @@ from unittest import mock
 import pytest
 import torch
 from toy_run_folders import Process, Training
-from toy_runs import STAGES, assert_equal_runs, changed, toy_stage, weights
+from toy_runs import MODEL, STAGES, assert_equal_runs, changed, toy_stage, weights
 
-from wvq.pipelines.train_prior import PriorTraining
+from wvq.pipelines.adversarial.command import TokenizerRefinement, refine_tokenizer
+from wvq.pipelines.train_prior import PriorTraining, train_pipeline
 from wvq.pipelines.training.loop import Loop
 from wvq.pipelines.training.run import Run
 from wvq.pipelines.training.saved_config import first_difference
 from wvq.tokenizer import InputError, VQTokenizer
+from wvq.tokenizer.data.config import DataConfig
 
 
 class Interruption(Exception):
@@ -113,6 +115,38 @@ def test_a_finished_run_does_not_answer_for_other_data(stage, fashion_shards):
     train(config)
     with pytest.raises(InputError, match=r"holds a run with (train|evaluation) images = "):
         train(changed(config, data=replace(config.data, source=str(fashion_shards))))
+
+
+def test_a_finished_prior_does_not_answer_for_another_tokenizer(fashion_folder: Path, tmp_path: Path):
+    train, config = toy_stage("prior", fashion_folder, tmp_path)
+    config = changed(config, data=replace(config.data, image_size=28))
+    model = train(config)
+    kept = Path(config.tokenizer).rename(tmp_path / "kept")
+    assert train(config) == model, "of a tokenizer that is gone"
+    torch.manual_seed(1)
+    VQTokenizer(VQTokenizer.from_pretrained(kept).config).save_pretrained(config.tokenizer)
+    for again in (train, train_pipeline):
+        with pytest.raises(
+            InputError, match=r"holds a run with tokenizer = \w{12}, this one has \w{12}; give it anoth"
+        ):
+            again(config)
+    shutil.rmtree(config.tokenizer)
+    kept.rename(config.tokenizer)
+    assert train(config) == model
+
+
+def test_a_finished_refinement_does_not_answer_for_another_tokenizer(fashion_folder: Path, tmp_path: Path):
+    data = DataConfig(str(fashion_folder), image_size=28, channels=1)
+    source = tmp_path / "tokenizer"
+    config = TokenizerRefinement(output_dir=str(tmp_path / "refined"), tokenizer=str(source), data=data, steps=1,
+                                 batch_size=4, perceptual_weight=0, adversarial_weight=0, evaluate_every=1)  # fmt: skip
+    VQTokenizer(MODEL).save_pretrained(source)
+    model = refine_tokenizer(config)
+    assert refine_tokenizer(config) == model
+    shutil.rmtree(source)
+    VQTokenizer(MODEL).save_pretrained(source)  # of other weights
+    with pytest.raises(InputError, match=r"holds a run with tokenizer = \w{12}, this one has \w{12}; give it another"):
+        refine_tokenizer(config)
 
 
 def test_a_run_of_an_older_version_is_compared_by_the_names_of_its_inputs(stage):

@@ -35,6 +35,27 @@ def test_shapes(name: str, shape: tuple[int, ...]):
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("shape", [(6, 4), (2, 4, 3, 5)])
+def test_unquantized_vectors_lie_where_the_codes_do(name: str, shape: tuple[int, ...]):
+    """Features far from where the codes lie are no error, and the code of a code is itself."""
+    quantizer = one_codebook(name, init_std=1.0).eval().requires_grad_(False)
+    z = 10 * torch.randn(shape)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = quantizer.unquantized(z)
+    assert found.shape == shape
+    assert found.dtype == torch.float32
+    if name == "spherical":
+        torch.testing.assert_close(found, z / z.norm(dim=1, keepdim=True))
+    elif name == "fsq":
+        apart = quantizer.unquantized(z) - quantizer(z).quantized
+        assert float(apart.abs().max()) < 10, "not as far as the features are from the codes"
+        fine = one_codebook("fsq", 4**4, 4, levels=(4, 4, 4, 4))  # no map in between: half a level of 2 at the most
+        assert float((fine.unquantized(z) - fine(z).quantized).abs().max()) <= 0.2501
+    else:
+        assert torch.equal(found, z)
+
+
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_output_has_the_precision_of_the_input_and_is_computed_in_float32(name: str, dtype: torch.dtype):
     quantizer = one_codebook(name, 512, 4, init_std=1.0).eval()

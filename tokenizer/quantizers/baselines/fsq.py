@@ -73,6 +73,9 @@ class FSQuantizer(Quantizer):
         digits = self._bounded(vectors).round().long() + self.counts // 2
         return (digits * self.strides).sum(dim=1)
 
+    def unrounded(self, vectors: Tensor) -> Tensor:
+        return self.project_out(self._scaled(self._bounded(vectors)))
+
     def estimate(self, vectors: Tensor, quantized: Tensor) -> Tensor:
         bounded = self._bounded(vectors)
         return self.project_out(self._scaled(straight_through(bounded, bounded.round())))
