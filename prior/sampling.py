@@ -211,7 +211,7 @@ def check_passes(config: Any, num_tokens: int, num_passes: int | None) -> None:
             raise InputError(f"num_tokens is {num_tokens}; this prior of free order has {config.num_tokens}")
         if num_passes is not None and not 1 <= num_passes <= num_tokens:
             raise InputError(f"num_passes is {num_passes}; it must be from 1 to num_tokens, {num_tokens}")
-    elif num_tokens > (own := getattr(model.config, "num_tokens", num_tokens)):
+    elif num_tokens > (own := getattr(config, "num_tokens", num_tokens)):
         raise InputError(
             f"num_tokens is {num_tokens}; this prior has {own}, and draws the first of them if asked for fewer"
         )
