@@ -97,7 +97,8 @@ def codes() -> Figure:
 def entropy() -> Figure:
     """PSNR and rFD against the entropy of a token, of photographs, and PSNR of clothes."""
     figure, panels = sheet(3)
-    photographs = [row for name in ("demo", "demo-seed-1", "demo-seed-2") for row in rows(name)]
+    demos = ("demo", "demo-seed-0", "demo-seed-1", "demo-seed-2", "demo-revived")
+    photographs = [row for name in demos for row in rows(name)]
     photographs += [row for row in rows("late-start") if row["optimizer"] == "muon"]
     scores = (("psnr", photographs), ("reconstruction_frechet_distance", photographs), ("psnr", rows("starts")))
     for axes, (score, runs) in zip(panels, scores, strict=True):
