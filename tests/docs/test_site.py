@@ -90,5 +90,5 @@ def test_what_is_wrong_with_a_page_fails(repository: Path, text: str, message: s
 def test_plots_are_drawn_from_the_results(name: str, tmp_path: Path) -> None:
     figure = PLOTS[name]()
     points = [len(line.get_xdata()) for axes in figure.axes for line in axes.get_lines()]  # pyright: ignore[reportArgumentType]
-    assert sum(points) == {"codes": 24, "entropy": 28, "starts": 8, "alignments": 16, "quantizers": 63}[name]
+    assert sum(points) == {"codes": 24, "entropy": 44, "starts": 8, "alignments": 16, "quantizers": 63}[name]
     figure.savefig(tmp_path / "plot.png")
